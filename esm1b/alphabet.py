@@ -1,0 +1,86 @@
+"""The 33 tokens of ESM-1b and the residue symbols among them.
+
+Order as in facebookresearch/esm, `esm/constants.py` and `esm/data.py`: four special tokens, the
+residue symbols by falling frequency, two gap symbols, one filler to reach a multiple of eight, and
+`<mask>` last.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "AMINO_ACIDS",
+    "CLS",
+    "EOS",
+    "FIRST_AMINO_ACID",
+    "MASK",
+    "PAD",
+    "RESIDUES",
+    "TOKENS",
+    "UNK",
+    "X",
+    "decode",
+    "encode",
+    "merge_rare_residues",
+]
+
+AMINO_ACIDS: Final = "LAGVSERTIDPKQNFYMHWC"
+RESIDUES: Final = AMINO_ACIDS + "XBUZO"
+TOKENS: Final = ("<cls>", "<pad>", "<eos>", "<unk>", *RESIDUES, ".", "-", "<null_1>", "<mask>")
+CLS: Final = 0
+PAD: Final = 1
+EOS: Final = 2
+UNK: Final = 3
+FIRST_AMINO_ACID: Final = 4
+X: Final = 24
+MASK: Final = 32
+
+_NOT_A_RESIDUE: Final = 255
+
+
+def _encoding_table() -> NDArray[np.uint8]:
+    table = np.full(256, _NOT_A_RESIDUE, dtype=np.uint8)
+    for token, symbol in enumerate(RESIDUES, start=FIRST_AMINO_ACID):
+        table[ord(symbol)] = token
+    table[ord("J")] = X  # leucine or isoleucine: ESM-1b has no symbol for it
+    return table
+
+
+_ENCODING: Final = _encoding_table()
+_DECODING: Final = np.frombuffer(
+    b"".join(token.encode() if len(token) == 1 else b"?" for token in TOKENS), dtype=np.uint8
+)
+
+
+def encode(sequence: str | bytes) -> NDArray[np.uint8]:
+    """Return the residue tokens `[length]` of an upper-case sequence; J becomes X.
+
+    No special tokens are added.
+
+    Raises:
+        ValueError: a character is not one of the 25 residue symbols or J; the message names it and
+            its position, counted from 1.
+    """
+    characters = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
+    tokens = _ENCODING[np.frombuffer(characters, dtype=np.uint8)]
+    if tokens.size and tokens.max() == _NOT_A_RESIDUE:
+        position = int(np.argmax(tokens == _NOT_A_RESIDUE))
+        raise ValueError(
+            f"{chr(characters[position])!r} at position {position + 1}; "
+            f"expected one of the residue symbols {RESIDUES}J"
+        )
+    return tokens
+
+
+def decode(tokens: NDArray[np.integer]) -> str:
+    """Return the residue symbols of `tokens` `[length]`; special tokens appear as `?`."""
+    return _DECODING[tokens].tobytes().decode("ascii")
+
+
+def merge_rare_residues(tokens: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return `tokens` with B, U, Z and O replaced by X: the recipe's 21 residue symbols."""
+    return np.where((tokens > X) & (tokens < FIRST_AMINO_ACID + len(RESIDUES)), X, tokens).astype(
+        np.uint8
+    )

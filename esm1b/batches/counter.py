@@ -1,0 +1,52 @@
+"""Random numbers as a function of a key and a counter, with no state to keep or to replay."""
+
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Purpose", "keys", "uniform", "words"]
+
+# SplitMix64: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"; the
+# constants of its finaliser are Stafford's variant 13.
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+_FIRST_MULTIPLIER: Final = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND_MULTIPLIER: Final = np.uint64(0x94D049BB133111EB)
+
+
+class Purpose(IntEnum):
+    """What a random number is for; equal counters of two purposes give independent numbers."""
+
+    ORDER = 0
+    CROP = 1
+    MASKED_COUNT = 2
+    MASKED_POSITIONS = 3
+    CORRUPTION = 4
+    REPLACEMENT = 5
+
+
+def keys(
+    purpose: Purpose, seed: int, epoch: NDArray[np.int64] | int, sequence: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """Return one uint64 key `[sequences]` for each (purpose, seed, epoch, sequence)."""
+    key = np.full(1, seed, dtype=np.uint64)
+    for part in (purpose, epoch, sequence):
+        key = words(key, np.atleast_1d(np.asarray(part, dtype=np.int64)))
+    return np.broadcast_to(key, np.shape(sequence))
+
+
+def words(key: NDArray[np.uint64], counter: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the uint64 word at `counter` of the stream `key`; arrays of equal shape."""
+    return _mix(key + _GOLDEN * (counter.astype(np.uint64) + np.uint64(1)))
+
+
+def uniform(random_words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return float64 numbers in [0, 1) from the upper 53 bits of `random_words`."""
+    return (random_words >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * _FIRST_MULTIPLIER
+    x = (x ^ (x >> np.uint64(27))) * _SECOND_MULTIPLIER
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,1 @@
+"""From sequence files to a corpus: cleaned, split, sharded, and tokenised."""

@@ -1,0 +1,146 @@
+"""FASTA records from a plain or compressed file, in blocks and in constant memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from esm1b.corpus.input_file import DamagedGzipError, InputFile
+from esm1b.corpus.prefetch import prefetch
+from esm1b.errors import UserError
+
+__all__ = ["FastaBlock", "read_fasta_blocks", "read_fasta_records"]
+
+# A block is what one step of the pipeline works on; larger ones are no faster.
+_BLOCK_BYTES: Final = 4 << 20
+# Far above the longest known protein (some 45,000 residues): what is longer is no protein, and
+# would have to be held in memory.
+_LONGEST_RECORD: Final = 1 << 26
+_WHITE_SPACE: Final = b" \t\n\v\f\r"
+_UTF8_MARK: Final = b"\xef\xbb\xbf"
+_UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
+_EXPECTED_HEADER: Final = "expected a FASTA header line beginning with '>'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastaBlock:
+    """Some consecutive records.
+
+    Attributes:
+        headers: the header lines without `>`, white space at both ends removed.
+        sequences: the sequences without white space, otherwise as written.
+    """
+
+    headers: list[str]
+    sequences: list[bytes]
+
+
+def read_fasta_records(name: str) -> Iterator[tuple[str, str]]:
+    """Yield the header line (without `>`) and the sequence of each record of a FASTA file.
+
+    Args:
+        name: a path, plain or gzip-compressed; `-` is standard input.
+
+    Raises:
+        UserError: as `read_fasta_blocks`, or a sequence that is not ASCII.
+    """
+    for block in read_fasta_blocks(InputFile(name)):
+        for header, sequence in zip(block.headers, block.sequences, strict=True):
+            try:
+                yield header, sequence.decode("ascii")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{name}: record {header!r}: byte {sequence[error.start]:#x} in the sequence; "
+                    "expected letters"
+                ) from error
+
+
+def read_fasta_blocks(file: InputFile, block_bytes: int = _BLOCK_BYTES) -> Iterator[FastaBlock]:
+    """Yield the records of `file` in blocks of about `block_bytes` bytes of text.
+
+    Lines may end in LF, CR LF or CR and be of any width.
+
+    Raises:
+        UserError: the file is not FASTA, is empty, is cut short, holds a record without an id, or
+            one so long that it cannot be a protein; the message names the file and the place.
+    """
+    records = 0
+    text = b""
+    try:
+        for chunk in prefetch(file.chunks(block_bytes)):
+            started = bool(text)
+            text += _checked(chunk, file.name, records)
+            if not started:
+                text = _from_first_header(text, file.name)
+            end = text.rfind(b"\n>")
+            if end < 0:
+                if len(text) > _LONGEST_RECORD:
+                    raise UserError(
+                        f"{file.name}: record {records + 1}: longer than {_LONGEST_RECORD} "
+                        "characters; expected protein sequences"
+                    )
+                continue
+            block = _parse(text[:end], file.name, records)
+            text = text[end + 1 :]
+            records += len(block.headers)
+            yield block
+    except DamagedGzipError as error:
+        complete = records + text.count(b"\n>")
+        raise UserError(
+            f"{file.name}: {error} after {complete} complete records; expected a complete .gz file"
+        ) from error
+    if not text:
+        raise UserError(f"{file.name}: empty; {_EXPECTED_HEADER}")
+    yield _parse(text, file.name, records)
+
+
+def _checked(chunk: bytes, name: str, records: int) -> bytes:
+    """Return `chunk` with LF line ends, or raise for what no FASTA text holds."""
+    if b"\0" in chunk:
+        record = records + chunk.count(b"\n>", 0, chunk.index(b"\0")) + 1
+        kind = "UTF-16 text" if chunk.startswith(_UTF16_MARKS) else "a NUL byte"
+        raise UserError(f"{name}: {kind} near record {record}; expected FASTA as plain ASCII text")
+    if b"\r" in chunk:
+        # A pair cut by the chunk's end becomes an empty line, which changes no record.
+        chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return chunk
+
+
+def _from_first_header(text: bytes, name: str) -> bytes:
+    """Return `text` from the first `>` on; only white space may stand before it."""
+    start = text.removeprefix(_UTF8_MARK).lstrip(_WHITE_SPACE)
+    if not start or start.startswith(b">"):
+        return start
+    line_number = text.count(b"\n", 0, len(text) - len(start)) + 1
+    line = start.split(b"\n", 1)[0].decode("utf-8", "replace").rstrip()
+    shown = line if len(line) <= 40 else line[:40] + "..."
+    is_sequence = line.replace("*", "").replace("-", "").isalpha()
+    what = "a sequence before any header: " if is_sequence else ""
+    raise UserError(f"{name}: line {line_number}: {what}{shown!r}; {_EXPECTED_HEADER}")
+
+
+def _parse(text: bytes, name: str, records: int) -> FastaBlock:
+    """Return the records of `text`, which begins with `>` and ends with a whole record."""
+    lines_of_headers: list[bytes] = []
+    sequences: list[bytes] = []
+    for record in text[1:].split(b"\n>"):
+        header, _, lines = record.partition(b"\n")
+        lines_of_headers.append(header)
+        sequences.append(lines.translate(None, _WHITE_SPACE))
+    try:
+        headers = b"\n".join(lines_of_headers).decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        headers = [_decoded(header) for header in lines_of_headers]
+    headers = [header.strip() for header in headers]
+    if not all(headers):
+        raise UserError(
+            f"{name}: record {records + headers.index('') + 1}: a header line without an id; "
+            "expected '>' followed by an id"
+        )
+    return FastaBlock(headers=headers, sequences=sequences)
+
+
+def _decoded(header: bytes) -> str:
+    try:
+        return header.decode("utf-8")
+    except UnicodeDecodeError:
+        return header.decode("latin-1")  # old files; every byte is a character there

@@ -1,0 +1,257 @@
+"""A pairwise (Potts) model of a protein family whose contact graph is a forest.
+
+    p(x) = exp(sum_i fields[i, x_i] + sum_(i,j) couplings[(i,j), x_i, x_j]) / Z
+
+Without cycles, belief propagation (Pearl 1988, "Probabilistic Reasoning in Intelligent Systems",
+chapter 4) is exact: the partition function, marginals, conditionals and independent samples all
+follow from messages along the edges. Messages are kept as normalised probabilities with their
+logarithmic scale beside them, in float64 and for all sequences at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["STATES", "Conditionals", "PottsForest", "check_contacts"]
+
+STATES: Final = 20
+"""Amino acids, in the order of `esm1b.alphabet.AMINO_ACIDS`."""
+
+
+def check_contacts(
+    edges: Sequence[tuple[int, int]] | NDArray[np.integer],
+    length: int,
+    *,
+    minimum_separation: int = 1,
+    maximum_degree: int | None = None,
+) -> None:
+    """Check that `edges` are a forest over `length` sites.
+
+    Args:
+        edges: pairs of sites `[edges, 2]`, counted from 0, the first below the second.
+        length: number of sites.
+        minimum_separation: least |i - j|.
+        maximum_degree: greatest number of edges at one site; None is any number.
+
+    Raises:
+        ValueError: an edge is reversed, out of range or too short, a site has too many edges, or
+            the edges close a cycle (a repeated edge is a cycle of two).
+    """
+    root = list(range(length))
+    degree = [0] * length
+    for first, second in ((int(i), int(j)) for i, j in edges):
+        if not 0 <= first < second < length:
+            raise ValueError(
+                f"edge ({first}, {second}): expected 0 <= first < second < length {length}"
+            )
+        if second - first < minimum_separation:
+            raise ValueError(
+                f"edge ({first}, {second}): separation {second - first}, "
+                f"expected at least {minimum_separation}"
+            )
+        for site in (first, second):
+            degree[site] += 1
+            if maximum_degree is not None and degree[site] > maximum_degree:
+                raise ValueError(f"site {site}: more than {maximum_degree} edges")
+        if _find(root, first) == _find(root, second):
+            raise ValueError(f"edge ({first}, {second}): closes a cycle; expected a forest")
+        root[_find(root, first)] = _find(root, second)
+
+
+def _find(root: list[int], site: int) -> int:
+    while root[site] != site:
+        site = root[site]
+    return site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditionals:
+    """What the observed residues say about the missing ones."""
+
+    log_evidence: NDArray[np.float64]
+    """`[sequences]`, the log probability (nats) of the observed residues together."""
+    probabilities: NDArray[np.float64]
+    """`[sequences, length, 20]`, each site given all observed residues of its sequence; an
+    observed site has probability 1 at its own residue."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PottsForest:
+    """Fields and couplings in nats (log-potentials), the edges a forest.
+
+    Values at one site or edge may differ by some hundred nats before a weight underflows.
+
+    Raises:
+        ValueError: shapes disagree, a parameter is not finite, or the edges are not a forest.
+    """
+
+    fields: NDArray[np.float64]
+    """`[length, 20]`"""
+    edges: NDArray[np.int64]
+    """`[edges, 2]`, first site below second"""
+    couplings: NDArray[np.float64]
+    """`[edges, 20, 20]`, axis 1 the residue at the first site, axis 2 at the second"""
+
+    def __post_init__(self) -> None:
+        if self.fields.ndim != 2 or self.fields.shape[1] != STATES or not len(self.fields):
+            raise ValueError(f"fields: shape {self.fields.shape}, expected [length, {STATES}]")
+        if self.edges.ndim != 2 or self.edges.shape[1] != 2:
+            raise ValueError(f"edges: shape {self.edges.shape}, expected [edges, 2]")
+        if self.couplings.shape != (len(self.edges), STATES, STATES):
+            raise ValueError(
+                f"couplings: shape {self.couplings.shape}, "
+                f"expected {(len(self.edges), STATES, STATES)}"
+            )
+        if not (np.isfinite(self.fields).all() and np.isfinite(self.couplings).all()):
+            raise ValueError("fields and couplings must be finite")
+        check_contacts(self.edges, self.length)
+
+    @property
+    def length(self) -> int:
+        """Number of sites."""
+        return len(self.fields)
+
+    @cached_property
+    def log_partition(self) -> float:
+        """The logarithm of Z (nats)."""
+        return float(self._collect(np.ones((1, self.length, STATES)))[0][0])
+
+    @cached_property
+    def marginals(self) -> NDArray[np.float64]:
+        """The probability of each residue at each site, `[length, 20]`."""
+        _, beliefs = self._beliefs(np.ones((1, self.length, STATES)))
+        return np.asarray(beliefs[0])
+
+    @cached_property
+    def pair_marginals(self) -> NDArray[np.float64]:
+        """The joint probability of the residues at the two ends of each edge, `[edges, 20, 20]`."""
+        _, subtree = self._collect(np.ones((1, self.length, STATES)))
+        pairs = np.zeros((len(self.edges), STATES, STATES))
+        for site, parent, edge in self._order:
+            if edge >= 0:
+                # p(parent) p(site | parent), by the messages from the leaves alone
+                joint = self.marginals[parent, :, None] * self._given_parent(subtree[0], site, edge)
+                pairs[edge] = joint if parent < site else joint.T
+        return pairs
+
+    def log_probability(self, sequences: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the log probability (nats) `[sequences]` of `sequences` `[sequences, length]`."""
+        score = self.fields[np.arange(self.length), sequences].sum(axis=1)
+        for edge, (first, second) in enumerate(self.edges):
+            score = score + self.couplings[edge, sequences[:, first], sequences[:, second]]
+        return np.asarray(score - self.log_partition)
+
+    def sample(self, count: int, generator: np.random.Generator) -> NDArray[np.uint8]:
+        """Return `count` independent sequences `[count, length]`, drawn exactly."""
+        _, subtree = self._collect(np.ones((1, self.length, STATES)))
+        sequences = np.empty((count, self.length), dtype=np.uint8)
+        for site, parent, edge in self._order:
+            uniform = generator.random(count)
+            if edge < 0:
+                cumulative = np.cumsum(subtree[0, site])[None, :]
+            else:
+                table = np.cumsum(self._given_parent(subtree[0], site, edge), axis=1)
+                cumulative = table[sequences[:, parent]]
+            # the last bound is 1 up to rounding: leave it out so that no draw goes past it
+            sequences[:, site] = (uniform[:, None] >= cumulative[:, :-1]).sum(axis=1)
+        return sequences
+
+    def conditionals(
+        self, sequences: NDArray[np.uint8], missing: NDArray[np.bool_]
+    ) -> Conditionals:
+        """Return the evidence of the observed residues and the distribution of the missing ones.
+
+        Args:
+            sequences: amino-acid indices `[sequences, length]`; ignored where missing.
+            missing: `[sequences, length]`.
+
+        Raises:
+            ValueError: shapes disagree or an observed residue is not one of the 20 amino acids.
+        """
+        if sequences.shape != missing.shape or sequences.shape[1:] != (self.length,):
+            raise ValueError(
+                f"sequences {sequences.shape} and missing {missing.shape}: "
+                f"expected [sequences, {self.length}] twice"
+            )
+        if (sequences[~missing] >= STATES).any():
+            raise ValueError("an observed residue is not one of the 20 amino acids")
+        allowed = np.where(
+            missing[:, :, None], 1.0, sequences[:, :, None] == np.arange(STATES, dtype=np.uint8)
+        )
+        log_scale, beliefs = self._beliefs(allowed)
+        return Conditionals(log_evidence=log_scale - self.log_partition, probabilities=beliefs)
+
+    @cached_property
+    def _order(self) -> list[tuple[int, int, int]]:
+        """Sites, parents before children, as (site, parent, edge to the parent); -1 at a root."""
+        neighbours: list[list[tuple[int, int]]] = [[] for _ in range(self.length)]
+        for edge, (first, second) in enumerate(self.edges.tolist()):
+            neighbours[first].append((second, edge))
+            neighbours[second].append((first, edge))
+        order: list[tuple[int, int, int]] = []
+        seen: set[int] = set()
+        for root in range(self.length):
+            stack = [] if root in seen else [(root, -1, -1)]
+            while stack:
+                site, parent, edge = stack.pop()
+                seen.add(site)
+                order.append((site, parent, edge))
+                stack += [(other, site, e) for other, e in neighbours[site] if other != parent]
+        return order
+
+    def _weights(self, site: int, edge: int) -> NDArray[np.float64]:
+        """exp(coupling), largest 1, `[20 at the site, 20 at the other end]`."""
+        coupling = self.couplings[edge]
+        weights = np.exp(coupling - coupling.max())
+        return np.asarray(weights if site == self.edges[edge, 0] else weights.T)
+
+    def _given_parent(
+        self, subtree: NDArray[np.float64], site: int, edge: int
+    ) -> NDArray[np.float64]:
+        """p(site | parent), `[20 at the parent, 20 at the site]`; `subtree` `[length, 20]`."""
+        joint = subtree[site] * self._weights(site, edge).T
+        return np.asarray(joint / joint.sum(axis=1, keepdims=True))
+
+    def _collect(
+        self, allowed: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Pass messages from the leaves to the roots.
+
+        Args:
+            allowed: `[sequences, length, 20]`, 1 where a site may have that residue, else 0.
+
+        Returns:
+            The log of the summed weight of all allowed sequences `[sequences]`, and for each site
+            its distribution given its subtree alone `[sequences, length, 20]`.
+        """
+        top = self.fields.max(axis=1)
+        subtree = allowed * np.exp(self.fields - top[:, None])
+        log_scale = np.full(len(allowed), top.sum())
+        for site, parent, edge in reversed(self._order):
+            total = subtree[:, site].sum(axis=1)
+            log_scale += np.log(total)
+            subtree[:, site] /= total[:, None]
+            if edge >= 0:
+                subtree[:, parent] *= subtree[:, site] @ self._weights(site, edge)
+                log_scale += self.couplings[edge].max()
+        return log_scale, subtree
+
+    def _beliefs(
+        self, allowed: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return `_collect`'s log weight, and each site's distribution given everything."""
+        log_scale, beliefs = self._collect(allowed)
+        for site, parent, edge in self._order:
+            if edge >= 0:
+                # sum over the parent of p(parent | all) p(site | parent, the site's subtree)
+                weights = self._weights(site, edge)
+                message = beliefs[:, site] @ weights
+                ratio = np.divide(
+                    beliefs[:, parent], message, out=np.zeros_like(message), where=message > 0
+                )
+                beliefs[:, site] *= ratio @ weights.T
+        return log_scale, beliefs

@@ -1,0 +1,151 @@
+"""Reading the memory-mapped tokens of one split."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from esm1b.alphabet import TOKENS
+from esm1b.corpus.manifest import (
+    MANIFEST,
+    TOKENS_FORMAT,
+    SplitName,
+    check_shards,
+    read_manifest,
+)
+from esm1b.errors import UserError
+
+__all__ = ["TokenDataset", "open_tokens"]
+
+
+def open_tokens(directory: Path, split: SplitName) -> "TokenDataset":
+    """Open one split of a tokens directory without reading its residues.
+
+    Raises:
+        UserError: the directory holds no tokens of this format and alphabet, or a file is missing,
+            damaged or of another size than the manifest says.
+    """
+    manifest = read_manifest(directory, TOKENS_FORMAT)
+    if manifest["alphabet"] != list(TOKENS):
+        raise UserError(f"{directory / MANIFEST}: another alphabet; expected {' '.join(TOKENS)}")
+    shards = manifest["shards"][split]
+    check_shards(directory, shards)
+    return TokenDataset(directory, split, shards, manifest["fingerprint"])
+
+
+class TokenDataset:
+    """The sequences of one split, all shards in order, as views of memory-mapped files.
+
+    Pickling passes on where the files are, so that worker processes map them for themselves.
+
+    Attributes:
+        lengths: `[sequences]` int32, residues per sequence.
+        fingerprint: SHA-256 over the corpus, the alphabet and the format.
+    """
+
+    lengths: NDArray[np.int32]
+    fingerprint: str
+
+    def __init__(
+        self,
+        directory: Path,
+        split: SplitName,
+        shards: list[dict[str, Any]],
+        fingerprint: str,
+    ) -> None:
+        self.fingerprint = fingerprint
+        self._directory = directory
+        self._split = split
+        mapped = [_map_shard(directory / shard["file"], shard) for shard in shards]
+        self._offsets = [offsets for offsets, _ in mapped]
+        self._values = [values for _, values in mapped]
+        # `[shards + 1]` number of the first sequence of each shard
+        self._first = np.cumsum([0] + [len(offsets) - 1 for offsets in self._offsets])
+        self.lengths = np.empty(self._first[-1], dtype=np.int32)
+        for offsets, first in zip(self._offsets, self._first, strict=False):
+            np.subtract(
+                offsets[1:],
+                offsets[:-1],
+                out=self.lengths[first : first + len(offsets) - 1],
+                casting="same_kind",
+            )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_tokens, (self._directory, self._split)
+
+    def residues(self, index: int) -> NDArray[np.uint8]:
+        """Return the tokens `[length]` of one sequence: a read-only view, no copy.
+
+        Raises:
+            IndexError: no sequence has this index.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        shard = int(np.searchsorted(self._first, index, side="right")) - 1
+        start, end = self._offsets[shard][index - self._first[shard] :][:2]
+        return self._values[shard][start:end]
+
+    def gather(
+        self,
+        indices: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+    ) -> NDArray[np.uint8]:
+        """Return `residues(index)[start : start + count]` of many sequences, concatenated.
+
+        Args:
+            indices: `[pieces]` sequences.
+            starts: `[pieces]` the first residue of each piece within its sequence.
+            counts: `[pieces]` residues of each piece.
+
+        Returns:
+            `[sum of counts]` tokens.
+
+        Raises:
+            IndexError: a piece is not within its sequence.
+        """
+        indices, starts, counts = (np.asarray(a, dtype=np.int64) for a in (indices, starts, counts))
+        if not len(indices):
+            return np.empty(0, dtype=np.uint8)
+        if indices.min() < 0 or indices.max() >= len(self):
+            raise IndexError(f"sequence {indices.min()} to {indices.max()} of {len(self)}")
+        if (np.minimum(starts, counts) < 0).any() or (
+            starts + counts > self.lengths[indices]
+        ).any():
+            raise IndexError("a piece that is not within its sequence")
+        shard = np.searchsorted(self._first, indices, side="right") - 1
+        begin = starts.copy()
+        for number in np.unique(shard):
+            here = shard == number
+            begin[here] += self._offsets[number][indices[here] - self._first[number]]
+        pieces = zip(shard.tolist(), begin.tolist(), (begin + counts).tolist(), strict=True)
+        return np.concatenate([self._values[number][low:high] for number, low, high in pieces])
+
+
+def _map_shard(path: Path, shard: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return `[rows + 1]` offsets and `[residues]` tokens of a mapped file."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            column = reader.get_batch(0).column("tokens")
+            _, offset_buffer, value_buffer = column.buffers()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: {reason}; expected an Arrow file of tokens") from error
+    if not len(column):
+        offsets, values = np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.uint8)
+    else:
+        offsets = np.frombuffer(offset_buffer, dtype=np.int64, count=len(column) + 1)
+        values = np.frombuffer(value_buffer, dtype=np.uint8, count=int(offsets[-1]))
+    if (len(column), len(values)) != (shard["rows"], shard["residues"]):
+        raise UserError(
+            f"{path}: {len(column)} rows with {len(values)} residues; expected {shard['rows']} "
+            f"with {shard['residues']}, as in {MANIFEST}"
+        )
+    return offsets, values

@@ -1,0 +1,18 @@
+"""What can end a command besides success, and the exit status that each one means."""
+
+__all__ = ["Stopped", "UserError"]
+
+
+class UserError(Exception):
+    """The user's input is wrong: exit status 2.
+
+    The message is one line that names the file, the record or field, the bad value and what was
+    expected.
+    """
+
+
+class Stopped(Exception):  # noqa: N818 (a request to stop is no error)
+    """The user or the scheduler asked to stop and everything is saved: exit status 75.
+
+    The same command, given again, goes on from there.
+    """

@@ -1,0 +1,133 @@
+"""Proteins of known structure, and which of them fit a probe and which test it."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from esm1b.alphabet import encode
+from esm1b.errors import UserError
+
+__all__ = ["Protein", "draw_kinds", "fitting_length", "keyed_order", "proteins_of", "unit_of"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Protein:
+    """A row of the structure table.
+
+    `residues` are tokens `[length]`, `observed` says which have coordinates `[length]`, `contacts`
+    holds i and j of the pairs in contact `[2, contacts]`, counted from 0 with i < j. `kind` is
+    `fit`, `test` or `unseen` (`validation` too in a table of secondary structure), or None where
+    nobody has chosen; `ss3` has H, E or C per residue.
+    """
+
+    id: str
+    group: str
+    kind: str | None
+    residues: NDArray[np.uint8]
+    observed: NDArray[np.bool_]
+    contacts: NDArray[np.int64]
+    ss3: str | None = None
+
+    def contact_map(self) -> NDArray[np.bool_]:
+        """Return the contacts as a symmetric map `[length, length]`."""
+        contact_map = np.zeros((self.residues.size, self.residues.size), dtype=bool)
+        first, second = self.contacts
+        contact_map[first, second] = contact_map[second, first] = True
+        return contact_map
+
+
+def proteins_of(table: pa.Table, source: Path) -> list[Protein]:
+    """Return the proteins of a structure table, sorted by id.
+
+    Raises:
+        UserError: a sequence holds what is no residue; `source` is named as its file.
+    """
+    proteins = []
+    for row in table.to_pylist():
+        try:
+            residues = encode(row["sequence"])
+        except ValueError as error:
+            raise UserError(f"{source}: row {row['id']}: sequence: {error}") from error
+        proteins.append(
+            Protein(
+                id=row["id"],
+                group=row["group"],
+                kind=row["kind"],
+                residues=residues,
+                observed=np.frombuffer(row["observed"].encode(), dtype=np.uint8) == ord("1"),
+                contacts=np.array([row["contact_i"], row["contact_j"]], dtype=np.int64),
+                ss3=row["ss3"],
+            )
+        )
+    return sorted(proteins, key=lambda protein: protein.id)
+
+
+def fitting_length(proteins: Sequence[Protein], longest: int) -> list[Protein]:
+    """Return the proteins of at most `longest` residues: the model has no positions for more."""
+    kept = [protein for protein in proteins if protein.residues.size <= longest]
+    if len(kept) < len(proteins):
+        _log.info(
+            "left out %d of %d proteins: longer than %d residues",
+            len(proteins) - len(kept),
+            len(proteins),
+            longest,
+        )
+    return kept
+
+
+def draw_kinds(
+    proteins: Sequence[Protein], *, fit_proteins: int, seed: int, source: Path
+) -> list[Protein]:
+    """Return the proteins with a kind each; a table that states kinds keeps them.
+
+    Otherwise whole groups are taken, in the order of a hash of seed and group, until there are
+    `fit_proteins` to fit; the rest are `test`. The order of the proteins does not matter, and a
+    protein added later disturbs few of the others.
+
+    Raises:
+        UserError: kinds are stated for some rows only, or no protein is left to fit or to test.
+    """
+    stated = [protein.kind is not None for protein in proteins]
+    if any(stated) and not all(stated):
+        nameless = next(protein.id for protein in proteins if protein.kind is None)
+        raise UserError(
+            f"{source}: row {nameless}: kind is null where other rows state one; "
+            "expected a kind in every row or in none"
+        )
+    if any(stated):
+        kinds = {protein.kind for protein in proteins}
+        for needed in ("fit", "test"):
+            if needed not in kinds:
+                raise UserError(f"{source}: no row of kind {needed!r}; expected at least one")
+        return list(proteins)
+    members: dict[str, list[str]] = {}
+    for protein in proteins:
+        members.setdefault(protein.group, []).append(protein.id)
+    fit: set[str] = set()
+    for group in sorted(members, key=lambda group: keyed_order(seed, group)):
+        if len(fit) < fit_proteins:
+            fit.update(members[group])
+    if fit_proteins < 1 or len(fit) >= len(proteins):
+        raise UserError(
+            f"{source}: {len(proteins)} proteins and fit_proteins {fit_proteins}; "
+            "expected at least one to fit and one left for the test"
+        )
+    return [replace(protein, kind="fit" if protein.id in fit else "test") for protein in proteins]
+
+
+def unit_of(proteins: Sequence[Protein]) -> str:
+    """Return what a group is: `protein` where each is its own group, else `family`."""
+    return "protein" if all(item.group == item.id for item in proteins) else "family"
+
+
+def keyed_order(seed: int, name: str) -> bytes:
+    """Return a sort key that puts names in an order of chance, the same in any company."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()

@@ -1,0 +1,121 @@
+"""Writing so that nothing is ever half there: temporary name, fsync, rename."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from esm1b.errors import UserError
+
+__all__ = [
+    "atomic_directory",
+    "atomic_file",
+    "fsync_directory",
+    "fsync_file",
+    "read_json",
+    "sha256_file",
+    "write_json",
+]
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; move it to `path` if the block ends without an error.
+
+    The data is synced before the rename, so `path` holds the old content or the new, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        fsync_file(temporary)
+        os.replace(temporary, path)
+        fsync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
+    """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
+
+    `marker` is the file that tells a directory of this kind (`manifest.json`, say): a directory at
+    `path` is replaced if it is empty or holds the marker, anything else is somebody's own.
+
+    Raises:
+        UserError: `path` exists, is not empty and does not hold the marker.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file; expected a directory to write to")
+    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+        raise UserError(
+            f"{path}: holds files but no {marker}, so it is not an earlier output of this command; "
+            "expected a new or an empty directory"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    replaced = path.with_name(f".{path.name}.replaced")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                fsync_file(file)
+            else:
+                fsync_directory(file)
+        fsync_directory(temporary)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if path.exists():
+            os.rename(path, replaced)
+        os.rename(temporary, path)
+        fsync_directory(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def fsync_file(path: Path) -> None:
+    """Flush the content of `path` to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_directory(path: Path) -> None:
+    """Flush the entries of the directory `path` to the disk, so that a rename in it lasts."""
+    fsync_file(path)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    with atomic_file(path) as temporary:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

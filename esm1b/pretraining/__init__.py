@@ -1,0 +1,1 @@
+"""Masked-language-model pretraining with DeepSpeed, on any number of processes."""
