@@ -67,8 +67,9 @@ def encode(sequence: str | bytes) -> NDArray[np.uint8]:
     tokens = _ENCODING[np.frombuffer(characters, dtype=np.uint8)]
     if tokens.size and tokens.max() == _NOT_A_RESIDUE:
         position = int(np.argmax(tokens == _NOT_A_RESIDUE))
+        character = sequence[position] if isinstance(sequence, str) else chr(sequence[position])
         raise ValueError(
-            f"{chr(characters[position])!r} at position {position + 1}; "
+            f"{character!r} at position {position + 1}; "
             f"expected one of the residue symbols {RESIDUES}J"
         )
     return tokens

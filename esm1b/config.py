@@ -34,8 +34,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class _Section(BaseModel):
+    # Not strict: `snakemake --config pretraining='{updates: 700}'` passes the number as text.
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
@@ -57,14 +58,14 @@ class CorpusConfig(_Section):
     """folder under results/corpora, shared by the runs that name it"""
     sequences: tuple[str, ...] = ()
     """FASTA files, plain or .gz; empty: draw the synthetic families"""
-    synthetic: SyntheticConfig = SyntheticConfig()
-    """the demonstration's families, used when `sequences` is empty"""
     shards: Annotated[int, Field(ge=1, le=100_000)] = 4
     """Parquet files of each split"""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """share of the sequences held out, by a keyed hash of the sequence"""
     validation_ids: str | None = None
     """file of cluster ids to hold out instead"""
+    synthetic: SyntheticConfig = SyntheticConfig()
+    """the demonstration's families, used when `sequences` is empty"""
 
     @property
     def is_synthetic(self) -> bool:
@@ -108,15 +109,15 @@ class ModelConfig(_Section):
 class PretrainingConfig(_Section):
     """Masked-language-model pretraining."""
 
-    updates: Annotated[int, Field(ge=1)] = 1200
+    updates: Annotated[int, Field(ge=1)] = 3000
     """optimiser steps"""
-    tokens_per_update: Annotated[int, Field(ge=1)] = 8192
+    tokens_per_update: Annotated[int, Field(ge=1)] = 4096
     """tokens of an update over all processes, special tokens included (mean)"""
     crop_residues: Annotated[int, Field(ge=1)] = 1022
     """longer sequences are cropped at random, anew each epoch"""
     append_eos: bool = True
     """whether `<eos>` closes each sequence"""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
     """peak learning rate"""
     warmup_updates: Annotated[int, Field(ge=1)] = 100
     """updates of linear warmup; then inverse square root decay"""
@@ -135,11 +136,11 @@ class PretrainingConfig(_Section):
     """of the forward and backward pass; master weights are always fp32"""
     log_interval: Annotated[int, Field(ge=1)] = 10
     """updates between lines of metrics.jsonl"""
-    validation_interval: Annotated[int, Field(ge=1)] = 200
+    validation_interval: Annotated[int, Field(ge=1)] = 300
     """updates between validations"""
     validation_sequences: Annotated[int, Field(ge=1)] = 512
     """held-out sequences used at each validation, with fixed masks"""
-    checkpoint_interval: Annotated[int, Field(ge=1)] = 200
+    checkpoint_interval: Annotated[int, Field(ge=1)] = 300
     """updates between checkpoints"""
     checkpoints_kept: Annotated[int, Field(ge=2)] = 2
     """newest checkpoints that are kept"""
@@ -234,7 +235,6 @@ def parse_config(content: Any, *, origin: str) -> Config:
     if not isinstance(content, Mapping):
         raise UserError(f"{origin}: {type(content).__name__}; expected keys such as run and model")
     try:
-        # JSON mode reads lists as tuples and integers as floats, nothing laxer than that.
         return Config.model_validate_json(json.dumps(content))
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors())

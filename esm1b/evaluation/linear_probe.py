@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 __all__ = ["PENALTIES", "LinearProbe", "fit_linear_probe"]
 
 # L2 strengths on standardised features, per residue: strongest first, each starts from the last.
-PENALTIES: Final = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+PENALTIES: Final = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 _ITERATIONS: Final = 200
 _TOLERANCE: Final = 1e-7  # relative decrease of the loss: what float32 products can tell

@@ -84,8 +84,9 @@ def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
             its sequence.
     """
     text = _read_text(path)
+    is_cif = path.name.removesuffix(".gz").endswith(".cif")
     try:
-        entry = _parse_cif(text) if ".cif" in path.suffixes else _parse_pdb(text)
+        entry = _parse_cif(text) if is_cif else _parse_pdb(text)
     except Exception as error:  # Biopython raises whatever its parsing runs into
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path}: cannot be read as a structure: {reason}") from error

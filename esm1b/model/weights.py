@@ -205,6 +205,12 @@ def _shape(config: Any, path: Path) -> EncoderShape:
             raise UserError(f"{path}: {key} is {found!r}; expected {kind.__name__}")
         return found
 
+    def size(key: str, least: int = 1) -> int:
+        found: int = value(key, int)
+        if found < least:
+            raise UserError(f"{path}: {key} is {found}; expected at least {least}")
+        return found
+
     for key, expected in (
         ("vocab_size", len(TOKENS)),
         ("position_embedding_type", "absolute"),
@@ -214,11 +220,11 @@ def _shape(config: Any, path: Path) -> EncoderShape:
         if found != expected:
             raise UserError(f"{path}: {key} is {json.dumps(found)}; expected {expected} (ESM-1b)")
     shape = EncoderShape(
-        layers=value("num_hidden_layers", int),
-        width=value("hidden_size", int),
-        heads=value("num_attention_heads", int),
-        feed_forward=value("intermediate_size", int),
-        maximum_tokens=value("max_position_embeddings", int) - PAD - 1,
+        layers=size("num_hidden_layers"),
+        width=size("hidden_size"),
+        heads=size("num_attention_heads"),
+        feed_forward=size("intermediate_size"),
+        maximum_tokens=size("max_position_embeddings", PAD + 4) - PAD - 1,
         layer_norm_before=value("emb_layer_norm_before", bool),
     )
     if shape.width % shape.heads:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -60,6 +61,9 @@ def start_processes(place: Place, *, threads: int) -> torch.device:
 
     gloo on CPU, nccl on CUDA. The environment gets torch's five variables.
     """
+    has_cuda = torch.cuda.is_available()
+    if not has_cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
@@ -67,8 +71,9 @@ def start_processes(place: Place, *, threads: int) -> torch.device:
     # compiler needed, and a lock left behind by a killed build. Plain gloo does without.
     __compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19 calls a collective by the name that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
     torch.set_num_threads(threads)
-    has_cuda = torch.cuda.is_available()
     backend = "nccl" if has_cuda else "gloo"
     if place.processes == 1 and place.port == 0:
         # A store in memory: nothing listens, so single processes never meet.

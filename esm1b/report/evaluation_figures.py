@@ -1,0 +1,218 @@
+"""The figures of what came out: perplexity, contacts and secondary structure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
+from numpy.typing import NDArray
+
+from esm1b.evaluation.contact_precision import pair_mask
+from esm1b.report.drawing import INK, LINE, OTHER, PAPER, SOFT, TRAINED, render
+from esm1b.report.measured import MODELS, Evaluation, Number
+
+__all__ = ["contact_figure", "perplexity_figure", "structure_figure"]
+
+_WIDTH: Final = 8.6  # inches
+_SUBSETS: Final = {
+    "test": "test",
+    "unseen": "families never seen",
+    "not_fitted": "all not fitted on",
+}
+_STATES: Final = {"H": "helix", "E": "strand", "C": "coil"}
+
+
+def perplexity_figure(evaluation: Evaluation) -> str:
+    """Return the perplexity of every model with its interval as SVG."""
+    name, subset = "perplexity_mask_positions_20", "validation"
+    models = evaluation.models(name)
+    numbers = [evaluation.metric(name, model, subset) for model in models]
+    bounds = {
+        model: number.value
+        for model, number in zip(models, numbers, strict=True)
+        if number is not None and number.value is not None
+    }
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        if "exact_optimum" in bounds and "site_independent" in bounds:
+            axes.axvspan(
+                bounds["exact_optimum"],
+                bounds["site_independent"],
+                color=LINE,
+                alpha=0.45,
+                linewidth=0,
+                label="the gap: what couplings can tell",
+            )
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        axes.set_xscale("log")
+        _draw_intervals(axes, models, [("", INK, numbers)], decimals=2)
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25) if low <= tick <= high]
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(FixedLocator([]))
+        axes.set_xlabel("perplexity at <mask> positions, over the 20 amino acids; lower is better")
+
+    return render("perplexity", _WIDTH, 0.95 + 0.3 * len(models), draw)
+
+
+def contact_figure(evaluation: Evaluation, maps: Sequence[Mapping[str, Any]]) -> str:
+    """Return the precision of every model, and contact maps, as SVG.
+
+    Args:
+        evaluation: of contacts.
+        maps: rows of `contact_maps.parquet`; with none, only the precisions are drawn.
+    """
+    name = "precision_at_contacts"
+    models = evaluation.models(name)
+    series = [
+        (_SUBSETS[subset], color, [evaluation.metric(name, model, subset) for model in models])
+        for subset, color in (("test", INK), ("unseen", OTHER))
+        if subset in evaluation.subsets(name)
+    ]
+    columns = 3
+    rows = -(-len(maps) // columns)
+    heights = [0.9 + 0.34 * len(models), *[2.9] * rows]
+
+    def draw(figure: Figure) -> None:
+        grid = figure.add_gridspec(1 + rows, columns, height_ratios=heights)
+        axes = figure.add_subplot(grid[0, :])
+        _draw_intervals(axes, models, series, decimals=3)
+        axes.set_xlim(left=min(0, axes.get_xlim()[0]))
+        axes.set_title("Precision of as many top pairs as there are contacts")
+        highest = max((_highest_probability(row) for row in maps), default=1.0)
+        for number, row in enumerate(maps):
+            panel = figure.add_subplot(grid[1 + number // columns, number % columns])
+            _draw_map(panel, row, highest)
+
+    return render("contacts", _WIDTH, sum(heights), draw)
+
+
+def structure_figure(evaluation: Evaluation) -> str:
+    """Return the accuracy of every model and the confusions as SVG."""
+    name = "three_state_accuracy"
+    models, subsets = evaluation.models(name), evaluation.subsets(name)
+    colors = {"test": INK, "unseen": OTHER}
+    series = [
+        (_SUBSETS[subset], color, [evaluation.metric(name, model, subset) for model in models])
+        for subset, color in colors.items()
+        if subset in subsets
+    ]
+    pooled = evaluation.content["confusion"][subsets[-1]]
+
+    def draw(figure: Figure) -> None:
+        accuracy, trained, window = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
+        _draw_intervals(accuracy, models, series, decimals=3)
+        accuracy.set_title("Three-state accuracy")
+        for axes, model in ((trained, "trained"), (window, "one_hot_window")):
+            _draw_confusion(axes, pooled[model]["states"], np.array(pooled[model]["counts"]))
+            axes.set_title(MODELS[model].capitalize())
+
+    return render("secondary_structure", _WIDTH, 3.1, draw)
+
+
+def _draw_intervals(
+    axes: Axes,
+    models: Sequence[str],
+    series: Sequence[tuple[str, str, Sequence[Number | None]]],
+    *,
+    decimals: int,
+) -> None:
+    """Draw a row per model: a dot and a 95 % interval for each series, the value beside it."""
+    spread = 0.34 if len(series) > 1 else 0.0
+    for place, (label, color, numbers) in enumerate(series):
+        offset = spread * (place - (len(series) - 1) / 2)
+        for row, (model, number) in enumerate(zip(models, numbers, strict=True)):
+            if number is None or number.value is None:
+                continue
+            shown = TRAINED if model == "trained" and place == 0 else color
+            y = row + offset
+            right = number.value
+            if number.low is not None and number.high is not None:
+                right = number.high
+                axes.plot([number.low, right], [y, y], color=shown, linewidth=1.6, alpha=0.55)
+            axes.plot(
+                [number.value],
+                [y],
+                "o",
+                color=shown,
+                markerfacecolor=shown if place == 0 else PAPER,
+                markersize=5.5,
+                label=label if row == 0 and len(series) > 1 else None,
+            )
+            axes.annotate(
+                f"{number.value:.{decimals}f}",
+                (right, y),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=SOFT,
+            )
+    axes.set_yticks(range(len(models)), [MODELS[model] for model in models])
+    axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.12)
+    if len(series) > 1:
+        axes.legend(loc="lower right", handletextpad=0.2)
+
+
+def _draw_map(axes: Axes, row: Mapping[str, Any], highest: float) -> None:
+    """Draw one protein: probabilities above the diagonal, true contacts below, grey not counted."""
+    length = row["length"]
+    probability = np.array(row["probability"]).reshape(length, length)
+    counted = pair_mask(np.array(row["observed"]))
+    image = np.zeros((length, length, 4))
+    image[:] = (0.5, 0.5, 0.5, 0.13)
+    image[counted | counted.T] = (0, 0, 0, 0)
+    image[counted] = [
+        (*to_rgb("#2a86a6"), opacity) for opacity in np.clip(probability[counted] / highest, 0, 1)
+    ]
+    image[row["contact_j"], row["contact_i"]] = (*to_rgb(OTHER), 1)
+    axes.imshow(image, interpolation="none", extent=(0.5, length + 0.5, length + 0.5, 0.5))
+    axes.plot([0.5, length + 0.5], [0.5, length + 0.5], color=LINE, linewidth=0.8)
+    axes.set_title(f"{row['id']} ({_SUBSETS[row['kind']]})", fontsize=8.5, fontweight="normal")
+    axes.grid(visible=False)
+    axes.locator_params(nbins=4, integer=True)
+    axes.spines[["top", "right"]].set_visible(True)
+
+
+def _highest_probability(row: Mapping[str, Any]) -> float:
+    counted = pair_mask(np.array(row["observed"]))
+    probability = np.array(row["probability"]).reshape(counted.shape)
+    return float(probability[counted].max(initial=1e-6))
+
+
+def _draw_confusion(axes: Axes, states: Sequence[str], counts: NDArray[np.float64]) -> None:
+    """Draw shares of each true state, a row each."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for true, predicted in np.ndindex(*shares.shape):
+        share = shares[true, predicted]
+        corner = (predicted - 0.5, true - 0.5)
+        axes.add_patch(
+            Rectangle(corner, 1, 1, facecolor=TRAINED, alpha=float(share), edgecolor="none")
+        )
+        axes.text(
+            predicted,
+            true,
+            f"{share:.2f}",
+            ha="center",
+            va="center",
+            color=PAPER if share > 0.55 else INK,
+        )
+    names = [_STATES[state] for state in states]
+    axes.set(xlim=(-0.5, 2.5), ylim=(2.5, -0.5), aspect="equal")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)

@@ -1,0 +1,156 @@
+"""The figures of what went in: the corpus and the training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+
+from esm1b.report.drawing import INK, LINE, OTHER, SOFT, TRAINED, render
+
+__all__ = ["corpus_figure", "training_figure"]
+
+_WIDTH: Final = 8.6  # inches
+_MOST_POINTS: Final = 2000  # of a curve: more are not seen and make the page heavy
+
+
+def corpus_figure(manifest: Mapping[str, Any]) -> str:
+    """Return lengths and residue composition as SVG, from the manifest of a corpus."""
+
+    def draw(figure: Figure) -> None:
+        lengths, residues = figure.subplots(1, 2, width_ratios=(1, 1.15))
+        _draw_lengths(lengths, manifest["length_histogram"])
+        _draw_composition(residues, manifest["composition"])
+
+    return render("corpus", _WIDTH, 2.9, draw)
+
+
+def training_figure(
+    lines: Sequence[Mapping[str, Any]], tokens_per_update: int | None = None
+) -> str:
+    """Return the training curves as SVG.
+
+    Args:
+        lines: as `read_metrics` returns them.
+        tokens_per_update: makes the second axis, in tokens; None leaves it out.
+    """
+    training = _thinned([line for line in lines if "loss" in line])
+    validation = _thinned([line for line in lines if "validation_loss" in line])
+    restarts = _restarts(training)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplot_mosaic([["loss"] * 3 + ["perplexity"] * 3, list("rrggtt")])
+        loss, perplexity = panels["loss"], panels["perplexity"]
+        _curve(loss, training, "loss", label="training", color=TRAINED)
+        _curve(loss, validation, "validation_loss", label="validation", color=OTHER, marker="o")
+        loss.set_title("Loss: cross-entropy, nats")
+        loss.legend(loc="upper right")
+        _curve(perplexity, validation, "validation_perplexity", color=OTHER, marker="o")
+        perplexity.set_title("Validation perplexity")
+        for key, field, title in (
+            ("r", "learning_rate", "Learning rate"),
+            ("g", "gradient_norm", "Gradient norm"),
+            ("t", "tokens_per_second", "Tokens per second"),
+        ):
+            _curve(panels[key], training, field, color=SOFT, linewidth=1.1)
+            panels[key].set_title(title)
+            panels[key].set_ylim(bottom=0)
+            panels[key].yaxis.set_major_formatter(EngFormatter(sep=""))
+        for panel in panels.values():
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+            panel.locator_params(axis="x", nbins=5)
+            for update in restarts:
+                panel.axvline(update, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        for panel in (loss, perplexity):
+            panel.set_xlabel("updates")
+            if tokens_per_update is not None:
+                _add_token_axis(panel, tokens_per_update)
+
+    return render("training", _WIDTH, 5.2, draw)
+
+
+def _draw_lengths(axes: Axes, histogram: Mapping[str, Sequence[int]]) -> None:
+    edges = np.array(histogram["edges"])
+    regular = edges
+    if len(edges) > 2 and edges[-1] - edges[-2] > edges[1] - edges[0]:
+        # The last bin holds the few longest: drawn as wide as the others, it is marked with >=.
+        regular = np.append(edges[:-1], 2 * edges[-2] - edges[-3])
+        axes.set_xlabel(f"residues (last bin: {edges[-2]:,} and more)")
+    else:
+        axes.set_xlabel("residues")
+    for split, color, fill in (("train", TRAINED, True), ("validation", OTHER, False)):
+        counts = np.array(histogram[split], dtype=float)
+        axes.stairs(
+            counts / max(counts.sum(), 1),
+            regular,
+            fill=fill,
+            color=color,
+            alpha=0.55 if fill else 1,
+            linewidth=1.2,
+            label="training" if split == "train" else split,
+        )
+    axes.set_title("Length: share of the sequences")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.grid(visible=False, axis="x")
+    axes.legend(loc="best")
+
+
+def _draw_composition(axes: Axes, composition: Mapping[str, int]) -> None:
+    ordered = sorted(composition.items(), key=lambda item: (-item[1], item[0]))
+    total = sum(composition.values())
+    symbols = [symbol for symbol, _ in ordered]
+    axes.bar(symbols, [count / total for _, count in ordered], color=TRAINED, alpha=0.55, width=0.7)
+    axes.set_title("Composition: share of the residues")
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(axis="x", length=0)
+
+
+def _curve(
+    axes: Axes,
+    lines: Sequence[Mapping[str, Any]],
+    field: str,
+    *,
+    color: str,
+    marker: str = "",
+    label: str | None = None,
+    linewidth: float = 1.4,
+) -> None:
+    points = [(line["update"], line[field]) for line in lines if line.get(field) is not None]
+    axes.plot(
+        [update for update, _ in points],
+        [value for _, value in points],
+        color=color,
+        marker=marker if len(points) <= 60 else "",
+        markersize=3,
+        linewidth=linewidth,
+        label=label,
+    )
+
+
+def _add_token_axis(axes: Axes, tokens_per_update: int) -> None:
+    top = axes.secondary_xaxis(
+        "top",
+        functions=(
+            lambda updates: updates * tokens_per_update,
+            lambda tokens: tokens / tokens_per_update,
+        ),
+    )
+    top.xaxis.set_major_formatter(EngFormatter(sep=""))
+    top.set_xlabel("tokens")
+    top.spines["top"].set_color(LINE)
+
+
+def _restarts(training: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the last update of each attempt that another one followed."""
+    return [
+        earlier["update"]
+        for earlier, later in zip(training, training[1:], strict=False)
+        if later["attempt"] != earlier["attempt"]
+    ]
+
+
+def _thinned(lines: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    return lines[:: -(-len(lines) // _MOST_POINTS) or 1]

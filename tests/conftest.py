@@ -1,0 +1,47 @@
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from esm1b.alphabet import MASK, PAD
+from esm1b.corpus.shards import shard
+from esm1b.corpus.tokens import tokenize
+from esm1b.model.encoder import Encoder
+from esm1b.model.shape import EncoderShape
+
+# Residue frequencies of no real protein; every one of the 25 symbols occurs.
+_LETTERS = "LAGVSERTIDPKQNFYMHWC" * 20 + "XBUZO"
+
+
+@pytest.fixture(scope="session")
+def tokens_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens of 203 random proteins of 3 to 120 residues in three shards, a fifth held out."""
+    folder = tmp_path_factory.mktemp("tokens")
+    letters = random.Random(1)
+    records = [
+        f">protein{number}\n{''.join(letters.choices(_LETTERS, k=letters.randrange(3, 121)))}\n"
+        for number in range(203)
+    ]
+    (folder / "proteins.fasta").write_text("".join(records))
+    corpus = folder / "corpus"
+    shard([str(folder / "proteins.fasta")], corpus, shards=3, validation_fraction=0.2)
+    tokenize(corpus, folder / "tokens")
+    return folder / "tokens"
+
+
+def random_encoder(shape: EncoderShape, seed: int = 0) -> Encoder:
+    """Return an encoder whose parameters are all random and large enough to matter.
+
+    `initialise` draws zero biases and small weights, in which a swapped bias or norm would hide.
+    """
+    encoder = Encoder(shape)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            parameter.normal_(0.0, 0.2, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                parameter += 1.0
+        encoder.embed_tokens.weight[[PAD, MASK]] = 0.0
+        encoder.embed_positions.weight[PAD] = 0.0
+    return encoder.eval()

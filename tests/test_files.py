@@ -1,0 +1,149 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from esm1b.errors import UserError
+from esm1b.files import atomic_directory, atomic_file, read_json, sha256_file, write_json
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_file_is_written_and_its_folders_made(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a" / "b.txt") as temporary:
+        temporary.write_text("new")
+        assert not (tmp_path / "a" / "b.txt").exists()
+    assert (tmp_path / "a" / "b.txt").read_text() == "new"
+    assert listing(tmp_path) == ["a", "a/b.txt"]
+
+
+def test_error_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "b.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="halfway"), atomic_file(path) as temporary:
+        temporary.write_text("ne")
+        raise RuntimeError("halfway")
+    assert path.read_text() == "old"
+    assert listing(tmp_path) == ["b.txt"]
+
+
+def test_error_without_an_old_file_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="halfway"), atomic_file(tmp_path / "b") as temporary:
+        temporary.write_text("ne")
+        raise RuntimeError("halfway")
+    assert listing(tmp_path) == []
+
+
+def test_file_replaces_the_rest_of_a_killed_write(tmp_path: Path) -> None:
+    (tmp_path / ".b.txt.partial").write_text("left by a kill")
+    with atomic_file(tmp_path / "b.txt") as temporary:
+        assert not temporary.exists()
+        temporary.write_text("new")
+    assert listing(tmp_path) == ["b.txt"]
+
+
+def test_directory_is_written(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "a" / "out", marker="manifest.json") as temporary:
+        (temporary / "part").mkdir()
+        (temporary / "part" / "1").write_text("one")
+        (temporary / "manifest.json").write_text("{}")
+        assert not (tmp_path / "a" / "out").exists()
+    assert listing(tmp_path) == [
+        "a",
+        "a/out",
+        "a/out/manifest.json",
+        "a/out/part",
+        "a/out/part/1",
+    ]
+
+
+def test_error_leaves_the_old_directory(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text("old")
+    with (
+        pytest.raises(RuntimeError, match="halfway"),
+        atomic_directory(out, marker="manifest.json") as temporary,
+    ):
+        (temporary / "manifest.json").write_text("new")
+        raise RuntimeError("halfway")
+    assert (out / "manifest.json").read_text() == "old"
+    assert listing(tmp_path) == ["out", "out/manifest.json"]
+
+
+def test_directory_is_replaced_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text("old")
+    (out / "of an earlier run").write_text("")
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "left by a kill").write_text("")
+    with atomic_directory(out, marker="manifest.json") as temporary:
+        assert listing(temporary) == []
+        (temporary / "manifest.json").write_text("new")
+    assert (out / "manifest.json").read_text() == "new"
+    assert listing(tmp_path) == ["out", "out/manifest.json"]
+
+
+def test_empty_directory_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with atomic_directory(tmp_path / "out", marker="manifest.json") as temporary:
+        (temporary / "manifest.json").write_text("{}")
+    assert listing(tmp_path) == ["out", "out/manifest.json"]
+
+
+def test_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError) as caught, atomic_directory(out, marker="manifest.json"):
+        pass
+    assert str(caught.value) == (
+        f"{out}: holds files but no manifest.json, so it is not an earlier output of this "
+        "command; expected a new or an empty directory"
+    )
+    assert listing(tmp_path) == ["out", "out/thesis.tex"]
+
+
+def test_file_in_place_of_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError) as caught, atomic_directory(tmp_path / "out", marker="m"):
+        pass
+    assert str(caught.value) == f"{tmp_path / 'out'}: is a file; expected a directory to write to"
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_json_has_fixed_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"b": [1, 2.5, None], "a": "é"})
+    expected = '{\n  "b": [\n    1,\n    2.5,\n    null\n  ],\n  "a": "é"\n}\n'
+    assert path.read_bytes() == expected.encode()
+    assert read_json(path) == {"b": [1, 2.5, None], "a": "é"}
+    digest = "c3c957e54124283e5a2b46bd162fc4a689b0f52a3b81350be54cf654fed065df"
+    assert sha256_file(path) == digest
+
+
+def test_json_without_a_number_is_not_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": math.nan})
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+    assert listing(tmp_path) == ["a.json"]
+
+
+def test_reading_json_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_json(tmp_path / "none.json")
+    assert str(caught.value) == f"{tmp_path / 'none.json'}: No such file or directory"
+    (tmp_path / "torn.json").write_text('{"a": ')
+    with pytest.raises(UserError) as caught:
+        read_json(tmp_path / "torn.json")
+    assert str(caught.value) == (
+        f"{tmp_path / 'torn.json'}: expected JSON: Expecting value: line 1 column 7 (char 6)"
+    )
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="expected JSON"):
+        read_json(tmp_path / "binary.json")

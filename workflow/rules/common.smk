@@ -1,0 +1,120 @@
+import json
+import sys
+from pathlib import Path
+
+from snakemake.utils import validate
+
+from esm1b.config import parse_config
+from esm1b.errors import UserError
+
+try:
+    CONFIG = parse_config(config, origin="configuration")
+except UserError as error:
+    print(f"esm1b: error: {error}", file=sys.stderr)
+    sys.exit(2)
+config.update(CONFIG.model_dump(mode="json"))
+validate(config, schema="../schemas/config.schema.yaml")
+
+EVALUATIONS = ["perplexity"]
+if CONFIG.corpus.is_synthetic or CONFIG.evaluation.contacts.structures:
+    EVALUATIONS.append("contacts")
+if CONFIG.corpus.is_synthetic or CONFIG.evaluation.secondary_structure.table:
+    EVALUATIONS.append("secondary_structure")
+
+
+wildcard_constraints:
+    corpus=CONFIG.corpus.name,
+    run=CONFIG.run,
+
+
+def launcher(wildcards, resources):
+    """Command that starts one training process per GPU; empty: just this process."""
+    return resources.get("mpi", "")
+
+
+def run_config(wildcards):
+    """What decides the training, and nothing else: other changes do not retrain."""
+    parts = CONFIG.model_dump(
+        mode="json", include={"run", "seed", "model", "pretraining"}
+    )
+    return json.dumps(parts, indent=2)
+
+
+def corpus_sequences(wildcards):
+    """The files to shard: the user's, or those that are drawn."""
+    synthetic = "results/corpora/{corpus}/synthetic/sequences.fasta.gz"
+    return list(CONFIG.corpus.sequences) or synthetic
+
+
+def split_options(wildcards):
+    """How sequences are held out."""
+    if CONFIG.corpus.validation_ids:
+        return f"--validation-ids {CONFIG.corpus.validation_ids}"
+    return f"--validation-fraction {CONFIG.corpus.validation_fraction}"
+
+
+def synthetic_file(name):
+    """A file of the synthetic families of the configured corpus."""
+    return f"results/corpora/{CONFIG.corpus.name}/synthetic/{name}"
+
+
+def truth(wildcards):
+    """The exact references of a synthetic corpus, nothing for a real one."""
+    return synthetic_file("truth.npz") if CONFIG.corpus.is_synthetic else []
+
+
+def truth_option(wildcards, input):
+    """The option that adds the exact references."""
+    return f"--truth {input.truth}" if input.truth else ""
+
+
+def structures(wildcards):
+    """Structures for contacts: the user's, or the synthetic table."""
+    return CONFIG.evaluation.contacts.structures or synthetic_file("structures.parquet")
+
+
+def secondary_structure_table(wildcards):
+    """Secondary structures: the user's, or the synthetic table."""
+    return CONFIG.evaluation.secondary_structure.table or synthetic_file(
+        "structures.parquet"
+    )
+
+
+def evaluations(wildcards):
+    """The results of the evaluations that the configuration has data for."""
+    return [
+        f"results/{wildcards.run}/evaluation/{name}/metrics.json"
+        for name in EVALUATIONS
+    ]
+
+
+def evaluation_options(wildcards, input):
+    """An option for each evaluation directory."""
+    return " ".join(f"--evaluation {Path(path).parent}" for path in input.evaluations)
+
+
+def report_page():
+    """The page of the configured run."""
+    return f"results/{CONFIG.run}/report/index.html"
+
+
+def report_summary():
+    """The table of results of the configured run."""
+    return f"results/{CONFIG.run}/report/summary.txt"
+
+
+def figure(name):
+    """A figure with its caption and its place in Snakemake's report."""
+    categories = {"corpus": "Data", "training": "Pretraining"}
+    flagged = report(
+        f"results/{{run}}/report/figures/{name}.svg",
+        caption=f"../report/{name}.rst",
+        category=categories.get(name, "Evaluation"),
+        labels={"shown": name.replace("_", " ")},
+    )
+    return flagged
+
+
+def figures():
+    """The figures of what was evaluated."""
+    return [figure(name) for name in ["corpus", "training", *EVALUATIONS]]

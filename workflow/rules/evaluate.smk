@@ -1,0 +1,82 @@
+# From a model to numbers.
+
+
+rule evaluate_perplexity:
+    input:
+        model="results/{run}/model/model.safetensors",
+        tokens=f"results/corpora/{CONFIG.corpus.name}/tokens/manifest.json",
+        truth=truth,
+    output:
+        metrics="results/{run}/evaluation/perplexity/metrics.json",
+        table="results/{run}/evaluation/perplexity/sequences.parquet",
+    log:
+        "logs/{run}/evaluate_perplexity.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=16000,
+        runtime="4h",
+    params:
+        sequences=CONFIG.evaluation.perplexity.sequences,
+        draws=CONFIG.evaluation.perplexity.draws,
+        untrained=CONFIG.evaluation.untrained,
+        truth=truth_option,
+    message:
+        "Measuring perplexity on the held-out sequences"
+    shell:
+        "esm1b evaluate perplexity $(dirname {input.model}) $(dirname {input.tokens}) "
+        "--output $(dirname {output.metrics}) --sequences {params.sequences} "
+        "--draws {params.draws} --untrained {params.untrained} {params.truth} > {log} 2>&1"
+
+
+rule evaluate_contacts:
+    input:
+        model="results/{run}/model/model.safetensors",
+        structures=structures,
+    output:
+        metrics="results/{run}/evaluation/contacts/metrics.json",
+        table="results/{run}/evaluation/contacts/proteins.parquet",
+        maps="results/{run}/evaluation/contacts/contact_maps.parquet",
+        regression="results/{run}/evaluation/contacts/contact_regression.json",
+    log:
+        "logs/{run}/evaluate_contacts.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=32000,
+        runtime="4h",
+    params:
+        regularisation=CONFIG.evaluation.contacts.regularisation,
+        fit_proteins=CONFIG.evaluation.contacts.fit_proteins,
+        glycine=CONFIG.evaluation.contacts.glycine,
+        untrained=CONFIG.evaluation.untrained,
+    message:
+        "Measuring contacts"
+    shell:
+        "esm1b evaluate contacts $(dirname {input.model}) {input.structures:q} "
+        "--output $(dirname {output.metrics}) --regularisation {params.regularisation} "
+        "--fit-proteins {params.fit_proteins} --glycine {params.glycine} "
+        "--untrained {params.untrained} > {log} 2>&1"
+
+
+rule evaluate_secondary_structure:
+    input:
+        model="results/{run}/model/model.safetensors",
+        table=secondary_structure_table,
+    output:
+        metrics="results/{run}/evaluation/secondary_structure/metrics.json",
+        table="results/{run}/evaluation/secondary_structure/proteins.parquet",
+    log:
+        "logs/{run}/evaluate_secondary_structure.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=32000,
+        runtime="4h",
+    params:
+        untrained=CONFIG.evaluation.untrained,
+    message:
+        "Measuring secondary structure"
+    shell:
+        "esm1b evaluate secondary-structure $(dirname {input.model}) {input.table:q} "
+        "--output $(dirname {output.metrics}) --untrained {params.untrained} > {log} 2>&1"

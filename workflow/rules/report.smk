@@ -1,0 +1,34 @@
+# From numbers to a page.
+
+
+rule report:
+    input:
+        model="results/{run}/model/model.safetensors",
+        corpus=f"results/corpora/{CONFIG.corpus.name}/corpus/manifest.json",
+        evaluations=evaluations,
+    output:
+        page=report(
+            "results/{run}/report/index.html",
+            caption="../report/page.rst",
+            category="Summary",
+            labels={"shown": "everything on one page"},
+        ),
+        summary="results/{run}/report/summary.txt",
+        results="results/{run}/report/results.json",
+        figures=figures(),
+    log:
+        "logs/{run}/report.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=2000,
+        runtime="10m",
+    params:
+        training="checkpoints/{run}/metrics.jsonl",
+        evaluations=evaluation_options,
+    message:
+        "Making the report"
+    shell:
+        "esm1b report $(dirname {input.model}) --corpus $(dirname {input.corpus}) "
+        "--training {params.training} {params.evaluations} "
+        "--output $(dirname {output.page}) > {log} 2>&1"
