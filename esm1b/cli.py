@@ -40,9 +40,9 @@ Untrained = Annotated[
 
 def main() -> None:
     """Run the command line; see `esm1b --help`."""
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) or 0)
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.WARNING,
+        level=logging.INFO if rank in ("", "0") else logging.WARNING,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
         force=True,
@@ -248,6 +248,9 @@ def secondary_structure(
     ],
     output: OutputDirectory,
     untrained: Untrained = 3,
+    maximum_residues: Annotated[
+        int | None, typer.Option(min=1, help="residues that fit the probes at most  [default: all]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the fits and the bootstrap")] = 0,
 ) -> None:
     """Three-state accuracy of a linear probe on the frozen representations.
@@ -256,7 +259,9 @@ def secondary_structure(
     """
     from esm1b.evaluation.secondary_structure import evaluate_secondary_structure
 
-    evaluate_secondary_structure(model, data, output, untrained=untrained, seed=seed)
+    evaluate_secondary_structure(
+        model, data, output, untrained=untrained, maximum_residues=maximum_residues, seed=seed
+    )
 
 
 @app.command()

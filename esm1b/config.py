@@ -173,6 +173,8 @@ class SecondaryStructureConfig(_Section):
 
     table: str | None = None
     """table with sequence and ss3; null: the synthetic one, or none"""
+    maximum_residues: Annotated[int, Field(ge=1)] | None = None
+    """residues that fit the probes at most, a draw of whole proteins; null: all"""
 
 
 class EvaluationConfig(_Section):

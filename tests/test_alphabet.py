@@ -61,11 +61,23 @@ def test_leucine_or_isoleucine_becomes_x() -> None:
 @pytest.mark.parametrize(
     ("sequence", "message"),
     [
-        ("MKv", "'v' at position 3; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ"),
-        ("M-K", "'-' at position 2; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ"),
+        (
+            "MKv",
+            "'v' at position 3; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ",
+        ),
+        (
+            "M-K",
+            "'-' at position 2; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ",
+        ),
         ("*", "'*' at position 1; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ"),
-        ("Mλ K", "'λ' at position 2; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ"),
-        (b"MK\n", "'\\n' at position 3; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ"),
+        (
+            "Mλ K",
+            "'λ' at position 2; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ",
+        ),
+        (
+            b"MK\n",
+            "'\\n' at position 3; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ",
+        ),
     ],
 )
 def test_encode_names_the_character_and_its_place(sequence: str | bytes, message: str) -> None:

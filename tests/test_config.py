@@ -42,7 +42,10 @@ def refusal(content: Any) -> str:
             "run.yaml: model.layers: 3.5: input should be a valid integer, "
             "got a number with a fractional part",
         ),
-        ({"model": {"layers": [3]}}, "run.yaml: model.layers: [3]: input should be a valid integer"),
+        (
+            {"model": {"layers": [3]}},
+            "run.yaml: model.layers: [3]: input should be a valid integer",
+        ),
         ({"run": 3}, "run.yaml: run: 3: input should be a valid string"),
         ({"seed": -1}, "run.yaml: seed: -1: input should be greater than or equal to 0"),
         (
@@ -77,8 +80,7 @@ def refusal(content: Any) -> str:
         ),
         (
             {"run": "../other"},
-            "run.yaml: run: '../other': string should match pattern "
-            "'^[A-Za-z0-9][A-Za-z0-9_.-]*$'",
+            "run.yaml: run: '../other': string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$'",
         ),
         ({"model": None}, "run.yaml: model: None: input should be an object"),
         ({"model": {"heads": 3}}, "run.yaml: model.heads: 3 does not divide width 64"),

@@ -12,6 +12,18 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+def fail_within_file(path: Path) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text("ne")
+        raise RuntimeError("halfway")
+
+
+def fail_within_directory(path: Path) -> None:
+    with atomic_directory(path, marker="manifest.json") as temporary:
+        (temporary / "manifest.json").write_text("new")
+        raise RuntimeError("halfway")
+
+
 def test_file_is_written_and_its_folders_made(tmp_path: Path) -> None:
     with atomic_file(tmp_path / "a" / "b.txt") as temporary:
         temporary.write_text("new")
@@ -23,17 +35,15 @@ def test_file_is_written_and_its_folders_made(tmp_path: Path) -> None:
 def test_error_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "b.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="halfway"), atomic_file(path) as temporary:
-        temporary.write_text("ne")
-        raise RuntimeError("halfway")
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_within_file(path)
     assert path.read_text() == "old"
     assert listing(tmp_path) == ["b.txt"]
 
 
 def test_error_without_an_old_file_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="halfway"), atomic_file(tmp_path / "b") as temporary:
-        temporary.write_text("ne")
-        raise RuntimeError("halfway")
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_within_file(tmp_path / "b.txt")
     assert listing(tmp_path) == []
 
 
@@ -64,12 +74,8 @@ def test_error_leaves_the_old_directory(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "manifest.json").write_text("old")
-    with (
-        pytest.raises(RuntimeError, match="halfway"),
-        atomic_directory(out, marker="manifest.json") as temporary,
-    ):
-        (temporary / "manifest.json").write_text("new")
-        raise RuntimeError("halfway")
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_within_directory(out)
     assert (out / "manifest.json").read_text() == "old"
     assert listing(tmp_path) == ["out", "out/manifest.json"]
 

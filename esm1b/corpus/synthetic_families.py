@@ -61,10 +61,10 @@ class SyntheticSettings:
     """What a contact adds to the log-potential (nats) of complementary residues."""
     propensity: float = 1.0
     """Weight of the logarithm of the secondary-structure propensities."""
-    periodicity: float = 1.0
+    periodicity: float = 1.8
     """Weight (nats per standard deviation of hydrophobicity) of the inward and outward faces of
     helices and strands."""
-    preference: float = 0.3
+    preference: float = 0.2
     """Standard deviation (nats) of the family's own preference for each residue at each site."""
     seed: int = 0
 

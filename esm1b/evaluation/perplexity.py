@@ -40,10 +40,11 @@ _FREQUENCY_SEQUENCES: Final = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class _Masked:
-    """One masked batch and which held-out sequence each masked position belongs to."""
+    """One masked batch and which of `sequences` each masked position belongs to."""
 
     batch: MicroBatch
     owners: NDArray[np.int64]
+    sequences: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,8 @@ def _mask(
                 dataset, scored[share], np.zeros_like(share), recipe, corruption=corruption
             )
             owner_of_token = np.repeat(scored[share], batch.lengths)
-            parts.append(_Masked(batch=batch, owners=owner_of_token[batch.masked_positions]))
+            owners = owner_of_token[batch.masked_positions]
+            parts.append(_Masked(batch=batch, owners=owners, sequences=len(scored)))
     return parts
 
 
@@ -168,8 +170,8 @@ def _sum_by_sequence(
     kept = [_is_scored(part) for part in masked]
     owners = np.concatenate([part.owners[keep] for part, keep in zip(masked, kept, strict=True)])
     weights = np.concatenate([value[keep] for value, keep in zip(values, kept, strict=True)])
-    sequences = 1 + max(int(part.owners.max(initial=0)) for part in masked)
-    return np.bincount(owners, weights=weights, minlength=sequences)
+    # Counted, not taken from the largest owner: a short sequence may have nothing masked.
+    return np.bincount(owners, weights=weights, minlength=masked[0].sequences)
 
 
 def _score(model: Model, masked: Sequence[_Masked]) -> _Nats:

@@ -55,7 +55,7 @@ def _contacts(model: str, metric: str, percent: float, source: str = _README_202
     return Published(
         model=model,
         metric=metric,
-        value=percent / 100,
+        value=round(percent / 100, 4),
         unit="fraction",
         protocol=_TRROSETTA,
         source=source,
@@ -66,7 +66,7 @@ def _range(metric: str, percent: float) -> Published:
     return Published(
         model="ESM-1b",
         metric=metric,
-        value=percent / 100,
+        value=round(percent / 100, 4),
         unit="fraction",
         protocol=_TRROSETTA.replace("long range (separation >= 24)", "by range"),
         source=_RAO,
@@ -92,7 +92,7 @@ def _structure(
     return Published(
         model=model,
         metric=metric,
-        value=percent / 100,
+        value=round(percent / 100, 4),
         unit="fraction",
         protocol=protocol,
         source=source,

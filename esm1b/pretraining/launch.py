@@ -47,7 +47,7 @@ def place_from_environment(environment: Mapping[str, str]) -> Place:
     Raises:
         UserError: some variables of a launcher are there and others are missing or no integers.
     """
-    if "RANK" in environment and "WORLD_SIZE" in environment:
+    if "RANK" in environment or "WORLD_SIZE" in environment:
         values = _required(environment, _TORCH, "torchrun")
         return Place(
             rank=_integer(values, "RANK"),

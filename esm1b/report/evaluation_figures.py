@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
@@ -18,11 +18,9 @@ from esm1b.report.measured import MODELS, Evaluation, Number
 __all__ = ["contact_figure", "perplexity_figure", "structure_figure"]
 
 _WIDTH: Final = 8.6  # inches
-_SUBSETS: Final = {
-    "test": "test",
-    "unseen": "families never seen",
-    "not_fitted": "all not fitted on",
-}
+_SUBSETS: Final = {"test": "test", "unseen": "never seen"}
+_PROBABILITY: Final = "#2a86a6"  # readable on a light and on a dark page, as pixels are not recoloured
+_NOT_COUNTED: Final = (0.5, 0.5, 0.5, 0.13)
 _STATES: Final = {"H": "helix", "E": "strand", "C": "coil"}
 
 
@@ -78,10 +76,10 @@ def contact_figure(evaluation: Evaluation, maps: Sequence[Mapping[str, Any]]) ->
     ]
     columns = 3
     rows = -(-len(maps) // columns)
-    heights = [0.9 + 0.34 * len(models), *[2.9] * rows]
+    heights = [0.9 + 0.34 * len(models), *[2.9] * rows, *([0.3] if maps else [])]
 
     def draw(figure: Figure) -> None:
-        grid = figure.add_gridspec(1 + rows, columns, height_ratios=heights)
+        grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
         axes = figure.add_subplot(grid[0, :])
         _draw_intervals(axes, models, series, decimals=3)
         axes.set_xlim(left=min(0, axes.get_xlim()[0]))
@@ -90,6 +88,8 @@ def contact_figure(evaluation: Evaluation, maps: Sequence[Mapping[str, Any]]) ->
         for number, row in enumerate(maps):
             panel = figure.add_subplot(grid[1 + number // columns, number % columns])
             _draw_map(panel, row, highest)
+        if maps:
+            _draw_map_key(figure.add_subplot(grid[-1, :]), highest)
 
     return render("contacts", _WIDTH, sum(heights), draw)
 
@@ -162,7 +162,9 @@ def _draw_intervals(
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.12)
     if len(series) > 1:
-        axes.legend(loc="lower right", handletextpad=0.2)
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handletextpad=0.1, borderaxespad=0
+        )
 
 
 def _draw_map(axes: Axes, row: Mapping[str, Any], highest: float) -> None:
@@ -171,10 +173,10 @@ def _draw_map(axes: Axes, row: Mapping[str, Any], highest: float) -> None:
     probability = np.array(row["probability"]).reshape(length, length)
     counted = pair_mask(np.array(row["observed"]))
     image = np.zeros((length, length, 4))
-    image[:] = (0.5, 0.5, 0.5, 0.13)
+    image[:] = _NOT_COUNTED
     image[counted | counted.T] = (0, 0, 0, 0)
     image[counted] = [
-        (*to_rgb("#2a86a6"), opacity) for opacity in np.clip(probability[counted] / highest, 0, 1)
+        (*to_rgb(_PROBABILITY), opacity) for opacity in np.clip(probability[counted] / highest, 0, 1)
     ]
     image[row["contact_j"], row["contact_i"]] = (*to_rgb(OTHER), 1)
     axes.imshow(image, interpolation="none", extent=(0.5, length + 0.5, length + 0.5, 0.5))
@@ -183,6 +185,17 @@ def _draw_map(axes: Axes, row: Mapping[str, Any], highest: float) -> None:
     axes.grid(visible=False)
     axes.locator_params(nbins=4, integer=True)
     axes.spines[["top", "right"]].set_visible(True)
+
+
+def _draw_map_key(axes: Axes, highest: float) -> None:
+    axes.axis("off")
+    key = {
+        f"predicted, darkest at probability {highest:.2g}": _PROBABILITY,
+        "true contact": OTHER,
+        "not counted": _NOT_COUNTED,
+    }
+    patches = [Patch(facecolor=color, label=label) for label, color in key.items()]
+    axes.legend(handles=patches, loc="center", ncols=len(patches), handlelength=1)
 
 
 def _highest_probability(row: Mapping[str, Any]) -> float:

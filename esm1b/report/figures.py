@@ -57,7 +57,7 @@ def training_figure(
             _curve(panels[key], training, field, color=SOFT, linewidth=1.1)
             panels[key].set_title(title)
             panels[key].set_ylim(bottom=0)
-            panels[key].yaxis.set_major_formatter(EngFormatter(sep=""))
+        panels["t"].yaxis.set_major_formatter(EngFormatter(sep=""))
         for panel in panels.values():
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
             panel.locator_params(axis="x", nbins=5)
@@ -91,10 +91,11 @@ def _draw_lengths(axes: Axes, histogram: Mapping[str, Sequence[int]]) -> None:
             linewidth=1.2,
             label="training" if split == "train" else split,
         )
-    axes.set_title("Length: share of the sequences")
+    axes.set_title("Length")
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.locator_params(axis="y", nbins=6)
     axes.grid(visible=False, axis="x")
-    axes.legend(loc="best")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
 
 
 def _draw_composition(axes: Axes, composition: Mapping[str, int]) -> None:
@@ -102,7 +103,7 @@ def _draw_composition(axes: Axes, composition: Mapping[str, int]) -> None:
     total = sum(composition.values())
     symbols = [symbol for symbol, _ in ordered]
     axes.bar(symbols, [count / total for _, count in ordered], color=TRAINED, alpha=0.55, width=0.7)
-    axes.set_title("Composition: share of the residues")
+    axes.set_title("Composition")
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.grid(visible=False, axis="x")
     axes.tick_params(axis="x", length=0)

@@ -69,7 +69,7 @@ def test_the_optimum_is_better_than_site_independent(seed: int) -> None:
         np.testing.assert_allclose(np.exp(log_probabilities).sum(axis=1), 1, atol=1e-9)
     optimum = -result.exact_optimum[rows, targets].mean()
     independent = -result.site_independent[rows, targets].mean()
-    assert optimum < independent - 0.2
+    assert optimum < independent - 0.3
 
 
 def test_the_default_gap_between_the_optimum_and_site_independent() -> None:
@@ -77,8 +77,8 @@ def test_the_default_gap_between_the_optimum_and_site_independent() -> None:
     sequences, masks, targets = draw_masked(families, 50, 0)
     result = exact_predictions(families, sequences, masks)
     rows = np.arange(len(targets))
-    assert 5 < np.exp(-result.exact_optimum[rows, targets].mean()) < 6.5
-    assert 12 < np.exp(-result.site_independent[rows, targets].mean()) < 15
+    assert 4.5 < np.exp(-result.exact_optimum[rows, targets].mean()) < 6
+    assert 8.5 < np.exp(-result.site_independent[rows, targets].mean()) < 11
 
 
 def test_rows_follow_the_order_of_the_sequences() -> None:

@@ -76,7 +76,7 @@ def test_proteins_without_contacts_fit_nothing(tmp_path: Path) -> None:
         regression = fit_contact_regression(
             FakeModel(),
             rows,
-            regularisation=regularisation,  # type: ignore[arg-type]  # mypy widens the tuple
+            regularisation=regularisation,
         )
         assert regression.failed is not None
 

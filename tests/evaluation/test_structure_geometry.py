@@ -60,7 +60,7 @@ def test_glycine_can_stand_at_its_alpha_carbon() -> None:
 
 
 def test_contacts_are_closer_than_8_angstrom_and_6_apart() -> None:
-    beta = np.full((9, 3), 100.0) * np.arange(9)[:, None]
+    beta = np.full((9, 3), 100.0) * np.arange(9.0)[:, None]
     beta[0] = [0, 0, 0]
     beta[5] = [1, 0, 0]  # near, five apart
     beta[6] = [7.999, 0, 0]

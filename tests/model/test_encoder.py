@@ -130,7 +130,7 @@ def test_initial_weights() -> None:
             assert (parameter == 0).all(), name
         else:
             rows = parameter[parameter.any(1)]
-            # The sum of n squares of N(0, 1) is n within 5 sqrt(2 n); the mean 0 within 5 / sqrt(n).
+            # Five standard errors: 1 / sqrt(2 n) of the deviation, 1 / sqrt(n) of the mean.
             n = rows.numel()
             assert abs(float(rows.std()) / 0.02 - 1) < 5 / (2 * n) ** 0.5, name
             assert abs(float(rows.mean()) / 0.02) < 5 / n**0.5, name

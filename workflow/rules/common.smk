@@ -80,6 +80,12 @@ def secondary_structure_table(wildcards):
     )
 
 
+def maximum_residues_option(wildcards):
+    """The option that bounds the residues that fit the probes."""
+    limit = CONFIG.evaluation.secondary_structure.maximum_residues
+    return "" if limit is None else f"--maximum-residues {limit}"
+
+
 def evaluations(wildcards):
     """The results of the evaluations that the configuration has data for."""
     return [

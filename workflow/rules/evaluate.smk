@@ -75,8 +75,10 @@ rule evaluate_secondary_structure:
         runtime="4h",
     params:
         untrained=CONFIG.evaluation.untrained,
+        maximum_residues=maximum_residues_option,
     message:
         "Measuring secondary structure"
     shell:
         "esm1b evaluate secondary-structure $(dirname {input.model}) {input.table:q} "
-        "--output $(dirname {output.metrics}) --untrained {params.untrained} > {log} 2>&1"
+        "--output $(dirname {output.metrics}) --untrained {params.untrained} "
+        "{params.maximum_residues} > {log} 2>&1"

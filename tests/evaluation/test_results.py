@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from esm1b.errors import UserError
+from esm1b.evaluation.bootstrap import Interval
+from esm1b.evaluation.results import Comparison, Metric, describe_model, write_metrics
+
+FULL = Interval(value=0.5, low=0.25, high=0.75, n=4)
+ONE_GROUP = Interval(value=0.5, low=np.nan, high=np.nan, n=1)
+NONE = Interval(value=np.nan, low=np.nan, high=np.nan, n=0)
+
+
+def metric(interval: Interval, failed: str | None = None) -> Metric:
+    return Metric(
+        name="precision", model="trained", subset="test", interval=interval, unit="fraction",
+        n_unit="protein", failed=failed,
+    )  # fmt: skip
+
+
+def test_metrics_are_written_as_the_report_reads_them(tmp_path: Path) -> None:
+    comparison = Comparison(
+        name="precision", model="trained", subset="test", against="untrained",
+        against_subset="test", interval=FULL, n_unit="protein",
+    )  # fmt: skip
+    write_metrics(
+        tmp_path,
+        evaluation="contacts",
+        model={},
+        protocol={"C": 0.15},
+        metrics=[metric(FULL)],
+        comparisons=[comparison],
+        more={"confusion": {}},
+    )
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {
+        "evaluation": "contacts",
+        "model": {},
+        "protocol": {"C": 0.15},
+        "metrics": [
+            {
+                "name": "precision", "model": "trained", "subset": "test", "value": 0.5,
+                "low": 0.25, "high": 0.75, "unit": "fraction", "n": 4, "n_unit": "protein",
+            }
+        ],
+        "comparisons": [
+            {
+                "name": "precision", "subset": "test", "model": "trained", "against": "untrained",
+                "against_subset": "test", "difference": 0.5, "low": 0.25, "high": 0.75, "n": 4,
+                "n_unit": "protein",
+            }
+        ],
+        "confusion": {},
+    }  # fmt: skip
+
+
+def test_what_is_undefined_is_null() -> None:
+    alone = metric(ONE_GROUP).as_json()
+    assert (alone["value"], alone["low"], alone["high"]) == (0.5, None, None)
+    assert "failed" not in alone
+    nothing = metric(NONE).as_json()
+    assert (nothing["value"], nothing["failed"]) == (None, "no group has a value")
+
+
+def test_a_failure_has_no_value() -> None:
+    failed = metric(FULL, failed="no coefficient").as_json()
+    assert (failed["value"], failed["low"], failed["failed"]) == (None, None, "no coefficient")
+
+
+def test_a_model_describes_itself(tmp_path: Path) -> None:
+    assert describe_model(tmp_path) == {}
+    (tmp_path / "esm1b.json").write_text('{"step": 7}')
+    assert describe_model(tmp_path) == {"step": 7}
+    (tmp_path / "esm1b.json").write_text("{")
+    with pytest.raises(UserError, match=r"esm1b\.json: expected JSON"):
+        describe_model(tmp_path)

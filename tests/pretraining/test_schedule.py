@@ -1,0 +1,26 @@
+import pytest
+
+from esm1b.pretraining.schedule import inverse_square_root
+
+
+@pytest.mark.parametrize(
+    ("update", "rate"),
+    [
+        # ESM-1b: 1e-4 after 16,000 updates of warmup, then inverse square root to 500,000
+        (1, 6.25e-9),
+        (8_000, 5e-5),
+        (15_999, 9.999375e-5),
+        (16_000, 1e-4),
+        (16_001, 9.999687514647741e-5),
+        (64_000, 5e-5),
+        (500_000, 1.7888543819998318e-5),
+    ],
+)
+def test_the_published_schedule(update: int, rate: float) -> None:
+    found = inverse_square_root(update, peak=1e-4, warmup_updates=16_000)
+    assert found == pytest.approx(rate, rel=1e-12)
+
+
+def test_a_warmup_of_one_update() -> None:
+    rates = [inverse_square_root(update, peak=1.0, warmup_updates=1) for update in (1, 4, 100)]
+    assert rates == [1.0, 0.5, 0.1]

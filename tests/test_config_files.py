@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from esm1b.config import Config, load_config
+from esm1b.config_files import generated_files
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_generated_files_are_up_to_date() -> None:
+    for path, text in generated_files(ROOT).items():
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path.name} is out of date: python -m esm1b.config_files"
+        )
+
+
+def test_the_default_file_says_the_defaults() -> None:
+    assert load_config(ROOT / "config" / "config.yaml") == Config()
+
+
+def test_every_key_has_a_description() -> None:
+    text = (ROOT / "config" / "config.yaml").read_text(encoding="utf-8")
+    assert "# None" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "tokens"),
+    [
+        ("esm1b", 652_358_433, 65_536_000_000),
+        ("one-gpu-day", 148_797_473, 39_976_960_000),
+        ("one-gpu-hour", 12_773_153, 16_384_000_000),
+    ],
+)
+def test_presets_have_the_size_they_state(name: str, parameters: int, tokens: int) -> None:
+    config = load_config(ROOT / "config" / f"{name}.yaml")
+    assert config.model.shape().parameters() == parameters
+    assert config.pretraining.updates * config.pretraining.tokens_per_update == tokens
+
+
+def test_the_paper_preset_is_the_recipe() -> None:
+    config = load_config(ROOT / "config" / "esm1b.yaml")
+    recipe = config.pretraining
+    assert (recipe.updates, recipe.tokens_per_update) == (500_000, 131_072)
+    assert (recipe.learning_rate, recipe.warmup_updates) == (1e-4, 16_000)
+    assert (recipe.adam_betas, recipe.adam_epsilon, recipe.weight_decay) == (
+        (0.9, 0.999),
+        1e-8,
+        0.0,
+    )
+    assert (recipe.crop_residues, recipe.append_eos, recipe.gradient_clipping) == (1022, True, None)
+    assert config.evaluation.contacts.regularisation == 0.15
