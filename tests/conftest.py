@@ -41,7 +41,7 @@ def random_encoder(shape: EncoderShape, seed: int = 0) -> Encoder:
         for name, parameter in encoder.named_parameters():
             parameter.normal_(0.0, 0.2, generator=generator)
             if "norm" in name and name.endswith("weight"):
-                parameter += 1.0
+                parameter.add_(1.0)
         encoder.embed_tokens.weight[[PAD, MASK]] = 0.0
         encoder.embed_positions.weight[PAD] = 0.0
     return encoder.eval()

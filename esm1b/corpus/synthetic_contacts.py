@@ -45,13 +45,21 @@ def complementarity() -> NDArray[np.float64]:
     return matrix
 
 
-def draw_contacts(segments: list[Segment], generator: np.random.Generator) -> NDArray[np.int64]:
+def draw_contacts(
+    segments: list[Segment], facing: NDArray[np.float64], generator: np.random.Generator
+) -> NDArray[np.int64]:
     """Draw a forest of contacts between segments, `[contacts, 2]`, sorted.
 
     Two segments pair antiparallel, strands residue by residue and helices turn by turn, until the
     family has a number of contacts drawn from a third to a half of its length. Helices and strands
     come first, then loops as well, and only where residues without a contact run short does a
-    residue get a second one, which correlates residues that are not in contact.
+    residue get a second one, which correlates residues that are not in contact. The two residues of
+    a contact do not face opposite ways.
+
+    Args:
+        segments: the family's secondary structure.
+        facing: how far each site points inside, `[length]`, from -1 to 1; loops 0.
+        generator: where the random numbers come from.
     """
     length = segments[-1].stop
     wanted = int(generator.integers(-(-length // 3), length // 2 + 1))
@@ -63,7 +71,8 @@ def draw_contacts(segments: list[Segment], generator: np.random.Generator) -> ND
                 break
             first, second = sorted(generator.choice(len(choice), size=2, replace=False).tolist())
             for pair in _ladder(choice[first], choice[second], generator):
-                if len(contacts) < wanted and _fits(contacts, pair, length, degree):
+                same_side = facing[pair[0]] * facing[pair[1]] >= 0
+                if len(contacts) < wanted and same_side and _fits(contacts, pair, length, degree):
                     contacts.append(pair)
     return np.array(sorted(contacts), dtype=np.int64).reshape(-1, 2)
 

@@ -59,7 +59,7 @@ class SyntheticSettings:
     """Residues of the longest family allowed."""
     coupling: float = 4.0
     """What a contact adds to the log-potential (nats) of complementary residues."""
-    propensity: float = 1.0
+    propensity: float = 0.7
     """Weight of the logarithm of the secondary-structure propensities."""
     periodicity: float = 1.8
     """Weight (nats per standard deviation of hydrophobicity) of the inward and outward faces of
@@ -142,10 +142,11 @@ def _draw_family(
     length = int(generator.integers(settings.minimum_length, settings.maximum_length + 1))
     segments = draw_segments(length, generator)
     ss3 = segment_string(segments)
-    edges = draw_contacts(segments, generator)
+    facing = hydrophobic_phase(segments, generator)
+    edges = draw_contacts(segments, facing, generator)
     fields = (
         settings.propensity * np.log(np.stack([PROPENSITIES[state] for state in ss3]))
-        + settings.periodicity * np.outer(hydrophobic_phase(segments, generator), HYDROPHOBICITY)
+        + settings.periodicity * np.outer(facing, HYDROPHOBICITY)
         + settings.preference * generator.standard_normal((length, len(HYDROPHOBICITY)))
     )
     couplings = np.tile(settings.coupling * complementarity(), (len(edges), 1, 1))

@@ -44,31 +44,36 @@ _CHOU_FASMAN: Final = {
     "V": (106, 170, 50),
 }
 
-# Normalised consensus scale, mean 0 and standard deviation 1 over the 20 amino acids:
-# D. Eisenberg, E. Schwarz, M. Komaromy and R. Wall, "Analysis of membrane and surface protein
-# sequences with the hydrophobic moment plot", J. Mol. Biol. 179 (1984) 125-142.
-_EISENBERG: Final = {
-    "A": 0.62,
-    "R": -2.53,
-    "N": -0.78,
-    "D": -0.90,
-    "C": 0.29,
-    "Q": -0.85,
-    "E": -0.74,
-    "G": 0.48,
-    "H": -0.40,
-    "I": 1.38,
-    "L": 1.06,
-    "K": -1.50,
-    "M": 0.64,
-    "F": 1.19,
-    "P": 0.12,
-    "S": -0.18,
-    "T": -0.05,
-    "W": 0.81,
-    "Y": 0.26,
-    "V": 1.08,
+# Hydropathy: J. Kyte and R. F. Doolittle, "A simple method for displaying the hydropathic character
+# of a protein", J. Mol. Biol. 157 (1982) 105-132.
+_KYTE_DOOLITTLE: Final = {
+    "A": 1.8,
+    "R": -4.5,
+    "N": -3.5,
+    "D": -3.5,
+    "C": 2.5,
+    "Q": -3.5,
+    "E": -3.5,
+    "G": -0.4,
+    "H": -3.2,
+    "I": 4.5,
+    "L": 3.8,
+    "K": -3.9,
+    "M": 1.9,
+    "F": 2.8,
+    "P": -1.6,
+    "S": -0.8,
+    "T": -0.7,
+    "W": -0.9,
+    "Y": -1.3,
+    "V": 4.2,
 }
+
+
+def _standardised(scale: dict[str, float]) -> NDArray[np.float64]:
+    values = np.array([scale[symbol] for symbol in AMINO_ACIDS])
+    return np.asarray((values - values.mean()) / values.std())
+
 
 PROPENSITIES: Final[dict[str, NDArray[np.float64]]] = {
     state: np.array([_CHOU_FASMAN[symbol][column] / 100 for symbol in AMINO_ACIDS])
@@ -76,8 +81,8 @@ PROPENSITIES: Final[dict[str, NDArray[np.float64]]] = {
 }
 """For each of H, E and C, `[20]`: how much more frequent a residue is there than anywhere."""
 
-HYDROPHOBICITY: Final = np.array([_EISENBERG[symbol] for symbol in AMINO_ACIDS])
-"""`[20]`, standard deviations; positive is hydrophobic."""
+HYDROPHOBICITY: Final = _standardised(_KYTE_DOOLITTLE)
+"""`[20]`, mean 0 and standard deviation 1 over the amino acids; positive is hydrophobic."""
 
 MINIMUM_SHARE: Final = 0.2
 """Every family has at least this share of each of H, E and C."""

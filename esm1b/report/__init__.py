@@ -1,1 +1,1 @@
-"""The page of a run: figures, tables and the verdict of the positive control, nothing recomputed."""
+"""The page of a run: figures, tables, the verdict of the positive control; nothing recomputed."""

@@ -77,7 +77,7 @@ def _perplexity_check(evaluation: Evaluation | None) -> Check:
     subset, against = "validation", "site_independent"
     difference = evaluation.comparison(_CROSS_ENTROPY, subset, against)
     values = [evaluation.metric(_PERPLEXITY, model, subset) for model in ("trained", against)]
-    return _check("perplexity", name, difference, values, sign=-1, unit=" nats per residue")
+    return _check("perplexity", name, difference, values, sign=-1)
 
 
 def _contact_check(evaluation: Evaluation | None, against: str, against_subset: str) -> Check:
@@ -118,9 +118,11 @@ def _check(
     values: Sequence[Number | None],
     *,
     sign: int = 1,
-    unit: str = "",
 ) -> Check:
-    """Return whether the whole interval of `sign * difference` is above zero."""
+    """Return whether the whole interval of `sign * difference` is above zero.
+
+    With -1 the values are perplexities and the difference one of cross-entropies, in nats.
+    """
     if difference is None:
         return _missing(evaluation, name, "was not compared")
     if difference.value is None:
@@ -129,14 +131,16 @@ def _check(
     if low is None or high is None:
         return _missing(evaluation, name, f"has no interval ({difference.units})")
     direction = "higher" if difference.value > 0 else "lower"
+    quantity, unit, decimals = ("cross-entropy ", " nats", 2) if sign < 0 else ("", "", 3)
+    shown = " against ".join(_text(value, decimals) for value in values)
     ends = sorted((abs(low), abs(high)))
     interval = f"{ends[0]:.3f} to {ends[1]:.3f}" if low * high > 0 else "interval holds zero"
     return Check(
         evaluation=evaluation,
         name=name,
         passed=low > 0 if sign > 0 else high < 0,
-        detail=f"{_text(values[0])} against {_text(values[1])}: {direction} by "
-        f"{abs(difference.value):.3f}{unit} ({interval}; {difference.units})",
+        detail=f"{shown}: {quantity}{direction} "
+        f"by {abs(difference.value):.3f}{unit} ({interval}; {difference.units})",
         difference=difference.value,
         low=low,
         high=high,
@@ -157,7 +161,7 @@ def _has_value(number: Number | None) -> bool:
     return number is not None and number.value is not None
 
 
-def _text(number: Number | None) -> str:
+def _text(number: Number | None, decimals: int = 3) -> str:
     if number is None or number.value is None:
         return "no value"
-    return f"{number.value:.3f}"
+    return f"{number.value:.{decimals}f}"

@@ -1,12 +1,14 @@
 """The figures of what came out: perplexity, contacts and secondary structure."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
@@ -19,7 +21,9 @@ __all__ = ["contact_figure", "perplexity_figure", "structure_figure"]
 
 _WIDTH: Final = 8.6  # inches
 _SUBSETS: Final = {"test": "test", "unseen": "never seen"}
-_PROBABILITY: Final = "#2a86a6"  # readable on a light and on a dark page, as pixels are not recoloured
+_PROBABILITY: Final = (
+    "#2a86a6"  # readable on a light and on a dark page, as pixels are not recoloured
+)
 _NOT_COUNTED: Final = (0.5, 0.5, 0.5, 0.13)
 _STATES: Final = {"H": "helix", "E": "strand", "C": "coil"}
 
@@ -76,20 +80,25 @@ def contact_figure(evaluation: Evaluation, maps: Sequence[Mapping[str, Any]]) ->
     ]
     columns = 3
     rows = -(-len(maps) // columns)
-    heights = [0.9 + 0.34 * len(models), *[2.9] * rows, *([0.3] if maps else [])]
+    heights = [0.9 + 0.34 * len(models), *([3.0 * rows + 0.3] if maps else [])]
 
     def draw(figure: Figure) -> None:
-        grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
-        axes = figure.add_subplot(grid[0, :])
+        # Two parts, each with its own margins: the names of the models are long.
+        parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+        axes = parts[0, 0].subplots()
         _draw_intervals(axes, models, series, decimals=3)
         axes.set_xlim(left=min(0, axes.get_xlim()[0]))
         axes.set_title("Precision of as many top pairs as there are contacts")
-        highest = max((_highest_probability(row) for row in maps), default=1.0)
-        for number, row in enumerate(maps):
-            panel = figure.add_subplot(grid[1 + number // columns, number % columns])
-            _draw_map(panel, row, highest)
         if maps:
-            _draw_map_key(figure.add_subplot(grid[-1, :]), highest)
+            below = parts[1, 0]
+            panels = below.subplots(rows, columns, squeeze=False).ravel()
+            highest = max(_highest_probability(row) for row in maps)
+            for panel, row in zip_longest(panels, maps):
+                if row is None:
+                    panel.axis("off")
+                else:
+                    _draw_map(panel, row, highest)
+            _draw_map_key(below, highest)
 
     return render("contacts", _WIDTH, sum(heights), draw)
 
@@ -109,7 +118,7 @@ def structure_figure(evaluation: Evaluation) -> str:
     def draw(figure: Figure) -> None:
         accuracy, trained, window = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
         _draw_intervals(accuracy, models, series, decimals=3)
-        accuracy.set_title("Three-state accuracy")
+        accuracy.set_title("Accuracy")
         for axes, model in ((trained, "trained"), (window, "one_hot_window")):
             _draw_confusion(axes, pooled[model]["states"], np.array(pooled[model]["counts"]))
             axes.set_title(MODELS[model].capitalize())
@@ -126,35 +135,13 @@ def _draw_intervals(
 ) -> None:
     """Draw a row per model: a dot and a 95 % interval for each series, the value beside it."""
     spread = 0.34 if len(series) > 1 else 0.0
-    for place, (label, color, numbers) in enumerate(series):
+    for place, (_, color, numbers) in enumerate(series):
         offset = spread * (place - (len(series) - 1) / 2)
         for row, (model, number) in enumerate(zip(models, numbers, strict=True)):
-            if number is None or number.value is None:
-                continue
-            shown = TRAINED if model == "trained" and place == 0 else color
-            y = row + offset
-            right = number.value
-            if number.low is not None and number.high is not None:
-                right = number.high
-                axes.plot([number.low, right], [y, y], color=shown, linewidth=1.6, alpha=0.55)
-            axes.plot(
-                [number.value],
-                [y],
-                "o",
-                color=shown,
-                markerfacecolor=shown if place == 0 else PAPER,
-                markersize=5.5,
-                label=label if row == 0 and len(series) > 1 else None,
-            )
-            axes.annotate(
-                f"{number.value:.{decimals}f}",
-                (right, y),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                color=SOFT,
-            )
+            if number is not None:
+                shown = TRAINED if model == "trained" and place == 0 else color
+                fill = shown if place == 0 else PAPER
+                _draw_interval(axes, row + offset, number, shown, fill, decimals)
     axes.set_yticks(range(len(models)), [MODELS[model] for model in models])
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -162,9 +149,36 @@ def _draw_intervals(
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.12)
     if len(series) > 1:
+        markers = [
+            Line2D([], [], color=color, marker="o", linestyle="none", markersize=5.5, label=label)
+            for label, color, _ in series
+        ]
+        for marker in markers[1:]:
+            marker.set_markerfacecolor(PAPER)
         axes.legend(
-            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handletextpad=0.1, borderaxespad=0
+            handles=markers,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=len(markers),
+            handletextpad=0.1,
+            borderaxespad=0,
         )
+
+
+def _draw_interval(
+    axes: Axes, y: float, number: Number, color: str, fill: str, decimals: int
+) -> None:
+    text: dict[str, Any] = {"va": "center", "fontsize": 8, "color": SOFT}
+    if number.value is None:
+        axes.annotate("failed", (0.01, y), xycoords=("axes fraction", "data"), **text)
+        return
+    right = number.value
+    if number.low is not None and number.high is not None:
+        right = number.high
+        axes.plot([number.low, right], [y, y], color=color, linewidth=1.6, alpha=0.55)
+    axes.plot([number.value], [y], "o", color=color, markerfacecolor=fill, markersize=5.5)
+    label = f"{number.value:.{decimals}f}"
+    axes.annotate(label, (right, y), xytext=(6, 0), textcoords="offset points", **text)
 
 
 def _draw_map(axes: Axes, row: Mapping[str, Any], highest: float) -> None:
@@ -176,7 +190,8 @@ def _draw_map(axes: Axes, row: Mapping[str, Any], highest: float) -> None:
     image[:] = _NOT_COUNTED
     image[counted | counted.T] = (0, 0, 0, 0)
     image[counted] = [
-        (*to_rgb(_PROBABILITY), opacity) for opacity in np.clip(probability[counted] / highest, 0, 1)
+        (*to_rgb(_PROBABILITY), opacity)
+        for opacity in np.clip(probability[counted] / highest, 0, 1)
     ]
     image[row["contact_j"], row["contact_i"]] = (*to_rgb(OTHER), 1)
     axes.imshow(image, interpolation="none", extent=(0.5, length + 0.5, length + 0.5, 0.5))
@@ -187,15 +202,13 @@ def _draw_map(axes: Axes, row: Mapping[str, Any], highest: float) -> None:
     axes.spines[["top", "right"]].set_visible(True)
 
 
-def _draw_map_key(axes: Axes, highest: float) -> None:
-    axes.axis("off")
-    key = {
-        f"predicted, darkest at probability {highest:.2g}": _PROBABILITY,
-        "true contact": OTHER,
-        "not counted": _NOT_COUNTED,
-    }
-    patches = [Patch(facecolor=color, label=label) for label, color in key.items()]
-    axes.legend(handles=patches, loc="center", ncols=len(patches), handlelength=1)
+def _draw_map_key(figure: SubFigure, highest: float) -> None:
+    patches = [
+        Patch(facecolor=_PROBABILITY, label=f"predicted, full colour at probability {highest:.2g}"),
+        Patch(facecolor=OTHER, label="true contact"),
+        Patch(facecolor=_NOT_COUNTED, label="not counted"),
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), handlelength=1)
 
 
 def _highest_probability(row: Mapping[str, Any]) -> float:
@@ -222,7 +235,7 @@ def _draw_confusion(axes: Axes, states: Sequence[str], counts: NDArray[np.float6
             color=PAPER if share > 0.55 else INK,
         )
     names = [_STATES[state] for state in states]
-    axes.set(xlim=(-0.5, 2.5), ylim=(2.5, -0.5), aspect="equal")
+    axes.set(xlim=(-0.5, 2.5), ylim=(2.5, -0.5), aspect="equal", anchor="N")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")

@@ -1,12 +1,13 @@
 """The figures of what went in: the corpus and the training."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter
 
 from esm1b.report.drawing import INK, LINE, OTHER, SOFT, TRAINED, render
 
@@ -41,12 +42,12 @@ def training_figure(
     restarts = _restarts(training)
 
     def draw(figure: Figure) -> None:
-        panels = figure.subplot_mosaic([["loss"] * 3 + ["perplexity"] * 3, list("rrggtt")])
-        loss, perplexity = panels["loss"], panels["perplexity"]
+        panels = figure.subplot_mosaic("lllppp;rrggtt")
+        loss, perplexity = panels["l"], panels["p"]
         _curve(loss, training, "loss", label="training", color=TRAINED)
         _curve(loss, validation, "validation_loss", label="validation", color=OTHER, marker="o")
         loss.set_title("Loss: cross-entropy, nats")
-        loss.legend(loc="upper right")
+        loss.legend(loc="upper center")
         _curve(perplexity, validation, "validation_perplexity", color=OTHER, marker="o")
         perplexity.set_title("Validation perplexity")
         for key, field, title in (
@@ -61,6 +62,7 @@ def training_figure(
         for panel in panels.values():
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
             panel.locator_params(axis="x", nbins=5)
+            panel.margins(x=0.02)
             for update in restarts:
                 panel.axvline(update, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         for panel in (loss, perplexity):
@@ -92,7 +94,7 @@ def _draw_lengths(axes: Axes, histogram: Mapping[str, Sequence[int]]) -> None:
             label="training" if split == "train" else split,
         )
     axes.set_title("Length")
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.yaxis.set_major_formatter(_percent)
     axes.locator_params(axis="y", nbins=6)
     axes.grid(visible=False, axis="x")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
@@ -104,9 +106,13 @@ def _draw_composition(axes: Axes, composition: Mapping[str, int]) -> None:
     symbols = [symbol for symbol, _ in ordered]
     axes.bar(symbols, [count / total for _, count in ordered], color=TRAINED, alpha=0.55, width=0.7)
     axes.set_title("Composition")
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.yaxis.set_major_formatter(_percent)
     axes.grid(visible=False, axis="x")
     axes.tick_params(axis="x", length=0)
+
+
+def _percent(share: float, place: float) -> str:
+    return f"{100 * share:g}%"
 
 
 def _curve(
@@ -135,8 +141,8 @@ def _add_token_axis(axes: Axes, tokens_per_update: int) -> None:
     top = axes.secondary_xaxis(
         "top",
         functions=(
-            lambda updates: updates * tokens_per_update,
-            lambda tokens: tokens / tokens_per_update,
+            lambda updates: np.asarray(updates, dtype=float) * tokens_per_update,
+            lambda tokens: np.asarray(tokens, dtype=float) / tokens_per_update,
         ),
     )
     top.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -148,7 +154,7 @@ def _restarts(training: Sequence[Mapping[str, Any]]) -> list[int]:
     """Return the last update of each attempt that another one followed."""
     return [
         earlier["update"]
-        for earlier, later in zip(training, training[1:], strict=False)
+        for earlier, later in pairwise(training)
         if later["attempt"] != earlier["attempt"]
     ]
 

@@ -17,7 +17,7 @@ _SHOWN: Final = (
         "perplexity_mask_positions_20",
         ("validation",),
         2,
-        ("exact_optimum", "site_independent", "residue_frequencies"),
+        ("residue_frequencies", "site_independent", "exact_optimum"),
     ),
     (
         "contacts",
@@ -66,13 +66,11 @@ def highlights(evaluations: Mapping[str, Evaluation]) -> list[Highlight]:
         ]
         if kind == "contacts" and main == "test" and "unseen" in evaluation.subsets(name):
             never_seen = evaluation.metric(name, "trained", "unseen")
-            beside.insert(0, ("the same, families never seen", never_seen))
+            beside.insert(0, ("on families never seen", never_seen))
         found.append(
             Highlight(
                 title=title,
-                value="failed"
-                if trained.value is None
-                else number_text(trained.value, decimals),
+                value="failed" if trained.value is None else number_text(trained.value, decimals),
                 units=f"{subset_name(main)}, {trained.units}",
                 beside=[
                     (label, number_text(number.value, decimals))

@@ -16,10 +16,10 @@ EVALUATIONS: Final = ("perplexity", "contacts", "secondary_structure")
 MODELS: Final[Mapping[str, str]] = {
     "trained": "trained model",
     "untrained": "untrained networks",
-    "exact_optimum": "exact optimum",
-    "site_independent": "site-independent bound",
     "residue_frequencies": "residue frequencies",
-    "mean_map": "mean map of other families",
+    "site_independent": "site-independent bound",
+    "exact_optimum": "exact optimum",
+    "mean_map": "mean map",
     "separation_prior": "separation prior",
     "random_pairs": "random pairs",
     "one_hot_window": "one-hot window",

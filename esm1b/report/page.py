@@ -58,17 +58,21 @@ def write_report(
         **{kind: _figure(kind, evaluation) for kind, evaluation in measured.items()},
     }
     run = _run(model, description, manifest, lines)
-    page = _environment().get_template("page.html.j2").render(
-        run=run,
-        highlights=highlights(measured),
-        checks=checks,
-        passed=passed(checks),
-        manifest=manifest,
-        measured=measured,
-        synthetic=has_control(measured),
-        tables=_tables(measured),
-        figures={name: inline_svg(svg, name) for name, svg in figures.items()},
-        configuration=provenance.configuration(description),
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            run=run,
+            highlights=highlights(measured),
+            checks=checks,
+            passed=passed(checks),
+            manifest=manifest,
+            measured=measured,
+            synthetic=has_control(measured),
+            tables=_tables(measured),
+            figures={name: inline_svg(svg, name) for name, svg in figures.items()},
+            configuration=provenance.configuration(description),
+        )
     )
     with atomic_directory(output, marker=_PAGE) as directory:
         (directory / _PAGE).write_text(page, encoding="utf-8")
@@ -76,9 +80,7 @@ def write_report(
         for name, svg in figures.items():
             (directory / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
         title = f"{run['name']}: {run['sentence']}"
-        (directory / "summary.txt").write_text(
-            summarise(title, measured, checks), encoding="utf-8"
-        )
+        (directory / "summary.txt").write_text(summarise(title, measured, checks), encoding="utf-8")
         write_json(
             directory / "results.json",
             {
@@ -176,6 +178,7 @@ def _tables(measured: Mapping[str, Evaluation]) -> dict[str, tables.Table]:
     if "secondary_structure" in measured:
         evaluation = measured["secondary_structure"]
         found["structure"] = tables.structure_table(evaluation)
+        found["recalls"] = tables.recall_table(evaluation)
         name = "three_state_accuracy_per_residue"
         found["structure_published"] = tables.published_table(
             published.SECONDARY_STRUCTURE,
@@ -195,4 +198,5 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters["thousands"] = lambda count: f"{count:,}"
+    environment.filters["number"] = tables.number_text
     return environment

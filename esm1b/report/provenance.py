@@ -37,7 +37,9 @@ def read_shape(model: Path) -> EncoderShape:
             layer_norm_before=content["emb_layer_norm_before"],
         )
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error}: missing; expected the configuration of a model") from error
+        raise UserError(
+            f"{path}: {error}: missing; expected the configuration of a model"
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from esm1b.report.control import Check, passed
 from esm1b.report.measured import MODELS, Evaluation, Number
@@ -19,9 +19,7 @@ _TABLES: Final = {
 _SUBSETS: Final = {"test": "test", "unseen": "never seen", "not_fitted": "both"}
 
 
-def summarise(
-    title: str, evaluations: Mapping[str, Evaluation], checks: Sequence[Check]
-) -> str:
+def summarise(title: str, evaluations: Mapping[str, Evaluation], checks: Sequence[Check]) -> str:
     """Return at most 30 lines of at most 100 columns; the verdict, where there is one, comes last.
 
     Args:
@@ -44,10 +42,11 @@ def verdict(checks: Sequence[Check]) -> str:
     """Return `positive control: PASSED`, or `FAILED` and which checks."""
     if passed(checks):
         return "positive control: PASSED"
-    names = ", ".join(check.name for check in checks if not check.passed)
-    return textwrap.fill(
-        f"positive control: FAILED ({names})", width=_COLUMNS, subsequent_indent="  "
-    )
+    # With spaces that do not break, a name stays on one line.
+    names = [check.name.replace(" ", "\N{NO-BREAK SPACE}") for check in checks if not check.passed]
+    text = f"positive control: FAILED ({', '.join(names)})"
+    lines = textwrap.fill(text, width=_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _perplexity(evaluation: Evaluation) -> Iterator[str]:
@@ -65,10 +64,11 @@ def _perplexity(evaluation: Evaluation) -> Iterator[str]:
 def _by_subset(heading: str, name: str, evaluation: Evaluation) -> Iterator[str]:
     subsets = evaluation.subsets(name)
     yield heading
-    columns: list[Any] = []
+    columns: list[str] = []
     for subset in subsets:
         number = evaluation.metric(name, "trained", subset)
-        columns.append(f"{_SUBSETS[subset]} ({number.units})" if number else _SUBSETS[subset])
+        what = _SUBSETS.get(subset, subset)
+        columns.append(f"{what} ({number.units})" if number else what)
     yield f"  {'':<{_LABEL}}" + "".join(f"{column:<24}" for column in columns)
     for model in evaluation.models(name):
         numbers = [_number(evaluation.metric(name, model, subset), 3) for subset in subsets]

@@ -17,6 +17,7 @@ __all__ = [
     "perplexity_table",
     "published_table",
     "range_table",
+    "recall_table",
     "structure_table",
     "subset_name",
 ]
@@ -56,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; `head` names the columns after the first."""
+    """A table; `head` names the columns after the first, in one or two lines."""
 
     corner: str
     head: Sequence[str]
@@ -95,9 +96,7 @@ def perplexity_table(evaluation: Evaluation) -> Table:
                 strong=model == "trained",
             )
         )
-    return Table(
-        corner="model", head=[*columns.values(), "trained less this, nats"], rows=rows
-    )
+    return Table(corner="model", head=[*columns.values(), "trained less this, nats"], rows=rows)
 
 
 def contact_table(evaluation: Evaluation) -> Table:
@@ -106,9 +105,22 @@ def contact_table(evaluation: Evaluation) -> Table:
 
 
 def structure_table(evaluation: Evaluation) -> Table:
-    """Return the accuracy of every model by subset, and the recall of each state."""
-    recalls = {name: f"{state} recall" for name, state in _RECALLS.items()}
-    return _model_table(evaluation, "three_state_accuracy", recalls)
+    """Return the accuracy of every model by subset."""
+    return _model_table(evaluation, "three_state_accuracy")
+
+
+def recall_table(evaluation: Evaluation) -> Table:
+    """Return the recall of each state by every model, on all proteins not fitted on."""
+    subset = _main_subset(evaluation, "three_state_accuracy")
+    rows = [
+        Row(
+            label=MODELS[model],
+            cells=[_cell(evaluation.metric(name, model, subset), 3) for name in _RECALLS],
+            strong=model == "trained",
+        )
+        for model in evaluation.models("recall_H")
+    ]
+    return Table(corner=f"recall, {subset_name(subset)}", head=[*_RECALLS.values()], rows=rows)
 
 
 def range_table(evaluation: Evaluation, *, published: bool) -> Table:
@@ -134,6 +146,7 @@ def range_table(evaluation: Evaluation, *, published: bool) -> Table:
         corner="separation",
         head=[*head, *(f"ESM-1b {top}" for top in head)] if published else head,
         rows=rows,
+        notes=[f"ESM-1b: {_source(CONTACT_RANGES[0])}"] if published else [],
     )
 
 
@@ -162,11 +175,8 @@ def published_table(
             Cell(text="\N{EN DASH}" if entry is None else number_text(entry.value, decimals))
             for entry in row
         ]
-        second_hand = any(entry is not None and entry.second_hand for entry in row)
-        rows.append(Row(label=f"{model} *" if second_hand else model, cells=cells))
-    sources = list(dict.fromkeys(f"{entry.source}: {entry.protocol}." for entry in entries))
-    if any(entry.second_hand for entry in entries):
-        sources.append("* not read in the primary source.")
+        rows.append(Row(label=model, cells=cells))
+    sources = list(dict.fromkeys(_source(entry) for entry in entries))
     return Table(
         corner=corner,
         head=[_quantity(quantity) for quantity in quantities],
@@ -175,27 +185,35 @@ def published_table(
     )
 
 
-def _model_table(
-    evaluation: Evaluation, name: str, more: dict[str, str] | None = None
-) -> Table:
-    """Return `name` by model and subset, the trained model's lead, and `more` of the last subset."""
+def _model_table(evaluation: Evaluation, name: str) -> Table:
+    """Return `name` by model and subset, and the trained model's lead on the main one."""
     subsets = evaluation.subsets(name)
-    main = "not_fitted" if "not_fitted" in subsets else subsets[0]
+    main = _main_subset(evaluation, name)
     rows, notes = [], []
     for model in evaluation.models(name):
         numbers = [evaluation.metric(name, model, subset) for subset in subsets]
-        cells = [_cell(number, 3) for number in numbers]
-        cells.append(_cell(evaluation.comparison(name, main, model), 3, signed=True))
-        cells += [_cell(evaluation.metric(key, model, main), 3) for key in more or {}]
-        rows.append(Row(label=MODELS[model], cells=cells, strong=model == "trained"))
+        lead = _cell(evaluation.comparison(name, main, model), 3, signed=True)
+        rows.append(
+            Row(
+                label=MODELS[model],
+                cells=[*(_cell(number, 3) for number in numbers), lead],
+                strong=model == "trained",
+            )
+        )
         reasons = {number.failed for number in numbers if number and number.failed}
         notes += [f"{MODELS[model]}: {reason}" for reason in sorted(reasons)]
     head = []
     for subset in subsets:
         number = evaluation.metric(name, "trained", subset)
-        head.append(f"{subset_name(subset)}, {number.units}" if number else subset_name(subset))
-    lead = f"trained ahead, {subset_name(main)}"
-    return Table(corner="model", head=[*head, lead, *(more or {}).values()], rows=rows, notes=notes)
+        head.append(f"{subset_name(subset)}\n{number.units}" if number else subset_name(subset))
+    return Table(
+        corner="model", head=[*head, f"trained ahead\n{subset_name(main)}"], rows=rows, notes=notes
+    )
+
+
+def _main_subset(evaluation: Evaluation, name: str) -> str:
+    subsets = evaluation.subsets(name)
+    return "not_fitted" if "not_fitted" in subsets else subsets[0]
 
 
 def _cell(number: Number | None, decimals: int, *, signed: bool = False) -> Cell:
@@ -208,6 +226,11 @@ def _cell(number: Number | None, decimals: int, *, signed: bool = False) -> Cell
         return Cell(text=text)
     ends = [number_text(end, decimals, signed=signed) for end in (number.low, number.high)]
     return Cell(text=text, interval=f"{ends[0]} to {ends[1]}")
+
+
+def _source(entry: Published) -> str:
+    second_hand = ", at second hand" if entry.second_hand else ""
+    return f"{entry.source}{second_hand}: {entry.protocol}."
 
 
 def _quantity(name: str) -> str:

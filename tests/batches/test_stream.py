@@ -57,12 +57,12 @@ def restored(batch: MicroBatch) -> list[list[int]]:
 def test_sequences_are_framed_and_merged(dataset: TokenDataset) -> None:
     short = np.flatnonzero(dataset.lengths <= 50)[:20]
     batch = make_batch(dataset, short, np.zeros_like(short), RECIPE)
-    expected = [[0, *merge_rare_residues(dataset.residues(i)).tolist(), 2] for i in short]
+    expected = [[0, *merge_rare_residues(dataset.residues(i)).tolist(), 2] for i in short.tolist()]
     assert restored(batch) == expected
     assert batch.lengths.tolist() == [len(part) for part in expected]
     assert {array.dtype for array in vars(batch).values()} == {np.dtype(np.int64)}
     kept = make_batch(dataset, short, np.zeros_like(short), KEEP)
-    assert restored(kept) == [[0, *dataset.residues(i).tolist(), 2] for i in short]
+    assert restored(kept) == [[0, *dataset.residues(i).tolist(), 2] for i in short.tolist()]
 
 
 def test_merged_residues_are_never_masked(dataset: TokenDataset) -> None:
@@ -80,7 +80,7 @@ def test_crops_keep_both_special_tokens(dataset: TokenDataset) -> None:
     for epoch in range(3):
         batch = make_batch(dataset, long, np.full_like(long, epoch), RECIPE)
         assert set(batch.lengths.tolist()) == {52}
-        for index, part in zip(long, restored(batch), strict=True):
+        for index, part in zip(long.tolist(), restored(batch), strict=True):
             whole = bytes(merge_rare_residues(dataset.residues(index)).tolist())
             assert part[0] == 0
             assert part[-1] == 2

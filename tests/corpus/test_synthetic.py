@@ -16,7 +16,6 @@ from esm1b.corpus.synthetic import (
     load_truth,
     synthesize,
 )
-from esm1b.corpus.synthetic_contacts import COMPLEMENTARY, complementarity
 from esm1b.errors import UserError
 from esm1b.files import sha256_file
 
@@ -150,13 +149,6 @@ def test_more_families_leave_the_others_as_they_were() -> None:
         np.testing.assert_array_equal(first.potts.fields, second.potts.fields)
 
 
-def test_every_residue_has_two_partners() -> None:
-    matrix = complementarity()
-    np.testing.assert_array_equal(matrix, matrix.T)
-    np.testing.assert_array_equal(matrix.sum(axis=1), 2)
-    assert len(COMPLEMENTARY) == len({frozenset(pair) for pair in COMPLEMENTARY}) == 20
-
-
 def test_contacts_carry_information() -> None:
     families = draw_families(SyntheticSettings())
     information = []
@@ -165,7 +157,7 @@ def test_contacts_carry_information() -> None:
         independent = pairs.sum(axis=2, keepdims=True) * pairs.sum(axis=1, keepdims=True)
         information += list((pairs * np.log(pairs / independent)).sum(axis=(1, 2)))
     assert np.mean(information) > 0.8
-    assert min(information) > 0.1
+    assert min(information) > 0.2
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,6 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
         f"{tmp_path}: holds checkpoints of another run: model.width was 64 and is 32; "
         "seed was 1 and is 2; expected the same data and recipe, or another directory"
     )
-    with pytest.raises(UserError, match="model.heads was None and is 4"):
+    with pytest.raises(UserError, match=r"model\.heads was None and is 4"):
         check_fingerprint(tmp_path, run | {"model.heads": 4})
     check_fingerprint(tmp_path, run)

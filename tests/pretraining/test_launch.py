@@ -27,9 +27,7 @@ def refusal(environment: dict[str, str]) -> str:
 
 
 def test_alone() -> None:
-    alone = Place(
-        rank=0, local_rank=0, processes=1, address="127.0.0.1", port=0, launcher="none"
-    )
+    alone = Place(rank=0, local_rank=0, processes=1, address="127.0.0.1", port=0, launcher="none")
     assert place_from_environment({"HOME": "/root"}) == alone
 
 
@@ -47,7 +45,12 @@ def test_under_srun() -> None:
     place = place_from_environment(SRUN)
     assert place == Place(
         # 1,234,567 mod 20,000 = 14,567
-        rank=5, local_rank=1, processes=8, address="10.0.0.7", port=34567, launcher="srun"
+        rank=5,
+        local_rank=1,
+        processes=8,
+        address="10.0.0.7",
+        port=34567,
+        launcher="srun",
     )
     assert place.environment() == {
         "RANK": "5",

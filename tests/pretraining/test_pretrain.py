@@ -1,0 +1,299 @@
+"""Whole runs of a tiny network, as processes of their own: the same updates however they are run.
+
+A start takes seconds (imports of DeepSpeed), so the tests share runs.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from esm1b.batches.order import SequenceOrder
+from esm1b.batches.stream import BatchRecipe, UpdateStream
+from esm1b.config import Config, load_config
+from esm1b.corpus.tokens import open_tokens
+from esm1b.model.encoder import Encoder, initialise
+from esm1b.pretraining.engine import masked_losses
+from esm1b.pretraining.monitor import read_metrics
+from esm1b.pretraining.schedule import inverse_square_root
+
+REPOSITORY = Path(__file__).parents[2]
+UPDATES = 12
+CONFIGURATION = {
+    "run": "tiny",
+    "seed": 5,
+    "model": {"layers": 2, "width": 16, "heads": 4, "feed_forward": 32, "maximum_tokens": 102},
+    "pretraining": {
+        "updates": UPDATES,
+        "tokens_per_update": 2000,
+        "crop_residues": 100,
+        "learning_rate": 0.01,
+        "warmup_updates": 4,
+        "log_interval": 1,
+        "validation_interval": 6,
+        "validation_sequences": 30,
+        "checkpoint_interval": 4,
+        "checkpoints_kept": 2,
+    },
+}
+# Losses of the undisturbed run, to notice any change of order, masks, network or optimiser.
+GOLDEN = [
+    3.4991089,
+    3.5045166,
+    3.4829758,
+    3.4515926,
+    3.3824441,
+    3.3232703,
+    3.2679874,
+    3.2219559,
+    3.1775940,
+    3.1655363,
+    3.1358275,
+    3.1307416,
+]
+
+# Runs the command line, and stops itself as a scheduler would, after update 6.
+STOP_AFTER_SIX = """
+import os, signal
+from esm1b.cli import main
+from esm1b.pretraining.monitor import Monitor
+advance = Monitor.advance
+def advance_and_stop(self, update):
+    advance(self, update)
+    if update == 6:
+        os.kill(os.getpid(), signal.SIGTERM)
+Monitor.advance = advance_and_stop
+main()
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A folder with the configuration, the checkpoints and the model of a run."""
+
+    folder: Path
+    tokens: Path
+
+    def start(
+        self, *launcher: str, hardware: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        command = launcher or (sys.executable, "-m", "esm1b")
+        return subprocess.run(
+            [
+                *command,
+                "pretrain",
+                str(self.folder / "config.json"),
+                f"--tokens={self.tokens}",
+                f"--checkpoints={self.checkpoints}",
+                f"--output={self.model}",
+                "--micro-batch-tokens=700",
+                *hardware,
+            ],
+            cwd=REPOSITORY,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    def weights(self) -> bytes:
+        return (self.model / "model.safetensors").read_bytes()
+
+    def losses(self) -> list[float]:
+        lines = read_metrics(self.checkpoints / "metrics.jsonl")
+        return [line["loss"] for line in lines if "loss" in line]
+
+    def saved(self) -> list[str]:
+        return sorted(path.name for path in self.checkpoints.glob("*update-*"))
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a run on CPU, without a launcher's variables."""
+    launchers = ("SLURM_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
+    mine = {key: value for key, value in os.environ.items() if not key.startswith(launchers)}
+    # DeepSpeed imports the compiler whether it is used or not; without it a start takes 5 s, not 9.
+    return {
+        **mine,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+
+
+def new_run(folder: Path, tokens: Path) -> Run:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIGURATION))
+    return Run(folder=folder, tokens=tokens)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tokens_directory: Path) -> Run:
+    run = new_run(tmp_path_factory.mktemp("pretrain") / "undisturbed", tokens_directory)
+    result = run.start()
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def test_the_run_leaves_a_model_checkpoints_and_metrics(undisturbed: Run) -> None:
+    assert undisturbed.saved() == ["update-00000008", "update-00000012"]
+    assert sorted(path.name for path in undisturbed.checkpoints.iterdir()) == [
+        "lock",
+        "metrics.jsonl",
+        "run.json",
+        "tensorboard",
+        "update-00000008",
+        "update-00000012",
+    ]
+    details = json.loads((undisturbed.model / "esm1b.json").read_text())
+    assert details["updates"] == UPDATES
+    assert details["rare_residues"] == "replace"
+    assert details["tokens_fingerprint"] == open_tokens(undisturbed.tokens, "train").fingerprint
+    lines = read_metrics(undisturbed.checkpoints / "metrics.jsonl")
+    training = [line for line in lines if "loss" in line]
+    assert [line["update"] for line in training] == list(range(1, UPDATES + 1))
+    assert [line["learning_rate"] for line in training[:5]] == pytest.approx(
+        [0.0025, 0.005, 0.0075, 0.01, 0.01 * (4 / 5) ** 0.5]
+    )
+    assert all(line["gradient_norm"] > 0 and line["tokens_per_second"] > 0 for line in training)
+    validated = [line["update"] for line in lines if "validation_loss" in line]
+    assert validated == [6, 12]
+
+
+def test_the_loss_curve_is_pinned(undisturbed: Run) -> None:
+    assert undisturbed.losses() == pytest.approx(GOLDEN, rel=1e-5)
+    assert GOLDEN[-1] < GOLDEN[0] - 0.2
+
+
+def test_plain_adam_gives_the_same_losses(undisturbed: Run) -> None:
+    """The trainer adds no arithmetic of its own to the network and Adam."""
+    config = load_config(undisturbed.folder / "config.json")
+    losses, encoder = plain_adam(config, undisturbed.tokens)
+    assert losses == pytest.approx(undisturbed.losses(), rel=1e-5)
+    trained = load_file(undisturbed.model / "model.safetensors")
+    torch.testing.assert_close(
+        trained["esm.encoder.layer.1.intermediate.dense.weight"],
+        encoder.state_dict()["layers.1.fc1.weight"],
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+def plain_adam(config: Config, tokens: Path) -> tuple[list[float], Encoder]:
+    recipe = config.pretraining
+    dataset = open_tokens(tokens, "train")
+    stream = UpdateStream(
+        dataset,
+        SequenceOrder(
+            dataset.lengths,
+            crop_residues=recipe.crop_residues,
+            tokens_per_update=recipe.tokens_per_update,
+            seed=config.seed,
+        ),
+        BatchRecipe(
+            crop_residues=recipe.crop_residues,
+            append_eos=recipe.append_eos,
+            rare_residues=config.model.rare_residues,
+            seed=config.seed,
+        ),
+        micro_batch_tokens=10_000,
+        width=config.model.width,
+        rank=0,
+        processes=1,
+    )
+    encoder = Encoder(config.model.shape())
+    initialise(encoder, config.seed)
+    adam = torch.optim.Adam(encoder.parameters(), betas=(0.9, 0.999), eps=1e-8)
+    losses = []
+    for number in range(recipe.updates):
+        (batch,) = stream.update(number)
+        adam.param_groups[0]["lr"] = inverse_square_root(
+            number + 1, peak=recipe.learning_rate, warmup_updates=recipe.warmup_updates
+        )
+        adam.zero_grad()
+        loss = masked_losses(encoder, batch, torch.device("cpu")).loss / len(batch.targets)
+        torch.autograd.backward(loss)
+        adam.step()
+        losses.append(loss.item())
+    return losses, encoder
+
+
+def test_two_processes_do_the_same_updates(undisturbed: Run, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "two", undisturbed.tokens)
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    result = run.start(
+        *torchrun,
+        "--nproc-per-node=2",
+        "--no-python",
+        sys.executable,
+        "-m",
+        "esm1b",
+        hardware=("--micro-batch-tokens=450", "--zero-stage=2"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert run.losses() == pytest.approx(undisturbed.losses(), rel=1e-6)
+    ours, theirs = (load_file(r.model / "model.safetensors") for r in (run, undisturbed))
+    for name, tensor in theirs.items():
+        # The key biases' true gradient is zero, so Adam turns rounding into steps.
+        if not name.endswith("self.key.bias"):
+            torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-4)
+
+
+def test_stopped_by_a_signal_it_goes_on_later(undisturbed: Run, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "stopped", undisturbed.tokens)
+    stopped = run.start(sys.executable, "-c", STOP_AFTER_SIX)
+    assert stopped.returncode == 75, stopped.stderr
+    last_line = stopped.stderr.splitlines()[-1]
+    assert last_line == ("esm1b: stopped: saved after update 6 of 12; the same command goes on")
+    assert run.saved() == ["update-00000004", "update-00000006"]
+    assert not run.model.exists()
+    finished = run.start()
+    assert finished.returncode == 0, finished.stderr
+    assert run.weights() == undisturbed.weights()
+    assert run.losses() == undisturbed.losses()
+    attempts = [line["attempt"] for line in read_metrics(run.checkpoints / "metrics.jsonl")]
+    assert sorted(set(attempts)) == [1, 2]
+
+
+def test_without_the_newest_checkpoint_it_repeats_the_updates(
+    undisturbed: Run, tmp_path: Path
+) -> None:
+    run = new_run(tmp_path / "lost", undisturbed.tokens)
+    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
+    shutil.rmtree(run.checkpoints / "update-00000012")
+    result = run.start()
+    assert result.returncode == 0, result.stderr
+    assert "going on after update 8" in result.stderr
+    assert run.saved() == ["update-00000008", "update-00000012"]
+    assert run.weights() == undisturbed.weights()
+    assert run.losses() == undisturbed.losses()
+
+
+def test_another_learning_rate_is_refused(undisturbed: Run, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "changed", undisturbed.tokens)
+    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
+    changed = {**CONFIGURATION["pretraining"], "learning_rate": 0.02, "updates": 13}  # type: ignore[dict-item]  # a dictionary of both
+    (run.folder / "config.json").write_text(json.dumps({**CONFIGURATION, "pretraining": changed}))
+    result = run.start()
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        f"esm1b: error: {run.checkpoints}: holds checkpoints of another run: "
+        "pretraining.learning_rate was 0.01 and is 0.02; "
+        "expected the same data and recipe, or another directory"
+    ]
+    assert not run.model.exists()

@@ -1,0 +1,63 @@
+import json
+
+from esm1b.report.drawing import inline_svg
+from esm1b.report.evaluation_figures import contact_figure, perplexity_figure, structure_figure
+from esm1b.report.figures import corpus_figure, training_figure
+from esm1b.report.measured import parse_evaluation
+from tests.report import examples
+
+
+def test_figures_are_the_same_bytes_each_time() -> None:
+    evaluation = parse_evaluation(examples.contacts())
+    maps = [examples.contact_map()]
+    assert contact_figure(evaluation, maps) == contact_figure(evaluation, maps)
+    assert corpus_figure(examples.MANIFEST) == corpus_figure(examples.MANIFEST)
+
+
+def test_the_longest_sequences_do_not_stretch_the_histogram() -> None:
+    assert ">residues (last bin: 12 and more)<" in corpus_figure(examples.MANIFEST)
+    regular = json.loads(json.dumps(examples.MANIFEST))
+    regular["length_histogram"]["edges"] = [8, 10, 12, 14]
+    assert ">residues<" in corpus_figure(regular)
+
+
+def test_restarts_and_tokens_are_shown_where_there_are_any() -> None:
+    once = training_figure([line for line in examples.TRAINING if line["attempt"] == 1])
+    assert once.count("stroke-dasharray: 1.6,1.6") == 0
+    assert once.count(">tokens<") == 0
+    twice = training_figure(examples.TRAINING, 1000)
+    assert twice.count("stroke-dasharray: 1.6,1.6") == 5
+    assert twice.count(">tokens<") == 2
+
+
+def test_long_runs_are_thinned() -> None:
+    lines = [{**examples.TRAINING[0], "update": update} for update in range(1, 100_001)]
+    assert len(training_figure(lines)) < 400_000
+
+
+def test_perplexities_are_drawn_with_the_gap_only_where_it_is_known() -> None:
+    gap = "the gap: what couplings can tell"
+    assert gap in perplexity_figure(parse_evaluation(examples.perplexity()))
+    assert gap not in perplexity_figure(parse_evaluation(examples.perplexity(synthetic=False)))
+
+
+def test_confusions_are_shares_of_the_true_state() -> None:
+    figure = structure_figure(parse_evaluation(examples.secondary_structure()))
+    assert all(figure.count(f">{share}<") == 2 for share in ("0.80", "0.60", "0.90"))
+    assert "never seen" in figure
+
+
+def test_a_map_tells_its_protein_and_its_scale() -> None:
+    figure = contact_figure(parse_evaluation(examples.contacts()), [examples.contact_map()])
+    assert ">family-01-00 (test)<" in figure
+    assert ">predicted, full colour at probability 0.25<" in figure
+
+
+def test_an_inlined_figure_has_ids_of_its_own_and_the_colours_of_the_page() -> None:
+    svg = perplexity_figure(parse_evaluation(examples.perplexity()))
+    element = inline_svg(svg, "perplexity")
+    assert element.startswith("<svg")
+    assert "#1d2730" not in element
+    assert "var(--ink)" in element
+    assert element.count(' id="') == element.count(' id="perplexity-')
+    assert "<metadata>" not in element

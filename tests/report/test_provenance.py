@@ -1,0 +1,56 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from esm1b.errors import UserError
+from esm1b.report.provenance import configuration, git_commit, read_shape, software, versions
+
+
+def git(directory: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    done = subprocess.run(
+        ["git", "-C", str(directory), *identity, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_package_and_tells_changes(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    git(tmp_path, "init", "--quiet")
+    assert git_commit(package) is None  # in a repository, but not of it: an installed package
+    git(tmp_path, "add", "package")
+    git(tmp_path, "commit", "--quiet", "--message", "first")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert git_commit(package) == commit
+    (package / "__init__.py").write_text("changed = True\n")
+    assert git_commit(package) == f"{commit}, with uncommitted changes"
+
+
+def test_without_repository_there_is_no_commit(tmp_path: Path) -> None:
+    assert git_commit(tmp_path) is None
+
+
+def test_configuration_explains_its_keys() -> None:
+    description = {"run": "tiny", "model": {"layers": 2}, "pretraining": {"append_eos": True}}
+    assert list(configuration(description)) == [
+        ("run", "tiny", ""),
+        ("model.layers", "2", "transformer layers"),
+        ("pretraining.append_eos", "true", "whether `<eos>` closes each sequence"),
+    ]
+
+
+def test_versions_are_in_one_line() -> None:
+    assert next(iter(versions())) == "python"
+    assert software({"python": "3.11.7", "torch": "2.13.0"}) == "python 3.11.7, torch 2.13.0"
+
+
+def test_an_incomplete_model_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}')
+    with pytest.raises(UserError, match=r"config\.json: 'hidden_size': missing"):
+        read_shape(tmp_path)

@@ -1,0 +1,41 @@
+from esm1b.report.control import positive_control
+from esm1b.report.measured import parse_evaluation
+from esm1b.report.summary import summarise, verdict
+from tests.report import examples
+
+
+def test_the_summary_is_short_and_aligned() -> None:
+    measured = {
+        "perplexity": parse_evaluation(examples.perplexity()),
+        "contacts": parse_evaluation(examples.contacts()),
+        "secondary_structure": parse_evaluation(examples.secondary_structure()),
+    }
+    text = summarise("tiny", measured, positive_control(measured))
+    lines = text.splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 100
+    assert all(line == line.rstrip() for line in lines)
+    assert lines[0] == "tiny"
+    assert lines[3] == "  trained model                9.50  8.55 to 10.45"
+    assert lines[8] == "  share of the gap closed      0.34  0.31 to 0.37"
+    assert "  trained model                0.500  0.450 to 0.550   0.050  0.045 to 0.055" in lines
+    assert lines[-1] == "positive control: PASSED"
+
+
+def test_a_verdict_names_what_failed() -> None:
+    text = verdict(positive_control({}))
+    assert text.startswith(
+        "positive control: FAILED (perplexity below the site-independent bound,\n"
+        "  contacts above families never seen, contacts above separation prior, "
+        "contacts above mean map,\n"
+    )
+    assert text.endswith("structure above majority class)")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_without_control_there_is_no_verdict() -> None:
+    measured = {"perplexity": parse_evaluation(examples.perplexity(synthetic=False))}
+    text = summarise("tiny", measured, [])
+    assert "positive control" not in text
+    assert "gap" not in text
+    assert text.endswith("residue frequencies         18.00  16.20 to 19.80\n")

@@ -1,0 +1,339 @@
+import gzip
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from esm1b.cli import app, main
+from esm1b.errors import Stopped
+from esm1b.model.shape import EncoderShape
+from esm1b.model.weights import Provenance, save_model
+from tests.conftest import random_encoder
+
+REPOSITORY = Path(__file__).parents[1]
+FASTA = ">first\nMKTVRQG\n>second\nKALTAISQP\n"
+
+
+def commands(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*names, name))
+        else:
+            yield (*names, name)
+
+
+COMMANDS = sorted(commands(typer.main.get_command(app)))
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Undo what `main` does to the root logger: its handler would outlive the captured stderr."""
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Refusal":
+    return Refusal(monkeypatch, capsys)
+
+
+class Refusal:
+    """Runs the command line and returns the one line that it prints when the input is wrong."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str | Path) -> str:
+        self._monkeypatch.setattr(sys, "argv", ["esm1b", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 2
+        captured = self._capsys.readouterr()
+        assert captured.out == ""
+        lines = captured.err.splitlines()
+        assert len(lines) == 1, captured.err
+        assert lines[0].startswith("esm1b: error: ")
+        return lines[0].removeprefix("esm1b: error: ")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    shape = EncoderShape(layers=1, width=8, heads=2, feed_forward=8, maximum_tokens=64)
+    save_model(random_encoder(shape), tmp_path / "model", Provenance())
+    return tmp_path / "model"
+
+
+def test_the_commands() -> None:
+    assert COMMANDS == [
+        ("evaluate", "contacts"),
+        ("evaluate", "perplexity"),
+        ("evaluate", "secondary-structure"),
+        ("pretrain",),
+        ("report",),
+        ("shard",),
+        ("synthesize",),
+        ("tokenize",),
+    ]
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_help_shows_an_example(names: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*names, "--help"], terminal_width=200)
+    assert result.exit_code == 0
+    text = " ".join(result.output.split())
+    assert "Example: " in text
+    assert f"esm1b {' '.join(names)} " in text.split("Example: ")[1]
+    assert "--output" in text
+
+
+@pytest.mark.parametrize("group", [(), ("evaluate",)], ids=["esm1b", "evaluate"])
+def test_help_of_the_groups(group: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*group, "--help"])
+    assert result.exit_code == 0
+    for names in COMMANDS:
+        if names[: len(group)] == group:
+            assert f"\n  {names[len(group)]} " in result.output
+
+
+def test_shard_and_tokenize(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.fasta").write_text(FASTA)
+    (tmp_path / "ids.txt").write_text("second\n")
+    for arguments in (
+        ["shard", "a.fasta", "--output=corpus", "--shards=1", "--validation-ids=ids.txt"],
+        ["tokenize", "corpus", "--output=tokens"],
+    ):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["esm1b", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert not caught.value.code, capsys.readouterr().err
+    manifest = json.loads((tmp_path / "tokens" / "manifest.json").read_text())
+    assert manifest["shards"]["train"][0]["residues"] == 7
+    assert manifest["shards"]["validation"][0]["residues"] == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
+            "line 1: '<!DOCTYPE html>'; expected a FASTA header line beginning with '>'",
+        ),
+        (b"", "empty; expected a FASTA header line beginning with '>'"),
+        (
+            b"MKTVRQG\n>first\nKALTA\n",
+            "line 1: a sequence before any header: 'MKTVRQG'; "
+            "expected a FASTA header line beginning with '>'",
+        ),
+        (
+            gzip.compress(FASTA.encode() * 100, mtime=0)[:-9],
+            "the gzip data ends early after 199 complete records; expected a complete .gz file",
+        ),
+    ],
+    ids=["html", "empty", "no header", "truncated gz"],
+)
+def test_what_is_no_fasta(content: bytes, message: str, tmp_path: Path, refusal: Refusal) -> None:
+    path = tmp_path / "input.fasta"
+    path.write_bytes(content)
+    found = refusal("shard", path, "--output", tmp_path / "corpus")
+    assert found == f"{path}: {message}"
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_missing_fasta(tmp_path: Path, refusal: Refusal) -> None:
+    found = refusal("shard", tmp_path / "none.fasta", "--output", tmp_path / "corpus")
+    assert found == (
+        f"{tmp_path / 'none.fasta'}: No such file or directory; expected a file to read"
+    )
+
+
+def test_an_output_of_somebody_else(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "a.fasta").write_text(FASTA)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    found = refusal("shard", tmp_path / "a.fasta", "--output", tmp_path / "mine")
+    assert found.startswith(f"{tmp_path / 'mine'}: holds files but no manifest.json")
+
+
+def test_a_corpus_that_is_none(tmp_path: Path, refusal: Refusal) -> None:
+    found = refusal("tokenize", tmp_path, "--output", tmp_path / "tokens")
+    assert found.startswith(f"{tmp_path}")
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_a_folder_without_structures(tmp_path: Path, model: Path, refusal: Refusal) -> None:
+    (tmp_path / "structures").mkdir()
+    (tmp_path / "structures" / "README").write_text("to be downloaded")
+    found = refusal(
+        "evaluate", "contacts", model, tmp_path / "structures", "--output", tmp_path / "out"
+    )
+    assert found == (
+        f"{tmp_path / 'structures'}: holds no structure; expected files named *.pdb, *.ent or "
+        "*.cif, plain or .gz"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_structure_table_without_its_columns(
+    tmp_path: Path, model: Path, refusal: Refusal
+) -> None:
+    pq.write_table(pa.table({"id": ["a"], "sequence": ["MKT"]}), tmp_path / "table.parquet")
+    found = refusal(
+        "evaluate", "contacts", model, tmp_path / "table.parquet", "--output", tmp_path / "out"
+    )
+    assert found == (
+        f"{tmp_path / 'table.parquet'}: lacks the columns group, kind, observed, contact_i, "
+        "contact_j; it has id, sequence"
+    )
+
+
+def test_a_secondary_structure_table_without_its_columns(
+    tmp_path: Path, model: Path, refusal: Refusal
+) -> None:
+    (tmp_path / "table.csv").write_text("id,seq\na,MKT\n")
+    found = refusal(
+        "evaluate",
+        "secondary-structure",
+        model,
+        tmp_path / "table.csv",
+        "--output",
+        tmp_path / "out",
+    )
+    assert found == f"{tmp_path / 'table.csv'}: lacks the columns sequence, ss3; it has id, seq"
+
+
+def test_tokens_that_are_none(tmp_path: Path, model: Path, refusal: Refusal) -> None:
+    found = refusal("evaluate", "perplexity", model, tmp_path, "--output", tmp_path / "out")
+    assert found.startswith(f"{tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["contacts", "perplexity", "secondary-structure"])
+def test_a_missing_model(
+    name: str, tmp_path: Path, tokens_directory: Path, refusal: Refusal
+) -> None:
+    (tmp_path / "table.csv").write_text("id,sequence,ss3\na,MKT,HEC\n")
+    row: dict[str, Any] = {
+        "id": "a",
+        "group": "a",
+        "kind": "test",
+        "sequence": "MKTVRQG",
+        "observed": "1111111",
+    }
+    row.update(contact_i=[0], contact_j=[6])
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "structures.parquet")
+    data = {
+        "contacts": tmp_path / "structures.parquet",
+        "perplexity": tokens_directory,
+        "secondary-structure": tmp_path / "table.csv",
+    }
+    none = tmp_path / "none"
+    found = refusal("evaluate", name, none, data[name], "--output", tmp_path / "out")
+    assert found.startswith(f"{none}")
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "strong", "nan", "inf"])
+def test_a_regularisation_that_is_none(
+    value: str, tmp_path: Path, model: Path, refusal: Refusal
+) -> None:
+    found = refusal(
+        "evaluate",
+        "contacts",
+        model,
+        tmp_path,
+        "--output",
+        tmp_path / "out",
+        f"--regularisation={value}",
+    )
+    assert found == (f"--regularisation: '{value}'; expected a positive number or 'cross-validate'")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "modle: {layers: 3}\n",
+            "modle: unknown key; expected one of run, seed, corpus, model, pretraining, evaluation",
+        ),
+        ("model: {heads: 3}\n", "model.heads: 3 does not divide width 64"),
+        ("model: [\n", "expected YAML: "),
+    ],
+)
+def test_a_wrong_configuration(
+    content: str, message: str, tmp_path: Path, tokens_directory: Path, refusal: Refusal
+) -> None:
+    (tmp_path / "run.yaml").write_text(content)
+    found = refusal(
+        "pretrain",
+        tmp_path / "run.yaml",
+        "--tokens",
+        tokens_directory,
+        "--checkpoints",
+        tmp_path / "checkpoints",
+        "--output",
+        tmp_path / "model",
+    )
+    assert found.startswith(f"{tmp_path / 'run.yaml'}: {message}")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_status_and_line_of_a_real_process(tmp_path: Path) -> None:
+    (tmp_path / "a.fasta").write_text("")
+    command = ["-m", "esm1b", "shard", f"{tmp_path}/a.fasta", f"--output={tmp_path}/corpus"]
+    result = subprocess.run(
+        [sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"esm1b: error: {tmp_path}/a.fasta: ")
+
+
+def test_the_status_of_a_stop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop() -> None:
+        raise Stopped("saved after update 6 of 12")
+
+    monkeypatch.setattr("esm1b.cli.app", stop)
+    monkeypatch.setenv("RANK", "")
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 75
+    assert capsys.readouterr().err == (
+        "esm1b: stopped: saved after update 6 of 12; the same command goes on\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "rank", "level"),
+    [
+        ("RANK", "0", logging.INFO),
+        ("RANK", "3", logging.WARNING),
+        ("SLURM_PROCID", "1", logging.WARNING),
+        ("RANK", "first", logging.WARNING),
+    ],
+)
+def test_only_the_first_process_logs(
+    variable: str, rank: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esm1b.cli.app", lambda: None)
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, rank)
+    main()
+    assert logging.getLogger().level == level
