@@ -109,7 +109,7 @@ class ModelConfig(_Section):
 class PretrainingConfig(_Section):
     """Masked-language-model pretraining."""
 
-    updates: Annotated[int, Field(ge=1)] = 3000
+    updates: Annotated[int, Field(ge=1)] = 1800
     """optimiser steps"""
     tokens_per_update: Annotated[int, Field(ge=1)] = 4096
     """tokens of an update over all processes, special tokens included (mean)"""
@@ -117,7 +117,7 @@ class PretrainingConfig(_Section):
     """longer sequences are cropped at random, anew each epoch"""
     append_eos: bool = True
     """whether `<eos>` closes each sequence"""
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-3
     """peak learning rate"""
     warmup_updates: Annotated[int, Field(ge=1)] = 100
     """updates of linear warmup; then inverse square root decay"""
@@ -239,20 +239,35 @@ def parse_config(content: Any, *, origin: str) -> Config:
     try:
         return Config.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        problems = "; ".join(_problem(item) for item in error.errors())
+        problems = "; ".join(dict.fromkeys(_problem(item) for item in error.errors()))
         raise UserError(f"{origin}: {problems}") from error
     except TypeError as error:
         raise UserError(f"{origin}: expected plain YAML values: {error}") from error
 
 
 def _problem(error: Mapping[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = _key(error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key; expected one of {', '.join(_keys_beside(error['loc']))}"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}.{message}" if key else message
     return f"{key}: {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _key(location: tuple[str | int, ...]) -> str:
+    """Return the key at `location`; pydantic goes on into the alternatives of a type."""
+    section: Any = Config
+    parts = []
+    for part in location:
+        parts.append(str(part))
+        fields = getattr(section, "model_fields", {})
+        if part not in fields:
+            break
+        section = fields[part].annotation
+        if not hasattr(section, "model_fields"):
+            break
+    return ".".join(parts)
 
 
 def _keys_beside(location: tuple[str | int, ...]) -> list[str]:

@@ -1,5 +1,7 @@
-"""The files that follow from the configuration's definition; `python -m esm1b.config_files`
-writes them, and a test fails when one differs."""
+"""The files that follow from the configuration's definition.
+
+`python -m esm1b.config_files` writes them, and a test fails when one differs.
+"""
 
 import json
 from pathlib import Path

@@ -20,6 +20,7 @@ from esm1b.evaluation.secondary_structure_data import (
     state_labels,
 )
 from esm1b.evaluation.secondary_structure_probes import (
+    REPRESENTATION_WINDOW,
     WINDOW,
     Features,
     ProbeSplit,
@@ -107,6 +108,7 @@ def evaluate_secondary_structure(
     protocol = {
         "states": STATES,
         "features": "representations after the last layer norm, frozen",
+        "representation_window": REPRESENTATION_WINDOW,
         "probe": "multinomial logistic regression on standardised features, L2",
         "penalty": probes[0][1].penalty,
         "one_hot_window": WINDOW,

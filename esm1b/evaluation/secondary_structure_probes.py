@@ -14,6 +14,7 @@ from esm1b.evaluation.proteins import Protein
 from esm1b.evaluation.secondary_structure_data import STATES, state_labels
 
 __all__ = [
+    "REPRESENTATION_WINDOW",
     "WINDOW",
     "Features",
     "ProbeSplit",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 WINDOW: Final = 15  # residues: seven on either side
+# TAPE's head begins with a convolution of this width (songlab-cal/tape, modeling_utils.py).
+REPRESENTATION_WINDOW: Final = 5
 
 _SYMBOLS: Final = X - FIRST_AMINO_ACID + 1  # the 20 amino acids and X
 _PROTEINS_AT_ONCE: Final = 128
@@ -53,8 +56,15 @@ class ProbeSplit:
 
 
 def representations_of(model: RepresentationModel) -> Features:
-    """Return the features of a frozen network: the representations after its last layer norm."""
-    return lambda proteins: model.representations([protein.residues for protein in proteins])
+    """Return the features of a frozen network, `[length, 5 * width]` for each protein.
+
+    They are the representations after its last layer norm of a residue and its two neighbours on
+    either side: the probe is one linear convolution.
+    """
+    return lambda proteins: [
+        _windows(values, REPRESENTATION_WINDOW)
+        for values in model.representations([protein.residues for protein in proteins])
+    ]
 
 
 def one_hot_windows(proteins: Sequence[Protein]) -> list[NDArray[np.float32]]:
@@ -108,11 +118,14 @@ def confusion_of_majority(state: int, proteins: Sequence[Protein]) -> NDArray[np
 
 def _one_hot_window(residues: NDArray[np.uint8]) -> NDArray[np.float32]:
     symbols = merge_rare_residues(residues).astype(np.int64) - FIRST_AMINO_ACID
-    margin = WINDOW // 2
-    padded = np.zeros((residues.size + 2 * margin, _SYMBOLS), dtype=np.float32)
-    padded[np.arange(residues.size) + margin, symbols] = 1
-    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW, axis=0)
-    return windows.reshape(residues.size, _SYMBOLS * WINDOW)
+    return _windows(np.eye(_SYMBOLS, dtype=np.float32)[symbols], WINDOW)
+
+
+def _windows(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Return `[length, features * size]` from `[length, features]`; beyond the ends is zero."""
+    padded = np.pad(values, ((size // 2, size // 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=0)
+    return windows.reshape(len(values), -1)
 
 
 def _labelled_rows(

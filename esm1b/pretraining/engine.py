@@ -64,6 +64,8 @@ def start_processes(place: Place, *, threads: int) -> torch.device:
     has_cuda = torch.cuda.is_available()
     if not has_cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
+        # Nothing is compiled on CPU; without this DeepSpeed imports the compiler all the same.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
