@@ -77,7 +77,7 @@ def encode(sequence: str | bytes) -> NDArray[np.uint8]:
 
 def decode(tokens: NDArray[np.integer]) -> str:
     """Return the residue symbols of `tokens` `[length]`; special tokens appear as `?`."""
-    return _DECODING[tokens].tobytes().decode("ascii")
+    return str(_DECODING[tokens].tobytes(), "ascii")
 
 
 def merge_rare_residues(tokens: NDArray[np.uint8]) -> NDArray[np.uint8]:

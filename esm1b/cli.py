@@ -52,6 +52,9 @@ def main() -> None:
     except UserError as error:
         print(f"esm1b: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(f"esm1b: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except Stopped as stopped:
         print(f"esm1b: stopped: {stopped}; the same command goes on", file=sys.stderr)
         sys.exit(STOPPED)

@@ -239,7 +239,7 @@ def parse_config(content: Any, *, origin: str) -> Config:
     try:
         return Config.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        problems = "; ".join(dict.fromkeys(_problem(item) for item in error.errors()))
+        problems = "; ".join(_problem(item) for item in error.errors())
         raise UserError(f"{origin}: {problems}") from error
     except TypeError as error:
         raise UserError(f"{origin}: expected plain YAML values: {error}") from error

@@ -43,7 +43,7 @@ def words(key: NDArray[np.uint64], counter: NDArray[np.int64]) -> NDArray[np.uin
 
 def uniform(random_words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Return float64 numbers in [0, 1) from the upper 53 bits of `random_words`."""
-    return (random_words >> np.uint64(11)) * 2.0**-53
+    return (random_words >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

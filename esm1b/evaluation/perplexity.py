@@ -171,7 +171,10 @@ def _sum_by_sequence(
     owners = np.concatenate([part.owners[keep] for part, keep in zip(masked, kept, strict=True)])
     weights = np.concatenate([value[keep] for value, keep in zip(values, kept, strict=True)])
     # Counted, not taken from the largest owner: a short sequence may have nothing masked.
-    return np.bincount(owners, weights=weights, minlength=masked[0].sequences)
+    sums: NDArray[np.float64] = np.bincount(
+        owners, weights=weights, minlength=masked[0].sequences
+    ).astype(np.float64)
+    return sums
 
 
 def _score(model: Model, masked: Sequence[_Masked]) -> _Nats:

@@ -101,7 +101,7 @@ class SelfAttention(nn.Module):
                 query, key, value, attn_mask=group.key_mask
             )
             contexts.append(context.transpose(1, 2).reshape(-1, x.shape[-1]))
-        return self.out_proj(torch.cat(contexts).index_select(0, plan.to_flat))
+        return self._project(contexts, plan)
 
     def with_maps(self, x: Tensor, plan: AttentionPlan) -> tuple[Tensor, list[Tensor]]:
         """Return what `forward` returns, and the attention maps of each group.
@@ -122,7 +122,12 @@ class SelfAttention(nn.Module):
             maps.append(weights)
             context = weights.to(x.dtype) @ self._heads_of(value, group)
             contexts.append(context.transpose(1, 2).reshape(-1, x.shape[-1]))
-        return self.out_proj(torch.cat(contexts).index_select(0, plan.to_flat)), maps
+        return self._project(contexts, plan), maps
+
+    def _project(self, contexts: Sequence[Tensor], plan: AttentionPlan) -> Tensor:
+        """Return `[total_tokens, width]` from the padded contexts of each group."""
+        output: Tensor = self.out_proj(torch.cat(list(contexts)).index_select(0, plan.to_flat))
+        return output
 
     def _heads_of(self, padded: Tensor, group: _Group) -> Tensor:
         """Return a group's rows of `padded` as `[sequences, heads, length, head_width]`."""

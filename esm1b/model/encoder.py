@@ -5,7 +5,7 @@ Reference: facebookresearch/esm, `esm/model/esm1.py` and `esm/modules.py`; modul
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ class Encoded:
 
     final: Tensor
     plan: AttentionPlan
-    representations: dict[int, Tensor] = field(default_factory=dict)
-    attentions: list[list[Tensor]] = field(default_factory=list)
+    representations: dict[int, Tensor]
+    attentions: list[list[Tensor]]
 
 
 class EncoderLayer(nn.Module):
@@ -62,7 +62,9 @@ class EncoderLayer(nn.Module):
         return x + self._feed_forward(x), maps
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(self.final_layer_norm(x))))
+        hidden = functional.gelu(self.fc1(self.final_layer_norm(x)))
+        output: Tensor = self.fc2(hidden)
+        return output
 
 
 class LanguageModelHead(nn.Module):
@@ -110,7 +112,8 @@ class Encoder(nn.Module):
 
     def logits(self, final: Tensor) -> Tensor:
         """Return logits `[..., 33]` of final representations `[..., W]`."""
-        return self.lm_head(final, self.embed_tokens.weight)
+        logits: Tensor = self.lm_head(final, self.embed_tokens.weight)
+        return logits
 
     def encode(
         self,
@@ -130,24 +133,26 @@ class Encoder(nn.Module):
                 f"expected at most {self.shape.maximum_tokens}"
             )
         plan = plan_attention(packed.lengths, packed.tokens.device)
-        encoded = Encoded(final=packed.tokens, plan=plan)
+        kept_representations: dict[int, Tensor] = {}
+        kept_attentions: list[list[Tensor]] = []
         x = self._embed(packed)
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, EncoderLayer)
             if number in representation_layers:
-                encoded.representations[number] = x
+                kept_representations[number] = x
             if attentions:
                 x, maps = layer.with_maps(x, plan)
-                encoded.attentions.append(maps)
+                kept_attentions.append(maps)
             else:
                 x = layer(x, plan)
         final = self.emb_layer_norm_after(x)
         if len(self.layers) in representation_layers:
-            encoded.representations[len(self.layers)] = final
+            kept_representations[len(self.layers)] = final
         return Encoded(
             final=final,
             plan=plan,
-            representations=encoded.representations,
-            attentions=encoded.attentions,
+            representations=kept_representations,
+            attentions=kept_attentions,
         )
 
     def _embed(self, packed: PackedTokens) -> Tensor:
@@ -156,7 +161,8 @@ class Encoder(nn.Module):
         x = self.embed_tokens(packed.tokens).masked_fill(is_mask[:, None], 0.0)
         x = x * self._token_dropout_scale(packed, is_mask).to(x.dtype)[:, None]
         x = x + self.embed_positions(packed.offsets + PAD + 1)
-        return self.emb_layer_norm_before(x)
+        normed: Tensor = self.emb_layer_norm_before(x)
+        return normed
 
     def _token_dropout_scale(self, packed: PackedTokens, is_mask: Tensor) -> Tensor:
         """Return `[T]`, (1 - 0.15 * 0.8) / (1 - masked share of the token's sequence)."""

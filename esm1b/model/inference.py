@@ -62,9 +62,10 @@ class Model:
         for indices in _by_length([len(residues) for residues in sequences]):
             packed = self._pack([sequences[index] for index in indices])
             encoded = self.encoder.encode(packed, representation_layers=(number,))
-            parts = encoded.representations[number].cpu().split(packed.lengths)
+            values = encoded.representations[number].cpu().numpy()
+            parts = np.split(values, np.cumsum(packed.lengths)[:-1])
             for index, part in zip(indices, parts, strict=True):
-                results[index] = part[1:-1].numpy()
+                results[index] = part[1:-1]
         return results
 
     @torch.no_grad()

@@ -81,7 +81,10 @@ def start_processes(place: Place, *, threads: int) -> torch.device:
         # A store in memory: nothing listens, so single processes never meet.
         os.environ.update(place.environment())
         torch.distributed.init_process_group(
-            backend, store=torch.distributed.HashStore(), rank=0, world_size=1
+            backend,
+            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]  # not in __all__
+            rank=0,
+            world_size=1,
         )
     else:
         os.environ.update(place.environment())

@@ -4,10 +4,12 @@ import fcntl
 import logging
 import math
 import os
+import platform
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -163,7 +165,7 @@ class _Run:
             self.checkpoints, first=self.updates, last=last, active=self.place.rank == 0
         )
         try:
-            started, tokens, padded_rounds = time.perf_counter(), 0, 0
+            started, tokens = time.perf_counter(), 0
             for batches in self.stream.updates(self.updates, last):
                 masked, tokens_now, stopping = self._agree(batches, stop)
                 if stopping:
@@ -177,7 +179,6 @@ class _Run:
                 sums = self.engine.update(batches, masked_in_update=masked, learning_rate=rate)
                 self.updates += 1
                 tokens += tokens_now
-                padded_rounds += len(batches)
                 monitor.advance(self.updates)
                 is_last = self.updates == last
                 if is_last or self.updates % self.recipe.log_interval == 0:
@@ -225,6 +226,12 @@ class _Run:
                     "updates": self.updates,
                     "tokens_fingerprint": self.fingerprint,
                     "seed": self.config.seed,
+                    "versions": {
+                        "python": platform.python_version(),
+                        **{
+                            name: metadata.version(name) for name in ("esm1b", "torch", "deepspeed")
+                        },
+                    },
                     "model": self.config.model.model_dump(mode="json"),
                     "pretraining": self.recipe.model_dump(mode="json"),
                 },

@@ -1,5 +1,7 @@
 """The learning rate of each update."""
 
+import math
+
 __all__ = ["inverse_square_root"]
 
 
@@ -11,4 +13,4 @@ def inverse_square_root(update: int, *, peak: float, warmup_updates: int) -> flo
     """
     if update <= warmup_updates:
         return peak * update / warmup_updates
-    return peak * (warmup_updates / update) ** 0.5
+    return peak * math.sqrt(warmup_updates / update)

@@ -12,6 +12,7 @@ from torch import nn
 from esm1b.batches.packing import rounds_needed, share_out
 from esm1b.batches.stream import BatchRecipe, MicroBatch, make_batch
 from esm1b.corpus.tokens import TokenDataset
+from esm1b.errors import UserError
 from esm1b.pretraining.engine import masked_losses
 
 __all__ = ["VALIDATION_SEED", "ValidationResult", "validate", "validation_batches"]
@@ -83,4 +84,9 @@ def validate(
     network.train()
     torch.distributed.all_reduce(sums)
     loss, correct, masked = sums.tolist()
+    if masked == 0:
+        raise UserError(
+            "validation: the held-out sequences have no residue to mask; expected longer ones, or "
+            "more of them"
+        )
     return ValidationResult(loss=loss / masked, accuracy=correct / masked)

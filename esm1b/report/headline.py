@@ -31,7 +31,7 @@ _SHOWN: Final = (
         "secondary_structure",
         "Structure accuracy",
         "three_state_accuracy",
-        ("not_fitted", "test", "unseen"),
+        ("test", "unseen"),
         3,
         ("one_hot_window", "untrained", "majority_class"),
     ),

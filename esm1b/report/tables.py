@@ -213,7 +213,7 @@ def _model_table(evaluation: Evaluation, name: str) -> Table:
 
 def _main_subset(evaluation: Evaluation, name: str) -> str:
     subsets = evaluation.subsets(name)
-    return "not_fitted" if "not_fitted" in subsets else subsets[0]
+    return "test" if "test" in subsets else subsets[0]
 
 
 def _cell(number: Number | None, decimals: int, *, signed: bool = False) -> Cell:

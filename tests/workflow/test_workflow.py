@@ -231,7 +231,8 @@ def _wait_for_process(
         for process in psutil.process_iter(["cwd", "cmdline"]):
             arguments = process.info["cmdline"] or []
             is_stage = any(
-                Path(arguments[k]).name == "esm1b" and arguments[k + 1 : k + 1 + len(words)] == words
+                Path(arguments[k]).name == "esm1b"
+                and arguments[k + 1 : k + 1 + len(words)] == words
                 for k in range(min(len(arguments), 3))
             )
             if is_stage and process.info["cwd"] == str(directory):
