@@ -13,6 +13,7 @@ rule evaluate_perplexity:
         "logs/{run}/evaluate_perplexity.log",
     conda:
         "../../envs/environment.yaml"
+    threads: 4
     resources:
         mem_mb=16000,
         runtime="4h",
@@ -42,6 +43,7 @@ rule evaluate_contacts:
         "logs/{run}/evaluate_contacts.log",
     conda:
         "../../envs/environment.yaml"
+    threads: 4
     resources:
         mem_mb=32000,
         runtime="4h",
@@ -70,6 +72,7 @@ rule evaluate_secondary_structure:
         "logs/{run}/evaluate_secondary_structure.log",
     conda:
         "../../envs/environment.yaml"
+    threads: 4
     resources:
         mem_mb=32000,
         runtime="4h",
