@@ -76,7 +76,7 @@ class CorpusConfig(_Section):
 class ModelConfig(_Section):
     """The network: ESM-1b's, at any size."""
 
-    layers: Annotated[int, Field(ge=1)] = 3
+    layers: Annotated[int, Field(ge=1)] = 2
     """transformer layers"""
     width: Annotated[int, Field(ge=1)] = 64
     """width of the representations"""
@@ -109,7 +109,7 @@ class ModelConfig(_Section):
 class PretrainingConfig(_Section):
     """Masked-language-model pretraining."""
 
-    updates: Annotated[int, Field(ge=1)] = 1800
+    updates: Annotated[int, Field(ge=1)] = 1700
     """optimiser steps"""
     tokens_per_update: Annotated[int, Field(ge=1)] = 4096
     """tokens of an update over all processes, special tokens included (mean)"""
