@@ -109,7 +109,7 @@ class ModelConfig(_Section):
 class PretrainingConfig(_Section):
     """Masked-language-model pretraining."""
 
-    updates: Annotated[int, Field(ge=1)] = 1700
+    updates: Annotated[int, Field(ge=1)] = 2200
     """optimiser steps"""
     tokens_per_update: Annotated[int, Field(ge=1)] = 4096
     """tokens of an update over all processes, special tokens included (mean)"""

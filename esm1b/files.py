@@ -45,14 +45,14 @@ def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
     """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
 
     `marker` is the file that tells a directory of this kind (`manifest.json`, say): a directory at
-    `path` is replaced if it is empty or holds the marker, anything else is somebody's own.
+    `path` is replaced if it holds the marker or no file at all, anything else is somebody's own.
 
     Raises:
-        UserError: `path` exists, is not empty and does not hold the marker.
+        UserError: `path` holds files but not the marker, or is a file.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file; expected a directory to write to")
-    if path.is_dir() and any(path.iterdir()) and not (path / marker).exists():
+    if not (path / marker).exists() and any(entry.is_file() for entry in path.rglob("*")):
         raise UserError(
             f"{path}: holds files but no {marker}, so it is not an earlier output of this command; "
             "expected a new or an empty directory"

@@ -153,3 +153,10 @@ def test_reading_json_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="expected JSON"):
         read_json(tmp_path / "binary.json")
+
+
+def test_a_directory_of_empty_directories_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "report" / "figures").mkdir(parents=True)
+    with atomic_directory(tmp_path / "report", marker="index.html") as temporary:
+        (temporary / "index.html").write_text("page")
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]
