@@ -260,13 +260,11 @@ def _key(location: tuple[str | int, ...]) -> str:
     section: Any = Config
     parts = []
     for part in location:
+        fields = getattr(section, "model_fields", None)
+        if fields is None and isinstance(part, str):
+            break
         parts.append(str(part))
-        fields = getattr(section, "model_fields", {})
-        if part not in fields:
-            break
-        section = fields[part].annotation
-        if not hasattr(section, "model_fields"):
-            break
+        section = fields[part].annotation if fields and part in fields else None
     return ".".join(parts)
 
 

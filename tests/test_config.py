@@ -168,7 +168,7 @@ def test_reading_files(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("model:\n  width: 32\n  heads: 2\npretraining: {learning_rate: 4.0e-4}\n")
     config = load_config(path)
-    assert (config.model.width, config.model.layers) == (32, 3)
+    assert (config.model.width, config.model.layers) == (32, 2)
     assert config.pretraining.learning_rate == 4e-4
     path.write_text("")
     assert load_config(path) == Config()

@@ -110,7 +110,7 @@ def structure_table(evaluation: Evaluation) -> Table:
 
 
 def recall_table(evaluation: Evaluation) -> Table:
-    """Return the recall of each state by every model, on all proteins not fitted on."""
+    """Return the recall of each state by every model, on the proteins that test the probe."""
     subset = _main_subset(evaluation, "three_state_accuracy")
     rows = [
         Row(

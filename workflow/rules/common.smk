@@ -99,6 +99,16 @@ def evaluation_options(wildcards, input):
     return " ".join(f"--evaluation {Path(path).parent}" for path in input.evaluations)
 
 
+def everything(wildcards):
+    """Every output, so that any one that is missing is made again, with what depends on it."""
+    made = [rules.shard, rules.tokenize, rules.run_config, rules.pretrain, rules.report]
+    if CONFIG.corpus.is_synthetic:
+        made.append(rules.synthesize)
+    made += [getattr(rules, f"evaluate_{name}") for name in EVALUATIONS]
+    paths = [path for rule in made for path in rule.output]
+    return expand(paths, corpus=CONFIG.corpus.name, run=CONFIG.run)
+
+
 def report_page():
     """The page of the configured run."""
     return f"results/{CONFIG.run}/report/index.html"
