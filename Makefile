@@ -16,7 +16,7 @@ help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1: /p' Makefile
 	@echo 'Options: ARGS="..." goes to snakemake or pytest; PYTHON=python3.12 chooses the interpreter.'
 
-demo: $(INSTALLED) ## run the demonstration: data, training, evaluation and report, about ten minutes
+demo: $(INSTALLED) ## run the demonstration: data, training, evaluation and report, some minutes
 	@python workflow/unlock.py
 	@snakemake --cores all $(ARGS)
 
