@@ -40,9 +40,9 @@ Untrained = Annotated[
 
 def main() -> None:
     """Run the command line; see `esm1b --help`."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    is_first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "")) in ("", "0")
     logging.basicConfig(
-        level=logging.INFO if rank in ("", "0") else logging.WARNING,
+        level=logging.INFO if is_first else logging.WARNING,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
         force=True,
@@ -50,13 +50,15 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"esm1b: error: {error}", file=sys.stderr)
+        if is_first:  # or every process of a run says the same
+            print(f"esm1b: error: {error}", file=sys.stderr)
         sys.exit(2)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         print(f"esm1b: error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
-        print(f"esm1b: stopped: {stopped}; the same command goes on", file=sys.stderr)
+        if is_first:
+            print(f"esm1b: stopped: {stopped}; the same command goes on", file=sys.stderr)
         sys.exit(STOPPED)
 
 
@@ -152,6 +154,9 @@ def pretrain(
         ),
     ] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process")] = 1,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto is cuda where there is any")
+    ] = "auto",
 ) -> None:
     """Train the encoder with masked-language modelling, under torchrun, srun or alone.
 
@@ -169,6 +174,7 @@ def pretrain(
         micro_batch_tokens=micro_batch_tokens,
         zero_stage=2 if zero_stage == 2 else 1,
         threads=threads,
+        device=device,
     )
     run(load_config(run_config), tokens, checkpoints, output, hardware)
 

@@ -209,6 +209,12 @@ class Config(_Section):
                 f"{special} special tokens do not fit model.maximum_tokens "
                 f"{self.model.maximum_tokens}; expected at most {most}"
             )
+        least = self.pretraining.crop_residues + special
+        if self.pretraining.tokens_per_update < least:
+            raise ValueError(
+                f"pretraining.tokens_per_update: {self.pretraining.tokens_per_update} tokens do "
+                f"not hold a sequence of pretraining.crop_residues; expected at least {least}"
+            )
         return self
 
 

@@ -7,19 +7,23 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from esm1b.errors import UserError
 
 __all__ = [
+    "STAMP",
     "atomic_directory",
     "atomic_file",
+    "check_replaceable",
     "fsync_directory",
     "fsync_file",
     "read_json",
     "sha256_file",
     "write_json",
 ]
+
+STAMP: Final = ".esm1b"
 
 
 @contextmanager
@@ -40,29 +44,39 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def atomic_directory(path: Path, *, marker: str) -> Iterator[Path]:
-    """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
-
-    `marker` is the file that tells a directory of this kind (`manifest.json`, say): a directory at
-    `path` is replaced if it holds the marker or no file at all, anything else is somebody's own.
+def check_replaceable(path: Path) -> None:
+    """Check that `path` can become an output directory: new, without files, or an earlier output.
 
     Raises:
-        UserError: `path` holds files but not the marker, or is a file.
+        UserError: `path` is a file, or holds files that are somebody's own.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file; expected a directory to write to")
-    if not (path / marker).exists() and any(entry.is_file() for entry in path.rglob("*")):
+    if not (path / STAMP).exists() and any(entry.is_file() for entry in path.rglob("*")):
         raise UserError(
-            f"{path}: holds files but no {marker}, so it is not an earlier output of this command; "
+            f"{path}: holds files but no {STAMP}, so it is not an earlier output of esm1b; "
             "expected a new or an empty directory"
         )
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
+
+    What was at `path` is replaced whole if an earlier call wrote it, which the empty file `.esm1b`
+    in it tells.
+
+    Raises:
+        UserError: `path` is a file, or holds files that are somebody's own.
+    """
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     replaced = path.with_name(f".{path.name}.replaced")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
+        (temporary / STAMP).touch()
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():

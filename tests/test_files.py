@@ -19,7 +19,7 @@ def fail_within_file(path: Path) -> None:
 
 
 def fail_within_directory(path: Path) -> None:
-    with atomic_directory(path, marker="manifest.json") as temporary:
+    with atomic_directory(path) as temporary:
         (temporary / "manifest.json").write_text("new")
         raise RuntimeError("halfway")
 
@@ -56,7 +56,7 @@ def test_file_replaces_the_rest_of_a_killed_write(tmp_path: Path) -> None:
 
 
 def test_directory_is_written(tmp_path: Path) -> None:
-    with atomic_directory(tmp_path / "a" / "out", marker="manifest.json") as temporary:
+    with atomic_directory(tmp_path / "a" / "out") as temporary:
         (temporary / "part").mkdir()
         (temporary / "part" / "1").write_text("one")
         (temporary / "manifest.json").write_text("{}")
@@ -87,7 +87,7 @@ def test_directory_is_replaced_whole(tmp_path: Path) -> None:
     (out / "of an earlier run").write_text("")
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "left by a kill").write_text("")
-    with atomic_directory(out, marker="manifest.json") as temporary:
+    with atomic_directory(out) as temporary:
         assert listing(temporary) == []
         (temporary / "manifest.json").write_text("new")
     assert (out / "manifest.json").read_text() == "new"
@@ -96,7 +96,7 @@ def test_directory_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_empty_directory_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with atomic_directory(tmp_path / "out", marker="manifest.json") as temporary:
+    with atomic_directory(tmp_path / "out") as temporary:
         (temporary / "manifest.json").write_text("{}")
     assert listing(tmp_path) == ["out", "out/manifest.json"]
 
@@ -105,7 +105,7 @@ def test_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError) as caught, atomic_directory(out, marker="manifest.json"):
+    with pytest.raises(UserError) as caught, atomic_directory(out):
         pass
     assert str(caught.value) == (
         f"{out}: holds files but no manifest.json, so it is not an earlier output of this "
@@ -116,7 +116,7 @@ def test_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 def test_file_in_place_of_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError) as caught, atomic_directory(tmp_path / "out", marker="m"):
+    with pytest.raises(UserError) as caught, atomic_directory(tmp_path / "out"):
         pass
     assert str(caught.value) == f"{tmp_path / 'out'}: is a file; expected a directory to write to"
     assert (tmp_path / "out").read_text() == "a file"
@@ -157,6 +157,6 @@ def test_reading_json_names_the_file(tmp_path: Path) -> None:
 
 def test_a_directory_of_empty_directories_is_taken(tmp_path: Path) -> None:
     (tmp_path / "report" / "figures").mkdir(parents=True)
-    with atomic_directory(tmp_path / "report", marker="index.html") as temporary:
+    with atomic_directory(tmp_path / "report") as temporary:
         (temporary / "index.html").write_text("page")
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]

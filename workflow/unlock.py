@@ -24,8 +24,7 @@ POLL_SECONDS = 0.5
 
 def main() -> int:
     """Unlock the current directory if it is locked by nobody; return the exit status."""
-    if not any(Path(".snakemake/locks").glob("*.lock")):
-        return 0
+    is_locked = any(Path(".snakemake/locks").glob("*.lock"))
     report_at = 0.0
     while processes := _processes_here():
         for pid, arguments in processes:
@@ -38,6 +37,8 @@ def main() -> int:
             jobs = "; ".join(f"pid {pid}: {' '.join(arguments)}" for pid, arguments in processes)
             print(f"Waiting for jobs of an interrupted run to end: {jobs}", flush=True)
         time.sleep(POLL_SECONDS)
+    if not is_locked:
+        return 0
     unlock = [sys.executable, "-m", "snakemake", "--unlock"]
     result = subprocess.run(unlock, capture_output=True, text=True, check=False)
     if result.returncode:

@@ -69,7 +69,7 @@ def shard(
         if validation_ids is None
         else read_id_split(validation_ids)
     )
-    with atomic_directory(output, marker=MANIFEST) as directory:
+    with atomic_directory(output) as directory:
         runs = directory / "runs"
         records = RecordSort(runs)
         counts, held_out = _collect(files, split, records)

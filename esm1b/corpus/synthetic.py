@@ -74,7 +74,7 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
         UserError: `output` holds something else.
     """
     families = draw_families(settings)
-    with atomic_directory(output, marker=TRUTH_FILE) as directory:
+    with atomic_directory(output) as directory:
         names: list[str] = []
         sequences: list[str] = []
         rows: list[dict[str, object]] = []

@@ -57,7 +57,7 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     shards = [shard for split in SPLITS for shard in manifest["shards"][split]]
     check_shards(corpus, shards)
-    with atomic_directory(output, marker=MANIFEST) as directory:
+    with atomic_directory(output) as directory:
         for split in SPLITS:
             (directory / split).mkdir()
         entries: dict[str, dict[str, Any]] = {}

@@ -14,7 +14,7 @@ from esm1b.evaluation.contact_regression import PUBLISHED_C, ContactRegression, 
 from esm1b.evaluation.contact_scores import ContactScores, score_contacts
 from esm1b.evaluation.contact_summary import map_table, protein_table, summarise_contacts
 from esm1b.evaluation.proteins import Protein, draw_kinds, fitting_length, proteins_of, unit_of
-from esm1b.evaluation.results import MARKER, describe_model, write_metrics
+from esm1b.evaluation.results import describe_model, write_metrics
 from esm1b.evaluation.structure_geometry import CONTACT_DISTANCE, Glycine
 from esm1b.evaluation.structure_table import KINDS
 from esm1b.evaluation.structures import read_structures
@@ -56,7 +56,7 @@ def evaluate_contacts(
     """
     everything = proteins_of(read_structures(data, glycine=glycine), data)
     model = load_model(model_directory)
-    short_enough = fitting_length(everything, model.config.maximum_tokens - 2)
+    short_enough = fitting_length(everything, model.longest_sequence)
     proteins = draw_kinds(short_enough, fit_proteins=fit_proteins, seed=seed, source=data)
     fitted = [protein for protein in proteins if protein.kind == "fit"]
     if not any(protein.contacts.size for protein in fitted):
@@ -65,7 +65,7 @@ def evaluate_contacts(
         raise UserError(f"{data}: one group to fit; cross-validation expects at least two")
     scores = score_contacts(
         model,
-        [partial(untrained_model, model.config, seed + number) for number in range(untrained)],
+        [partial(untrained_model, model, seed + number) for number in range(untrained)],
         proteins,
         regularisation=regularisation,
         seed=seed,
@@ -76,10 +76,10 @@ def evaluate_contacts(
         "glycine": glycine if data.is_dir() else "as in the table",
         "regularisation": regularisation,
         "left_out_too_long": len(everything) - len(short_enough),
-        "longest_sequence": model.config.maximum_tokens - 2,
+        "longest_sequence": model.longest_sequence,
         "seed": seed,
     }
-    with atomic_directory(output, marker=MARKER) as directory:
+    with atomic_directory(output) as directory:
         pq.write_table(protein_table(scores), directory / "proteins.parquet")
         pq.write_table(map_table(scores), directory / "contact_maps.parquet")
         write_json(

@@ -25,7 +25,7 @@ from esm1b.corpus.synthetic import load_truth
 from esm1b.corpus.tokens import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Interval, bootstrap_ratio
-from esm1b.evaluation.results import MARKER, Comparison, Metric, describe_model, write_metrics
+from esm1b.evaluation.results import Comparison, Metric, describe_model, write_metrics
 from esm1b.files import atomic_directory
 from esm1b.model.inference import Model, load_model, untrained_model
 from esm1b.pretraining.validation import VALIDATION_SEED
@@ -88,11 +88,11 @@ def evaluate_perplexity(
     model = load_model(model_directory)
     held_out = open_tokens(tokens, "validation")
     scored = np.arange(min(sequences, len(held_out)), dtype=np.int64)
-    crop = model.config.maximum_tokens - 2
+    crop = model.longest_sequence
     recipes = [
         BatchRecipe(
             crop_residues=crop,
-            append_eos=True,
+            append_eos=model.append_eos,
             rare_residues=model.rare_residues,
             seed=VALIDATION_SEED + draw,
         )
@@ -101,7 +101,7 @@ def evaluate_perplexity(
     as_trained = _mask(held_out, scored, recipes, "training", model.config.width)
     mask_only = _mask(held_out, scored, recipes, "mask-only", model.config.width)
     frequencies = _residue_frequencies(open_tokens(tokens, "train"))
-    networks = [untrained_model(model.config, seed + number) for number in range(untrained)]
+    networks = [untrained_model(model, seed + number) for number in range(untrained)]
 
     results: list[tuple[str, str, _Nats, NDArray[np.float64]]] = []
     for name, masked in (("training_masks", as_trained), ("mask_positions", mask_only)):
@@ -113,7 +113,7 @@ def evaluate_perplexity(
         ]
     if truth is not None:
         counts = results[-1][3]
-        for reference, nats in _score_truth(truth, held_out, mask_only).items():
+        for reference, nats in _score_truth(truth, mask_only, append_eos=model.append_eos).items():
             results.append(("mask_positions", reference, nats, counts))
 
     metrics = [metric for result in results for metric in _metrics(*result, seed)]
@@ -121,7 +121,7 @@ def evaluate_perplexity(
     counts = results[-1][3]
     if truth is not None:
         metrics.append(_gap_closed(clean, len(scored), seed))
-    with atomic_directory(output, marker=MARKER) as directory:
+    with atomic_directory(output) as directory:
         pq.write_table(_table(held_out, scored, clean, counts), directory / "sequences.parquet")
         write_metrics(
             directory,
@@ -219,16 +219,17 @@ def _residue_frequencies(dataset: TokenDataset) -> NDArray[np.float64]:
     return result
 
 
-def _score_truth(truth: Path, dataset: TokenDataset, masked: Sequence[_Masked]) -> dict[str, _Nats]:
+def _score_truth(truth: Path, masked: Sequence[_Masked], *, append_eos: bool) -> dict[str, _Nats]:
     """Return the exact references at the positions of `masked`, which hides all it chose."""
     families = load_truth(truth)
+    inside = slice(1, -1 if append_eos else None)
     nats: dict[str, list[NDArray[np.float64]]] = {"site_independent": [], "exact_optimum": []}
     for part in masked:
         is_hidden = np.zeros(len(part.batch.tokens), dtype=bool)
         is_hidden[part.batch.masked_positions] = True
         bounds = np.cumsum(part.batch.lengths)[:-1]
-        hidden = [piece[1:-1] for piece in np.split(is_hidden, bounds)]
-        residues = [piece[1:-1] for piece in np.split(part.batch.tokens, bounds)]
+        hidden = [piece[inside] for piece in np.split(is_hidden, bounds)]
+        residues = [piece[inside] for piece in np.split(part.batch.tokens, bounds)]
         try:
             predictions = exact_predictions(
                 families, [piece.astype(np.uint8) for piece in residues], hidden

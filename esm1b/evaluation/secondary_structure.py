@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from esm1b.errors import UserError
 from esm1b.evaluation.linear_probe import LinearProbe
 from esm1b.evaluation.proteins import Protein, draw_kinds, fitting_length, keyed_order
-from esm1b.evaluation.results import MARKER, describe_model, write_metrics
+from esm1b.evaluation.results import describe_model, write_metrics
 from esm1b.evaluation.secondary_structure_data import (
     STATES,
     read_labelled_proteins,
@@ -79,7 +79,7 @@ def evaluate_secondary_structure(
     """
     everything = read_labelled_proteins(data)
     model = load_model(model_directory)
-    short_enough = fitting_length(everything, model.config.maximum_tokens - 2)
+    short_enough = fitting_length(everything, model.longest_sequence)
     proteins = draw_kinds(
         short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
     )
@@ -96,7 +96,7 @@ def evaluate_secondary_structure(
 
     confusions["trained"] = measure("trained", representations_of(model))
     if untrained:
-        makers = [partial(untrained_model, model.config, seed + k) for k in range(untrained)]
+        makers = [partial(untrained_model, model, seed + k) for k in range(untrained)]
         # The mean of the counts: an untrained network is an average one.
         confusions["untrained"] = np.mean(
             np.stack([measure("untrained", representations_of(make())) for make in makers]), axis=0
@@ -121,12 +121,12 @@ def evaluate_secondary_structure(
         "test_proteins": sum(protein.kind == "test" for protein in proteins),
         "unseen_proteins": sum(protein.kind == "unseen" for protein in proteins),
         "left_out_too_long": len(everything) - len(short_enough),
-        "longest_sequence": model.config.maximum_tokens - 2,
+        "longest_sequence": model.longest_sequence,
         "untrained_networks": untrained,
         "seed": seed,
     }
     subsets = subsets_of(split.rest)
-    with atomic_directory(output, marker=MARKER) as directory:
+    with atomic_directory(output) as directory:
         pq.write_table(protein_table(confusions, split.rest), directory / "proteins.parquet")
         write_metrics(
             directory,

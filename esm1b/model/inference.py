@@ -1,7 +1,7 @@
 """A model in use: representations, attention maps and predictions of sequences."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,20 @@ _TOKENS_AT_ONCE = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """An encoder in evaluation mode, float32."""
+    """An encoder in evaluation mode, float32, used as it was trained.
+
+    Attributes:
+        encoder: the network.
+        rare_residues: "replace" merges B, U, Z and O into X.
+        append_eos: whether `<eos>` closes each sequence.
+        longest_sequence: most residues of a sequence.
+        device: where it runs.
+    """
 
     encoder: Encoder
     rare_residues: RareResidues
+    append_eos: bool
+    longest_sequence: int
     device: torch.device
 
     @property
@@ -44,7 +54,8 @@ class Model:
         packed = self._pack([residues])
         encoded = self.encoder.encode(packed, attentions=True)
         maps = torch.cat([layer[0][0] for layer in encoded.attentions])
-        result: NDArray[np.float32] = maps[:, 1:-1, 1:-1].cpu().numpy()
+        inner = slice(1, 1 + len(residues))
+        result: NDArray[np.float32] = maps[:, inner, inner].cpu().numpy()
         return result
 
     @torch.no_grad()
@@ -65,7 +76,7 @@ class Model:
             values = encoded.representations[number].cpu().numpy()
             parts = np.split(values, np.cumsum(packed.lengths)[:-1])
             for index, part in zip(indices, parts, strict=True):
-                results[index] = part[1:-1]
+                results[index] = part[1 : 1 + len(sequences[index])]
         return results
 
     @torch.no_grad()
@@ -81,7 +92,7 @@ class Model:
     def _pack(self, sequences: Sequence[NDArray[np.uint8]]) -> PackedTokens:
         if self.rare_residues == "replace":
             sequences = [merge_rare_residues(residues) for residues in sequences]
-        return pack_sequences(sequences, self.device)
+        return pack_sequences(sequences, self.device, append_eos=self.append_eos)
 
 
 def load_model(directory: Path) -> Model:
@@ -91,19 +102,22 @@ def load_model(directory: Path) -> Model:
         UserError: a file is missing or damaged, or does not describe an ESM-1b.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = load_encoder(directory)
+    provenance = read_provenance(directory)
     return Model(
-        encoder=load_encoder(directory).to(device),
-        rare_residues=read_provenance(directory).rare_residues,
+        encoder=encoder.to(device),
+        rare_residues=provenance.rare_residues,
+        append_eos=provenance.append_eos,
+        longest_sequence=provenance.longest_sequence(encoder.shape),
         device=device,
     )
 
 
-def untrained_model(shape: EncoderShape, seed: int) -> Model:
-    """Return a network of `shape` as training starts it, drawn with `seed`."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = Encoder(shape)
+def untrained_model(like: Model, seed: int) -> Model:
+    """Return a network of the same shape as training starts it, drawn with `seed`, used alike."""
+    encoder = Encoder(like.config)
     initialise(encoder, seed)
-    return Model(encoder=encoder.to(device).eval(), rare_residues="replace", device=device)
+    return replace(like, encoder=encoder.to(like.device).eval())
 
 
 def _by_length(lengths: Sequence[int]) -> Iterator[list[int]]:

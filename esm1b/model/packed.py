@@ -46,9 +46,12 @@ class PackedTokens:
         )
 
 
-def pack_sequences(sequences: Sequence[NDArray[np.uint8]], device: torch.device) -> PackedTokens:
+def pack_sequences(
+    sequences: Sequence[NDArray[np.uint8]], device: torch.device, *, append_eos: bool = True
+) -> PackedTokens:
     """Return residue tokens `[length]` each as `<cls> residues <eos>`, end to end."""
-    framed = [np.concatenate(([CLS], residues, [EOS])).astype(np.int64) for residues in sequences]
+    end = [EOS] if append_eos else []
+    framed = [np.concatenate(([CLS], residues, end)).astype(np.int64) for residues in sequences]
     return PackedTokens.from_tokens(
         torch.from_numpy(np.concatenate(framed)).to(device), [len(tokens) for tokens in framed]
     )

@@ -57,10 +57,25 @@ class Provenance:
     contact_head_fitted: bool = False
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def append_eos(self) -> bool:
+        """Whether `<eos>` closed each sequence in training; it does in released models."""
+        return bool(self._recipe.get("append_eos", True))
+
+    def longest_sequence(self, shape: EncoderShape) -> int:
+        """Return the most residues that a sequence had in training, at most what fits `shape`."""
+        fitting = shape.maximum_tokens - (2 if self.append_eos else 1)
+        return min(fitting, int(self._recipe.get("crop_residues", fitting)))
+
+    @property
+    def _recipe(self) -> dict[str, Any]:
+        recipe = self.details.get("pretraining", {})
+        return recipe if isinstance(recipe, dict) else {}
+
 
 def save_model(encoder: Encoder, directory: Path, provenance: Provenance) -> None:
     """Write a directory that `transformers` loads with no missing and no unexpected key."""
-    with atomic_directory(directory, marker="config.json") as temporary:
+    with atomic_directory(directory) as temporary:
         save_file(_hugging_face_tensors(encoder, provenance), temporary / "model.safetensors")
         write_json(temporary / "config.json", _hugging_face_config(encoder.shape))
         (temporary / "vocab.txt").write_text("\n".join(TOKENS), encoding="utf-8")

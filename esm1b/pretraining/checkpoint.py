@@ -21,7 +21,7 @@ from torch import Tensor
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, read_json, sha256_file, write_json
 
-__all__ = ["Checkpoint", "check_fingerprint", "load_newest", "remove_old", "save"]
+__all__ = ["Checkpoint", "check_fingerprint", "load_newest", "remove_newer", "remove_old", "save"]
 
 _PARTS: Final = ("weights", "first_moments", "second_moments")
 _STATE: Final = "state.json"
@@ -41,7 +41,7 @@ class Checkpoint:
 def save(directory: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint under `directory` and return its path."""
     path = directory / f"update-{checkpoint.updates:08d}"
-    with atomic_directory(path, marker=_STATE) as temporary:
+    with atomic_directory(path) as temporary:
         digests = {}
         for part in _PARTS:
             file = temporary / f"{part}.safetensors"
@@ -52,13 +52,30 @@ def save(directory: Path, checkpoint: Checkpoint) -> Path:
 
 
 def load_newest(directory: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that is whole, or None where there is none."""
-    for path in reversed(_checkpoints(directory)):
+    """Return the newest checkpoint that is whole, or None where there is none.
+
+    Raises:
+        UserError: there are checkpoints and none is whole.
+    """
+    paths = _checkpoints(directory)
+    for path in reversed(paths):
         try:
             return _load(path)
         except (UserError, OSError, SafetensorError, KeyError, TypeError) as error:
             _log.warning("%s: damaged, so the checkpoint before it is tried: %s", path, error)
+    if paths:
+        raise UserError(
+            f"{directory}: none of its {len(paths)} checkpoints is whole; expected one, or none at "
+            "all to start from the beginning"
+        )
     return None
+
+
+def remove_newer(directory: Path, *, than: int) -> None:
+    """Remove the damaged checkpoints that `load_newest` passed over: those after update `than`."""
+    for path in _checkpoints(directory):
+        if int(path.name.removeprefix("update-")) > than:
+            shutil.rmtree(path)
 
 
 def remove_old(directory: Path, *, keep: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from esm1b.batches.stream import MicroBatch
 from esm1b.config import PretrainingConfig
+from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens
 from esm1b.pretraining.launch import Place
@@ -36,11 +37,13 @@ class Hardware:
         micro_batch_tokens: tokens that a process takes at once, about.
         zero_stage: what DeepSpeed divides among processes: optimiser state (1), gradients too (2).
         threads: CPU threads of each process.
+        device: "auto" is CUDA where there is any, one GPU for each process.
     """
 
     micro_batch_tokens: int = 4096
     zero_stage: Literal[1, 2] = 1
     threads: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +59,22 @@ class MaskedLosses:
     correct: Tensor
 
 
-def start_processes(place: Place, *, threads: int) -> torch.device:
+def start_processes(place: Place, hardware: Hardware) -> torch.device:
     """Join the other processes and return this process's device.
 
     gloo on CPU, nccl on CUDA. The environment gets torch's five variables.
+
+    Raises:
+        UserError: this process has no GPU of its own, though the run is to use GPUs.
     """
-    has_cuda = torch.cuda.is_available()
+    has_cuda = hardware.device == "cuda" or (
+        hardware.device == "auto" and torch.cuda.is_available()
+    )
+    if has_cuda and place.local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {hardware.device}: process {place.local_rank} of this node has no GPU, "
+            f"{torch.cuda.device_count()} are there; expected one for each process, or --device cpu"
+        )
     if not has_cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
         # Nothing is compiled on CPU; without this DeepSpeed imports the compiler all the same.
@@ -75,7 +88,7 @@ def start_processes(place: Place, *, threads: int) -> torch.device:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed 0.19 calls a collective by the name that torch 2.13 deprecates.
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(hardware.threads)
     backend = "nccl" if has_cuda else "gloo"
     if place.processes == 1 and place.port == 0:
         # A store in memory: nothing listens, so single processes never meet.

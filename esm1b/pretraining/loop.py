@@ -7,8 +7,8 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from esm1b.batches.stream import BatchRecipe, MicroBatch, UpdateStream
 from esm1b.config import Config
 from esm1b.corpus.tokens import TokenDataset, open_tokens
 from esm1b.errors import Stopped, UserError
+from esm1b.files import check_replaceable
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.weights import Provenance, save_model
 from esm1b.pretraining import checkpoint
@@ -63,11 +64,16 @@ def pretrain(
     dataset = open_tokens(tokens, "train")
     held_out = open_tokens(tokens, "validation")
     checkpoints.mkdir(parents=True, exist_ok=True)
-    device = start_processes(place, threads=hardware.threads)
+    device = start_processes(place, hardware)
     try:
-        with _lock(checkpoints, place), _stop_requests() as stop:
-            if place.rank == 0:
+        with ExitStack() as held, _stop_requests() as stop:
+
+            def start() -> None:
+                held.enter_context(_lock(checkpoints))
                 checkpoint.check_fingerprint(checkpoints, run_fingerprint(config, dataset))
+                check_replaceable(output)
+
+            _on_first_process(place, start)
             run = _Run(config, dataset, held_out, checkpoints, hardware, place, device)
             run.train(stop)
             run.export(output)
@@ -141,8 +147,16 @@ class _Run:
         self.updates = 0
         newest = checkpoint.load_newest(checkpoints)
         if newest is not None:
+            if newest.updates > self.recipe.updates:
+                raise UserError(
+                    f"{checkpoints}: its newest checkpoint is of update {newest.updates}; expected "
+                    f"at most pretraining.updates {self.recipe.updates}, or another directory"
+                )
             self.engine.load_state(newest.tensors, updates=newest.updates)
             self.updates = newest.updates
+            _on_first_process(
+                place, lambda: checkpoint.remove_newer(checkpoints, than=self.updates)
+            )
         _log.info(
             "%d parameters, %d training sequences, %.2f epochs in %d updates; process %d of %d "
             "(%s), %s, ZeRO stage %d, %s",
@@ -205,39 +219,39 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint and remove old ones; every process takes part."""
-        tensors = self.engine.state()
-        if self.place.rank == 0:
-            checkpoint.save(
-                self.checkpoints, checkpoint.Checkpoint(updates=self.updates, tensors=tensors)
-            )
+        state = checkpoint.Checkpoint(updates=self.updates, tensors=self.engine.state())
+
+        def write() -> None:
+            checkpoint.save(self.checkpoints, state)
             checkpoint.remove_old(self.checkpoints, keep=self.recipe.checkpoints_kept)
-        torch.distributed.barrier()
+
+        _on_first_process(self.place, write)
 
     def export(self, output: Path) -> None:
         """Write the model directory; every process takes part."""
         weights = self.engine.state()["weights"]
-        if self.place.rank == 0:
+        provenance = Provenance(
+            rare_residues=self.config.model.rare_residues,
+            details={
+                "run": self.config.run,
+                "updates": self.updates,
+                "tokens_fingerprint": self.fingerprint,
+                "seed": self.config.seed,
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: metadata.version(name) for name in ("esm1b", "torch", "deepspeed")},
+                },
+                "model": self.config.model.model_dump(mode="json"),
+                "pretraining": self.recipe.model_dump(mode="json"),
+            },
+        )
+
+        def write() -> None:
             encoder = Encoder(self.config.model.shape())
             encoder.load_state_dict(weights)
-            provenance = Provenance(
-                rare_residues=self.config.model.rare_residues,
-                details={
-                    "run": self.config.run,
-                    "updates": self.updates,
-                    "tokens_fingerprint": self.fingerprint,
-                    "seed": self.config.seed,
-                    "versions": {
-                        "python": platform.python_version(),
-                        **{
-                            name: metadata.version(name) for name in ("esm1b", "torch", "deepspeed")
-                        },
-                    },
-                    "model": self.config.model.model_dump(mode="json"),
-                    "pretraining": self.recipe.model_dump(mode="json"),
-                },
-            )
             save_model(encoder, output, provenance)
-        torch.distributed.barrier()
+
+        _on_first_process(self.place, write)
 
     def _agree(self, batches: list[MicroBatch], stop: "_StopRequest") -> tuple[int, int, bool]:
         """Return, over all processes, masked positions, tokens, and whether to stop."""
@@ -291,11 +305,8 @@ def _stop_requests() -> Iterator[_StopRequest]:
 
 
 @contextmanager
-def _lock(directory: Path, place: Place) -> Iterator[None]:
+def _lock(directory: Path) -> Iterator[None]:
     """Keep a second run out of `directory`; the lock goes with the process that holds it."""
-    if place.rank != 0:
-        yield
-        return
     with (directory / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -304,3 +315,26 @@ def _lock(directory: Path, place: Place) -> Iterator[None]:
                 f"{directory}: another process is training here; expected to be the only one"
             ) from error
         yield
+
+
+def _on_first_process(place: Place, action: Callable[[], None]) -> None:
+    """Do `action` in the first process while the others wait; if it fails, all of them end.
+
+    Raises:
+        UserError: the action's own, in every process.
+        RuntimeError: the action failed otherwise; the first process raises what happened.
+    """
+    failure: list[tuple[bool, str] | None] = [None]
+    caught: Exception | None = None
+    if place.rank == 0:
+        try:
+            action()
+        except Exception as error:  # whatever it is, the others must not wait for ever
+            caught = error
+            failure = [(isinstance(error, UserError), str(error))]
+    torch.distributed.broadcast_object_list(failure, src=0)
+    if caught is not None:
+        raise caught
+    if failure[0] is not None:
+        is_users, message = failure[0]
+        raise UserError(message) if is_users else RuntimeError(f"the first process: {message}")

@@ -86,6 +86,7 @@ class FakeModel:
     represent: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
     seed: int = 0
     config: EncoderShape = field(default=SHAPE)
+    longest_sequence: int = SHAPE.maximum_tokens - 2
 
     def attentions(self, residues: NDArray[np.uint8]) -> NDArray[np.float32]:
         noise = self._noise(residues, (3, residues.size, residues.size))

@@ -44,5 +44,6 @@ def test_profiles_hold_no_science(path: Path) -> None:
         "micro_batch_tokens",
         "zero_stage",
         "threads_per_process",
+        "device",
         "mem_mb",
     }

@@ -25,6 +25,7 @@ TINY = {
     "pretraining": {
         "updates": 8,
         "tokens_per_update": 512,
+        "crop_residues": 100,
         "log_interval": 2,
         "validation_interval": 4,
         "checkpoint_interval": 2,

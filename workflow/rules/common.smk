@@ -1,4 +1,5 @@
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -46,10 +47,10 @@ def corpus_sequences(wildcards):
     return list(CONFIG.corpus.sequences) or synthetic
 
 
-def split_options(wildcards):
+def split_options(wildcards, input):
     """How sequences are held out."""
-    if CONFIG.corpus.validation_ids:
-        return f"--validation-ids {CONFIG.corpus.validation_ids}"
+    if input.validation_ids:
+        return f"--validation-ids {shlex.quote(str(input.validation_ids))}"
     return f"--validation-fraction {CONFIG.corpus.validation_fraction}"
 
 

@@ -29,6 +29,7 @@ rule synthesize:
 rule shard:
     input:
         sequences=corpus_sequences,
+        validation_ids=CONFIG.corpus.validation_ids or [],
     output:
         manifest="results/corpora/{corpus}/corpus/manifest.json",
         train=directory("results/corpora/{corpus}/corpus/train"),

@@ -40,6 +40,7 @@ rule pretrain:
         micro_batch_tokens=8192,
         zero_stage=1,
         threads_per_process=1,
+        device="auto",
     params:
         launch=launcher,
         checkpoints="checkpoints/{run}",
@@ -49,4 +50,4 @@ rule pretrain:
         "{params.launch} esm1b pretrain {input.run_config} --tokens $(dirname {input.tokens}) "
         "--checkpoints {params.checkpoints} --output $(dirname {output.config}) "
         "--micro-batch-tokens {resources.micro_batch_tokens} --zero-stage {resources.zero_stage} "
-        "--threads {resources.threads_per_process} > {log} 2>&1"
+        "--threads {resources.threads_per_process} --device {resources.device} > {log} 2>&1"
