@@ -76,8 +76,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        (temporary / STAMP).touch()
         yield temporary
+        (temporary / STAMP).touch()
         for file in temporary.rglob("*"):
             if file.is_file():
                 fsync_file(file)

@@ -167,7 +167,7 @@ def test_an_output_of_somebody_else(tmp_path: Path, refusal: Refusal) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     found = refusal("shard", tmp_path / "a.fasta", "--output", tmp_path / "mine")
-    assert found.startswith(f"{tmp_path / 'mine'}: holds files but no manifest.json")
+    assert found.startswith(f"{tmp_path / 'mine'}: holds files but no .esm1b")
 
 
 def test_a_corpus_that_is_none(tmp_path: Path, refusal: Refusal) -> None:

@@ -198,3 +198,12 @@ def test_every_key_is_described() -> None:
     assert defaults["model.width"] == "64"
     assert defaults["pretraining.gradient_clipping"] == "null"
     assert defaults["evaluation.contacts.regularisation"] == '"cross-validate"'
+
+
+def test_an_update_holds_the_longest_sequence() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config({"pretraining": {"tokens_per_update": 1023}}, origin="run.yaml")
+    assert str(caught.value) == (
+        "run.yaml: pretraining.tokens_per_update: 1023 tokens do not hold a sequence of "
+        "pretraining.crop_residues; expected at least 1024"
+    )

@@ -64,6 +64,7 @@ def test_directory_is_written(tmp_path: Path) -> None:
     assert listing(tmp_path) == [
         "a",
         "a/out",
+        "a/out/.esm1b",
         "a/out/manifest.json",
         "a/out/part",
         "a/out/part/1",
@@ -73,17 +74,19 @@ def test_directory_is_written(tmp_path: Path) -> None:
 def test_error_leaves_the_old_directory(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
+    (out / ".esm1b").touch()
     (out / "manifest.json").write_text("old")
     with pytest.raises(RuntimeError, match="halfway"):
         fail_within_directory(out)
     assert (out / "manifest.json").read_text() == "old"
-    assert listing(tmp_path) == ["out", "out/manifest.json"]
+    assert listing(tmp_path) == ["out", "out/.esm1b", "out/manifest.json"]
 
 
 def test_directory_is_replaced_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "manifest.json").write_text("old")
+    (out / ".esm1b").touch()
     (out / "of an earlier run").write_text("")
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "left by a kill").write_text("")
@@ -91,14 +94,14 @@ def test_directory_is_replaced_whole(tmp_path: Path) -> None:
         assert listing(temporary) == []
         (temporary / "manifest.json").write_text("new")
     assert (out / "manifest.json").read_text() == "new"
-    assert listing(tmp_path) == ["out", "out/manifest.json"]
+    assert listing(tmp_path) == ["out", "out/.esm1b", "out/manifest.json"]
 
 
 def test_empty_directory_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with atomic_directory(tmp_path / "out") as temporary:
         (temporary / "manifest.json").write_text("{}")
-    assert listing(tmp_path) == ["out", "out/manifest.json"]
+    assert listing(tmp_path) == ["out", "out/.esm1b", "out/manifest.json"]
 
 
 def test_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
@@ -108,8 +111,8 @@ def test_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught, atomic_directory(out):
         pass
     assert str(caught.value) == (
-        f"{out}: holds files but no manifest.json, so it is not an earlier output of this "
-        "command; expected a new or an empty directory"
+        f"{out}: holds files but no .esm1b, so it is not an earlier output of esm1b; "
+        "expected a new or an empty directory"
     )
     assert listing(tmp_path) == ["out", "out/thesis.tex"]
 
@@ -159,4 +162,4 @@ def test_a_directory_of_empty_directories_is_taken(tmp_path: Path) -> None:
     (tmp_path / "report" / "figures").mkdir(parents=True)
     with atomic_directory(tmp_path / "report") as temporary:
         (temporary / "index.html").write_text("page")
-    assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]
+    assert listing(tmp_path / "report") == [".esm1b", "index.html"]

@@ -6,7 +6,7 @@ import torch
 
 from esm1b.alphabet import MASK, encode
 from esm1b.batches.stream import MicroBatch
-from esm1b.model.inference import load_model, untrained_model
+from esm1b.model.inference import Model, load_model, untrained_model
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.model.weights import Provenance, save_model
@@ -76,7 +76,15 @@ def test_log_probabilities_at_masked_positions(directory: Path) -> None:
 
 def test_untrained_models_follow_their_seed() -> None:
     residues = encode("MKTVRQG")
-    first, same, other = (untrained_model(SHAPE, seed) for seed in (0, 0, 1))
+    like = Model(
+        encoder=random_encoder(SHAPE),
+        rare_residues="keep",
+        append_eos=False,
+        longest_sequence=9,
+        device=torch.device("cpu"),
+    )
+    first, same, other = (untrained_model(like, seed) for seed in (0, 0, 1))
+    assert (first.rare_residues, first.append_eos, first.longest_sequence) == ("keep", False, 9)
     np.testing.assert_array_equal(first.attentions(residues), same.attentions(residues))
     assert not np.array_equal(first.attentions(residues), other.attentions(residues))
     assert not first.encoder.training

@@ -64,6 +64,7 @@ def test_bytes_are_the_same_every_time(encoder: Encoder, directory: Path, tmp_pa
     save_model(encoder, tmp_path / "again", Provenance(rare_residues="keep"))
     names = sorted(path.name for path in directory.iterdir())
     assert names == [
+        ".esm1b",
         "config.json",
         "esm1b.json",
         "model.safetensors",

@@ -10,6 +10,7 @@ from esm1b.pretraining.checkpoint import (
     Checkpoint,
     check_fingerprint,
     load_newest,
+    remove_newer,
     remove_old,
     save,
 )
@@ -55,6 +56,7 @@ def directory(tmp_path: Path) -> Path:
 def test_the_newest_is_loaded(directory: Path) -> None:
     assert names(directory) == ["update-00000002", "update-00000004", "update-00000010"]
     assert names(directory / "update-00000010") == [
+        ".esm1b",
         "first_moments.safetensors",
         "second_moments.safetensors",
         "state.json",
@@ -110,7 +112,19 @@ def test_a_checkpoint_without_its_state_falls_back(directory: Path, state: bytes
 def test_all_damaged(directory: Path) -> None:
     for path in directory.glob("update-*/weights.safetensors"):
         path.write_bytes(b"")
-    assert load_newest(directory) is None
+    with pytest.raises(UserError) as caught:
+        load_newest(directory)
+    assert str(caught.value) == (
+        f"{directory}: none of its 3 checkpoints is whole; expected one, or none at all to start "
+        "from the beginning"
+    )
+
+
+def test_those_passed_over_make_room(directory: Path) -> None:
+    (directory / "update-00000010" / "state.json").unlink()
+    assert_equal(load_newest(directory), checkpoint(4))
+    remove_newer(directory, than=4)
+    assert names(directory) == ["update-00000002", "update-00000004"]
 
 
 def test_an_interrupted_save_is_never_loaded(directory: Path) -> None:

@@ -275,7 +275,8 @@ def test_without_the_newest_checkpoint_it_repeats_the_updates(
 ) -> None:
     run = new_run(tmp_path / "lost", undisturbed.tokens)
     shutil.copytree(undisturbed.checkpoints, run.checkpoints)
-    shutil.rmtree(run.checkpoints / "update-00000012")
+    # damaged, so that it is passed over and its place is taken again
+    (run.checkpoints / "update-00000012" / "state.json").unlink()
     result = run.start()
     assert result.returncode == 0, result.stderr
     assert "going on after update 8" in result.stderr
@@ -297,3 +298,57 @@ def test_another_learning_rate_is_refused(undisturbed: Run, tmp_path: Path) -> N
         "expected the same data and recipe, or another directory"
     ]
     assert not run.model.exists()
+
+
+def with_recipe(run: Run, **changes: object) -> Run:
+    recipe = {**CONFIGURATION["pretraining"], **changes}  # type: ignore[dict-item]  # mixed values
+    (run.folder / "config.json").write_text(json.dumps({**CONFIGURATION, "pretraining": recipe}))
+    return run
+
+
+def test_fewer_updates_than_were_done_are_refused(undisturbed: Run, tmp_path: Path) -> None:
+    run = with_recipe(new_run(tmp_path / "fewer", undisturbed.tokens), updates=9)
+    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
+    result = run.start()
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"esm1b: error: {run.checkpoints}: its newest checkpoint is of update 12; expected at most "
+        "pretraining.updates 9, or another directory"
+    )
+    assert not run.model.exists()
+
+
+def test_every_process_ends_when_the_first_one_refuses(undisturbed: Run, tmp_path: Path) -> None:
+    run = with_recipe(new_run(tmp_path / "refused", undisturbed.tokens), learning_rate=0.02)
+    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
+    result = run.start(
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("--no-python", sys.executable, "-m", "esm1b"),
+    )
+    assert result.returncode == 1  # torchrun's own; the processes end with 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("esm1b: error:")]
+    assert len(errors) == 1
+    assert "pretraining.learning_rate was 0.01 and is 0.02" in errors[0]
+
+
+def test_bfloat16_goes_on_from_its_float32_weights(undisturbed: Run, tmp_path: Path) -> None:
+    whole = with_recipe(new_run(tmp_path / "whole", undisturbed.tokens), precision="bf16")
+    assert whole.start().returncode == 0
+    # bfloat16 keeps eight bits of a number: 2 ** -8 is 0.004
+    assert whole.losses() == pytest.approx(undisturbed.losses(), rel=0.004)
+    again = with_recipe(new_run(tmp_path / "again", undisturbed.tokens), precision="bf16")
+    shutil.copytree(whole.checkpoints, again.checkpoints)
+    shutil.rmtree(again.checkpoints / "update-00000012")
+    assert again.start().returncode == 0
+    assert again.losses() == whole.losses()
+    assert again.weights() == whole.weights()
+
+
+def test_a_process_without_a_gpu_says_so(undisturbed: Run, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "cuda", undisturbed.tokens)
+    result = run.start(hardware=("--device=cuda",))
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "esm1b: error: --device cuda: process 0 of this node has no GPU, 0 are there; expected one "
+        "for each process, or --device cpu"
+    ]

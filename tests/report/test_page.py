@@ -87,6 +87,7 @@ def test_everything_is_written_twice_the_same(
 ) -> None:
     first = files(complete)
     assert sorted(first) == [
+        ".esm1b",
         "figures/contacts.svg",
         "figures/corpus.svg",
         "figures/perplexity.svg",

@@ -179,6 +179,7 @@ def test_presets_plan_the_jobs_of_a_real_run(tmp_path: Path, preset: str) -> Non
     content = yaml.safe_load(preset_path.read_text(encoding="utf-8"))
     needed = [
         *content["corpus"]["sequences"],
+        *filter(None, [content["corpus"].get("validation_ids")]),
         content["evaluation"]["contacts"]["structures"],
         content["evaluation"]["secondary_structure"]["table"],
     ]
