@@ -17,7 +17,7 @@ from esm1b.files import atomic_directory, read_json, write_json
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 
-__all__ = ["Provenance", "load_encoder", "read_provenance", "save_model"]
+__all__ = ["Provenance", "load_encoder", "read_provenance", "read_shape", "save_model"]
 
 _DETAILS: Final = "esm1b.json"
 
@@ -111,8 +111,7 @@ def load_encoder(directory: Path) -> Encoder:
     Raises:
         UserError: a file is missing or damaged, or the weights are not those of the configuration.
     """
-    config = read_json(directory / "config.json")
-    shape = _shape(config, directory / "config.json")
+    shape = read_shape(directory)
     file = directory / "model.safetensors"
     try:
         tensors = load_file(file)
@@ -137,6 +136,50 @@ def load_encoder(directory: Path) -> Encoder:
     with torch.no_grad():
         encoder.embed_tokens.weight[MASK] = 0.0
     return encoder.float().eval()
+
+
+def read_shape(directory: Path) -> EncoderShape:
+    """Return the size of the network in a model directory, from its `config.json`.
+
+    Raises:
+        UserError: the file is missing, or does not describe an ESM-1b.
+    """
+    path = directory / "config.json"
+    config = read_json(path)
+
+    def value(key: str, kind: type) -> Any:
+        found = config.get(key) if isinstance(config, dict) else None
+        if type(found) is not kind:
+            raise UserError(f"{path}: {key} is {found!r}; expected {kind.__name__}")
+        return found
+
+    def size(key: str, least: int = 1) -> int:
+        found: int = value(key, int)
+        if found < least:
+            raise UserError(f"{path}: {key} is {found}; expected at least {least}")
+        return found
+
+    for key, expected in (
+        ("vocab_size", len(TOKENS)),
+        ("position_embedding_type", "absolute"),
+        ("token_dropout", True),
+    ):
+        found = value(key, type(expected))
+        if found != expected:
+            raise UserError(f"{path}: {key} is {json.dumps(found)}; expected {expected} (ESM-1b)")
+    shape = EncoderShape(
+        layers=size("num_hidden_layers"),
+        width=size("hidden_size"),
+        heads=size("num_attention_heads"),
+        feed_forward=size("intermediate_size"),
+        maximum_tokens=size("max_position_embeddings", PAD + 4) - PAD - 1,
+        layer_norm_before=value("emb_layer_norm_before", bool),
+    )
+    if shape.width % shape.heads:
+        raise UserError(
+            f"{path}: num_attention_heads {shape.heads} does not divide hidden_size {shape.width}"
+        )
+    return shape
 
 
 def read_provenance(directory: Path) -> Provenance:
@@ -211,39 +254,3 @@ def _hugging_face_config(shape: EncoderShape) -> dict[str, Any]:
         "initializer_range": 0.02,
         "torch_dtype": "float32",
     }
-
-
-def _shape(config: Any, path: Path) -> EncoderShape:
-    def value(key: str, kind: type) -> Any:
-        found = config.get(key) if isinstance(config, dict) else None
-        if type(found) is not kind:
-            raise UserError(f"{path}: {key} is {found!r}; expected {kind.__name__}")
-        return found
-
-    def size(key: str, least: int = 1) -> int:
-        found: int = value(key, int)
-        if found < least:
-            raise UserError(f"{path}: {key} is {found}; expected at least {least}")
-        return found
-
-    for key, expected in (
-        ("vocab_size", len(TOKENS)),
-        ("position_embedding_type", "absolute"),
-        ("token_dropout", True),
-    ):
-        found = value(key, type(expected))
-        if found != expected:
-            raise UserError(f"{path}: {key} is {json.dumps(found)}; expected {expected} (ESM-1b)")
-    shape = EncoderShape(
-        layers=size("num_hidden_layers"),
-        width=size("hidden_size"),
-        heads=size("num_attention_heads"),
-        feed_forward=size("intermediate_size"),
-        maximum_tokens=size("max_position_embeddings", PAD + 4) - PAD - 1,
-        layer_norm_before=value("emb_layer_norm_before", bool),
-    )
-    if shape.width % shape.heads:
-        raise UserError(
-            f"{path}: num_attention_heads {shape.heads} does not divide hidden_size {shape.width}"
-        )
-    return shape

@@ -4,12 +4,10 @@ import fcntl
 import logging
 import math
 import os
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +30,7 @@ from esm1b.pretraining.launch import Place, place_from_environment
 from esm1b.pretraining.monitor import Monitor
 from esm1b.pretraining.schedule import inverse_square_root
 from esm1b.pretraining.validation import VALIDATION_SEED, validate, validation_batches
+from esm1b.versions import versions
 
 __all__ = ["pretrain", "run_fingerprint"]
 
@@ -237,10 +236,7 @@ class _Run:
                 "updates": self.updates,
                 "tokens_fingerprint": self.fingerprint,
                 "seed": self.config.seed,
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: metadata.version(name) for name in ("esm1b", "torch", "deepspeed")},
-                },
+                "versions": versions(),
                 "model": self.config.model.model_dump(mode="json"),
                 "pretraining": self.recipe.model_dump(mode="json"),
             },

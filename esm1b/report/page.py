@@ -13,6 +13,7 @@ from esm1b.errors import UserError
 from esm1b.evaluation import published
 from esm1b.evaluation.results import describe_model
 from esm1b.files import atomic_directory, write_json
+from esm1b.model.weights import read_shape
 from esm1b.pretraining.monitor import read_metrics
 from esm1b.report import provenance, tables
 from esm1b.report.control import has_control, passed, positive_control
@@ -22,6 +23,7 @@ from esm1b.report.figures import corpus_figure, training_figure
 from esm1b.report.headline import highlights
 from esm1b.report.measured import Evaluation, read_evaluations
 from esm1b.report.summary import summarise
+from esm1b.versions import versions
 
 __all__ = ["write_report"]
 
@@ -123,7 +125,7 @@ def _run(
     lines: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return what was run, in the words of the page."""
-    shape = provenance.read_shape(model)
+    shape = read_shape(model)
     updates = description.get("updates", lines[-1]["update"])
     per_update = description.get("pretraining", {}).get("tokens_per_update")
     sequences = manifest["sequences"]["train"]
@@ -136,7 +138,7 @@ def _run(
         "Attempts": str(max(line["attempt"] for line in lines)),
         "Corpus fingerprint": manifest["fingerprint"],
         "Token fingerprint": description.get("tokens_fingerprint"),
-        "Software": provenance.software(description.get("versions") or provenance.versions()),
+        "Software": provenance.software(description.get("versions") or versions()),
         "Commit": provenance.git_commit(Path(esm1b.__file__).parent),
     }
     return {

@@ -1,56 +1,14 @@
-"""What was run: network, data, versions, commit, configuration."""
+"""What was run: versions, commit, configuration."""
 
 import json
-import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from esm1b.alphabet import PAD
 from esm1b.config import ModelConfig, PretrainingConfig, describe
-from esm1b.errors import UserError
-from esm1b.files import read_json
-from esm1b.model.shape import EncoderShape
 
-__all__ = ["configuration", "git_commit", "read_shape", "software", "versions"]
-
-_PACKAGES: Final = ("esm1b", "torch", "deepspeed")
-
-
-def read_shape(model: Path) -> EncoderShape:
-    """Return the size of the network in a model directory, from its `config.json`.
-
-    Raises:
-        UserError: the file is missing or leaves something out.
-    """
-    path = model / "config.json"
-    content = read_json(path)
-    try:
-        return EncoderShape(
-            layers=content["num_hidden_layers"],
-            width=content["hidden_size"],
-            heads=content["num_attention_heads"],
-            feed_forward=content["intermediate_size"],
-            maximum_tokens=content["max_position_embeddings"] - PAD - 1,
-            layer_norm_before=content["emb_layer_norm_before"],
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: {error}: missing; expected the configuration of a model"
-        ) from error
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+__all__ = ["configuration", "git_commit", "software"]
 
 
 def software(found: Mapping[str, str]) -> str:

@@ -180,6 +180,9 @@ def write_run(directory: Path) -> tuple[Path, Path, Path]:
     model.mkdir(parents=True)
     (model / "esm1b.json").write_text(json.dumps(MODEL))
     shape = {
+        "vocab_size": 33,
+        "position_embedding_type": "absolute",
+        "token_dropout": True,
         "num_hidden_layers": 2,
         "hidden_size": 16,
         "num_attention_heads": 2,

@@ -1,10 +1,8 @@
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from esm1b.errors import UserError
-from esm1b.report.provenance import configuration, git_commit, read_shape, software, versions
+from esm1b.report.provenance import configuration, git_commit, software
+from esm1b.versions import versions
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -48,9 +46,3 @@ def test_configuration_explains_its_keys() -> None:
 def test_versions_are_in_one_line() -> None:
     assert next(iter(versions())) == "python"
     assert software({"python": "3.11.7", "torch": "2.13.0"}) == "python 3.11.7, torch 2.13.0"
-
-
-def test_an_incomplete_model_directory_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}')
-    with pytest.raises(UserError, match=r"config\.json: 'hidden_size': missing"):
-        read_shape(tmp_path)
