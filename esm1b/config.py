@@ -39,6 +39,15 @@ class _Section(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, values: Any) -> Any:
+        for name, field in cls.model_fields.items():
+            value = values.get(name) if isinstance(values, Mapping) else None
+            if isinstance(value, bool) and field.annotation is not bool:
+                raise ValueError(f"{name}: {str(value).lower()}: input should not be a truth value")
+        return values
+
 
 class SyntheticConfig(_Section):
     """The demonstration's protein families, drawn from a model whose optimum is known exactly."""

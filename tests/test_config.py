@@ -200,6 +200,14 @@ def test_every_key_is_described() -> None:
     assert defaults["evaluation.contacts.regularisation"] == '"cross-validate"'
 
 
+def test_a_truth_value_is_no_number() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_config({"pretraining": {"updates": True}}, origin="run.yaml")
+    assert str(caught.value) == (
+        "run.yaml: pretraining.updates: true: input should not be a truth value"
+    )
+
+
 def test_an_update_holds_the_longest_sequence() -> None:
     with pytest.raises(UserError) as caught:
         parse_config({"pretraining": {"tokens_per_update": 1023}}, origin="run.yaml")
