@@ -23,6 +23,7 @@ __all__ = [
     "X",
     "decode",
     "encode",
+    "encode_masked",
     "merge_rare_residues",
 ]
 
@@ -72,6 +73,29 @@ def encode(sequence: str | bytes) -> NDArray[np.uint8]:
             f"{character!r} at position {position + 1}; "
             f"expected one of the residue symbols {RESIDUES}J"
         )
+    return tokens
+
+
+def encode_masked(text: str) -> NDArray[np.uint8]:
+    """Return the tokens `[length]` of a sequence as people write it.
+
+    White space is left out, lower case counts as upper case, and `<mask>` is a token.
+
+    Raises:
+        ValueError: a character is not one of the 25 residue symbols or J; the message names it and
+            its position, counted from 1, where `<mask>` is one.
+    """
+    text = "".join(text.split())
+    if text.isascii():  # beyond ASCII, one lower-case letter may become two others
+        text = text.upper()
+    # A residue symbol holds the places of masks while the rest is read.
+    parts = text.split("<MASK>")
+    try:
+        tokens = encode("A".join(parts))
+    except ValueError as error:
+        raise ValueError(f"{error} or <mask>") from error
+    places = np.cumsum([len(part) + 1 for part in parts[:-1]], dtype=np.int64) - 1
+    tokens[places] = MASK
     return tokens
 
 

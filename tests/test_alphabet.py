@@ -16,6 +16,7 @@ from esm1b.alphabet import (
     X,
     decode,
     encode,
+    encode_masked,
     merge_rare_residues,
 )
 
@@ -103,3 +104,16 @@ def test_merging_touches_rare_residues_only() -> None:
     assert merged.dtype == np.uint8
     assert every.tolist() == list(range(33))
     assert X == 24
+
+
+def test_sequences_as_people_write_them() -> None:
+    # The example of facebookresearch/esm, tests/test_alphabet.py, without its special tokens.
+    tokens = [15, 5, 4, 11, 5, 32, 12, 8, 16, 14]
+    assert encode_masked("KALTA<mask>ISQP").tolist() == tokens
+    assert encode_masked(" k a l t a\n<mask> isqp").tolist() == tokens
+    assert encode_masked("<mask><mask>").tolist() == [32, 32]
+    assert encode_masked("").tolist() == []
+    with pytest.raises(ValueError, match=r"'<' at position 4; expected one of .*J or <mask>"):
+        encode_masked("M <mask> K <cls>")
+    with pytest.raises(ValueError, match="'ß' at position 1"):
+        encode_masked("ß")

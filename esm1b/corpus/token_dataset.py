@@ -33,7 +33,13 @@ def open_tokens(directory: Path, split: SplitName) -> "TokenDataset":
         raise UserError(f"{directory / MANIFEST}: another alphabet; expected {' '.join(TOKENS)}")
     shards = manifest["shards"][split]
     check_shards(directory, shards)
-    return TokenDataset(directory, split, shards, manifest["fingerprint"])
+    return TokenDataset(
+        directory,
+        split,
+        shards,
+        fingerprint=manifest["fingerprint"],
+        corpus_fingerprint=manifest["corpus_fingerprint"],
+    )
 
 
 class TokenDataset:
@@ -44,19 +50,24 @@ class TokenDataset:
     Attributes:
         lengths: `[sequences]` int32, residues per sequence.
         fingerprint: SHA-256 over the corpus, the alphabet and the format.
+        corpus_fingerprint: of the corpus alone.
     """
 
     lengths: NDArray[np.int32]
     fingerprint: str
+    corpus_fingerprint: str
 
     def __init__(
         self,
         directory: Path,
         split: SplitName,
         shards: list[dict[str, Any]],
+        *,
         fingerprint: str,
+        corpus_fingerprint: str,
     ) -> None:
         self.fingerprint = fingerprint
+        self.corpus_fingerprint = corpus_fingerprint
         self._directory = directory
         self._split = split
         mapped = [_map_shard(directory / shard["file"], shard) for shard in shards]

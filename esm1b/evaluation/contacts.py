@@ -19,7 +19,7 @@ from esm1b.evaluation.structure_geometry import CONTACT_DISTANCE, Glycine
 from esm1b.evaluation.structure_table import KINDS
 from esm1b.evaluation.structures import read_structures
 from esm1b.files import atomic_directory, write_json
-from esm1b.model.inference import load_model, untrained_model
+from esm1b.inference.model import load_model, untrained_model
 
 __all__ = ["evaluate_contacts"]
 
@@ -85,8 +85,8 @@ def evaluate_contacts(
         write_json(
             directory / "contact_regression.json",
             {
-                "layers": model.config.layers,
-                "heads": model.config.heads,
+                "layers": model.layers,
+                "heads": model.heads,
                 "channel": "layer * heads + head",
                 **_regression_as_json(scores.trained),
                 "coefficients": scores.trained.coefficients.tolist(),

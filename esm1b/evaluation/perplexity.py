@@ -27,7 +27,7 @@ from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Interval, bootstrap_ratio
 from esm1b.evaluation.results import Comparison, Metric, describe_model, write_metrics
 from esm1b.files import atomic_directory
-from esm1b.model.inference import Model, load_model, untrained_model
+from esm1b.inference.model import Model, load_model, untrained_model
 from esm1b.pretraining.validation import VALIDATION_SEED
 
 __all__ = ["evaluate_perplexity"]
@@ -98,8 +98,8 @@ def evaluate_perplexity(
         )
         for draw in range(draws)
     ]
-    as_trained = _mask(held_out, scored, recipes, "training", model.config.width)
-    mask_only = _mask(held_out, scored, recipes, "mask-only", model.config.width)
+    as_trained = _mask(held_out, scored, recipes, "training", model.width)
+    mask_only = _mask(held_out, scored, recipes, "mask-only", model.width)
     frequencies = _residue_frequencies(open_tokens(tokens, "train"))
     networks = [untrained_model(model, seed + number) for number in range(untrained)]
 

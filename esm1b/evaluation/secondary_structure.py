@@ -38,7 +38,7 @@ from esm1b.evaluation.secondary_structure_summary import (
     subsets_of,
 )
 from esm1b.files import atomic_directory
-from esm1b.model.inference import load_model, untrained_model
+from esm1b.inference.model import load_model, untrained_model
 
 __all__ = ["evaluate_secondary_structure"]
 

@@ -4,15 +4,25 @@ Shapes: T tokens of all sequences end to end, W width, M masked positions.
 Reference: facebookresearch/esm, `esm/model/esm1.py` and `esm/modules.py`; module names are its.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from esm1b.alphabet import MASK, PAD, TOKENS
-from esm1b.model.attention import AttentionPlan, SelfAttention, plan_attention
+from esm1b.model.attention import SelfAttention
+from esm1b.model.attention_plan import (
+    AttentionPath,
+    AttentionPlan,
+    ExplicitPlan,
+    PaddedPlan,
+    choose_path,
+    plan_attention,
+)
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 
@@ -29,14 +39,10 @@ class Encoded:
     Attributes:
         final: `[T, W]` after the last layer norm.
         representations: `[T, W]` by layer: 0 is the input of the stack, the last one is `final`.
-        attentions: by layer, the maps of each group of `plan`.
-        plan: how the groups lie.
     """
 
     final: Tensor
-    plan: AttentionPlan
     representations: dict[int, Tensor]
-    attentions: list[list[Tensor]]
 
 
 class EncoderLayer(nn.Module):
@@ -53,17 +59,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
         """Return `[T, W]` from `[T, W]`."""
         x = x + self.self_attn(self.self_attn_layer_norm(x), plan)
-        return x + self._feed_forward(x)
-
-    def with_maps(self, x: Tensor, plan: AttentionPlan) -> tuple[Tensor, list[Tensor]]:
-        """Return what `forward` returns, and the attention maps by group."""
-        attended, maps = self.self_attn.with_maps(self.self_attn_layer_norm(x), plan)
-        x = x + attended
-        return x + self._feed_forward(x), maps
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
         hidden = functional.gelu(self.fc1(self.final_layer_norm(x)))
-        output: Tensor = self.fc2(hidden)
+        output: Tensor = x + self.fc2(hidden)
         return output
 
 
@@ -88,11 +85,26 @@ class LanguageModelHead(nn.Module):
 
 
 class Encoder(nn.Module):
-    """ESM-1b's encoder and language-model head."""
+    """ESM-1b's encoder and language-model head.
 
-    def __init__(self, shape: EncoderShape) -> None:
+    Args:
+        shape: the size of the network.
+        attention: how tokens attend; "auto" is varlen on CUDA in bf16 and fp16, sdpa elsewhere.
+        activation_checkpointing: in training, keep only the input of each layer and compute the
+            rest again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        shape: EncoderShape,
+        *,
+        attention: AttentionPath = "auto",
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.shape = shape
+        self.attention = attention
+        self.activation_checkpointing = activation_checkpointing
         self.embed_tokens = nn.Embedding(len(TOKENS), shape.width, padding_idx=PAD)
         # Rows 0 and 1 (PAD) hold no position: the first token of a sequence uses row 2.
         self.embed_positions = nn.Embedding(shape.position_rows, shape.width, padding_idx=PAD)
@@ -115,48 +127,86 @@ class Encoder(nn.Module):
         logits: Tensor = self.lm_head(final, self.embed_tokens.weight)
         return logits
 
+    def padded(self, tokens: Tensor) -> Tensor:
+        """Return logits `[batch, length, 33]` of `tokens` `[batch, length]`, padded on the right.
+
+        Nothing is computed at the padding, where the logits are zero.
+
+        Raises:
+            ValueError: a sequence is empty, has padding inside, or is too long.
+        """
+        packed = PackedTokens.from_padded(tokens)
+        logits = packed.to_padded(self(packed))
+        return functional.pad(logits, (0, 0, 0, tokens.shape[1] - logits.shape[1]))
+
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the layers, which share one compilation for each of training and evaluation.
+
+        Shapes must not change, see `PackedTokens.filled`, and attention must be varlen.
+
+        Args:
+            backend: of `torch.compile`.
+        """
+        for layer in self.layers:
+            layer.compile(fullgraph=True, dynamic=False, backend=backend)
+
     def encode(
-        self,
-        packed: PackedTokens,
-        *,
-        representation_layers: Collection[int] = (),
-        attentions: bool = False,
+        self, packed: PackedTokens, *, representation_layers: Collection[int] = ()
     ) -> Encoded:
-        """Run the stack; keep the representations and attention maps that were asked for.
+        """Run the stack; keep the representations that were asked for.
+
+        Args:
+            packed: the tokens.
+            representation_layers: 0 is the input of the stack, `layers` what leaves the last norm.
 
         Raises:
             ValueError: a sequence has more tokens than there are positions.
+            UserError: the attention path does not run here.
         """
+        x = self._embed(packed)
+        head_width = self.shape.width // self.shape.heads
+        path = choose_path(self.attention, device=x.device, dtype=x.dtype, head_width=head_width)
+        kept: dict[int, Tensor] = {}
+        for number, state in enumerate(self._states(x, plan_attention(packed, path))):
+            x = state
+            if number in representation_layers:
+                kept[number] = x
+        final = self.emb_layer_norm_after(x)
+        if len(self.layers) in representation_layers:
+            kept[len(self.layers)] = final
+        return Encoded(final=final, representations=kept)
+
+    def attention_maps(self, packed: PackedTokens) -> Iterator[list[Tensor]]:
+        """Yield for each layer the attention maps of each sequence, `[heads, length, length]`.
+
+        Rows are queries, special tokens included; float32, or float64 of a network in float64.
+        Attention is computed explicitly, and a layer's maps are made when it is their turn.
+        """
+        maps: list[list[Tensor]] = []
+        x = self._embed(packed)
+        plan = ExplicitPlan(padded=PaddedPlan.of(packed.lengths, x.device), observe=maps.append)
+        states = self._states(x, plan)
+        next(states)
+        for _ in states:
+            yield maps.pop()
+
+    def _states(self, x: Tensor, plan: AttentionPlan) -> Iterator[Tensor]:
+        """Yield `x`, then what leaves each layer."""
+        yield x
+        for layer in self.layers:
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, plan, use_reentrant=False)
+            else:
+                x = layer(x, plan)
+            yield x
+
+    def _embed(self, packed: PackedTokens) -> Tensor:
+        """Return `[T, W]`: tokens with token dropout, then positions, then the first layer norm."""
         if max(packed.lengths) > self.shape.maximum_tokens:
             raise ValueError(
                 f"a sequence has {max(packed.lengths)} tokens with <cls> and <eos>; "
                 f"expected at most {self.shape.maximum_tokens}"
             )
-        plan = plan_attention(packed.lengths, packed.tokens.device)
-        kept_representations: dict[int, Tensor] = {}
-        kept_attentions: list[list[Tensor]] = []
-        x = self._embed(packed)
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, EncoderLayer)
-            if number in representation_layers:
-                kept_representations[number] = x
-            if attentions:
-                x, maps = layer.with_maps(x, plan)
-                kept_attentions.append(maps)
-            else:
-                x = layer(x, plan)
-        final = self.emb_layer_norm_after(x)
-        if len(self.layers) in representation_layers:
-            kept_representations[len(self.layers)] = final
-        return Encoded(
-            final=final,
-            plan=plan,
-            representations=kept_representations,
-            attentions=kept_attentions,
-        )
-
-    def _embed(self, packed: PackedTokens) -> Tensor:
-        """Return `[T, W]`: tokens with token dropout, then positions, then the first layer norm."""
         is_mask = packed.tokens == MASK
         x = self.embed_tokens(packed.tokens).masked_fill(is_mask[:, None], 0.0)
         x = x * self._token_dropout_scale(packed, is_mask).to(x.dtype)[:, None]
@@ -166,11 +216,10 @@ class Encoder(nn.Module):
 
     def _token_dropout_scale(self, packed: PackedTokens, is_mask: Tensor) -> Tensor:
         """Return `[T]`, (1 - 0.15 * 0.8) / (1 - masked share of the token's sequence)."""
-        lengths = torch.tensor(packed.lengths, device=is_mask.device)
         masked_until = functional.pad(is_mask.cumsum(0), (1, 0))
-        ends = lengths.cumsum(0)
-        masked = masked_until[ends] - masked_until[ends - lengths]
-        scale = (1 - _TRAINING_MASK_RATIO) / (1 - masked.to(torch.float64) / lengths)
+        ends = packed.cumulative_lengths.long()
+        masked = masked_until[ends].diff().to(torch.float64)
+        scale = (1 - _TRAINING_MASK_RATIO) / (1 - masked / ends.diff())
         return scale[packed.sequence_index]
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esm1b.alphabet import CLS, EOS
+from esm1b.alphabet import CLS, EOS, PAD
 
 __all__ = ["PackedTokens", "pack_sequences"]
 
@@ -20,29 +20,88 @@ class PackedTokens:
     Attributes:
         tokens: int64 `[total_tokens]`, special tokens included.
         lengths: tokens of each sequence, in order; they sum to `total_tokens`.
+        longest: at least the largest of `lengths`.
+        cumulative_lengths: int32 `[sequences + 1]` or longer, from 0 to `total_tokens`, which it
+            repeats to its end.
         sequence_index: int64 `[total_tokens]`, the sequence that each token belongs to.
         offsets: int64 `[total_tokens]`, the place of each token in its sequence, from 0.
     """
 
     tokens: Tensor
     lengths: tuple[int, ...]
+    longest: int
+    cumulative_lengths: Tensor
     sequence_index: Tensor
     offsets: Tensor
 
     @classmethod
     def from_tokens(cls, tokens: Tensor, lengths: Sequence[int]) -> "PackedTokens":
         """Return `tokens` `[total_tokens]` with the boundaries that `lengths` describes."""
-        counts = torch.as_tensor(lengths, dtype=torch.int64, device=tokens.device)
-        sequence_index = torch.repeat_interleave(
-            torch.arange(len(lengths), device=tokens.device), counts, output_size=len(tokens)
-        )
-        starts = counts.cumsum(0) - counts
-        offsets = torch.arange(len(tokens), device=tokens.device) - starts[sequence_index]
+        counts = np.asarray(lengths, dtype=np.int64)
+        ends = np.cumsum(counts)
+        sequence_index = np.repeat(np.arange(len(counts)), counts)
+        offsets = np.arange(len(tokens)) - (ends - counts)[sequence_index]
+        cumulative_lengths = np.concatenate(([0], ends)).astype(np.int32)
         return cls(
             tokens=tokens,
-            lengths=tuple(int(length) for length in lengths),
-            sequence_index=sequence_index,
-            offsets=offsets,
+            lengths=tuple(counts.tolist()),
+            longest=int(counts.max()),
+            cumulative_lengths=torch.from_numpy(cumulative_lengths).to(tokens.device),
+            sequence_index=torch.from_numpy(sequence_index).to(tokens.device),
+            offsets=torch.from_numpy(offsets).to(tokens.device),
+        )
+
+    @classmethod
+    def from_padded(cls, tokens: Tensor) -> "PackedTokens":
+        """Return the sequences of a batch `[batch, length]` that is padded on the right.
+
+        Raises:
+            ValueError: a sequence is empty or has padding inside.
+        """
+        lengths = (tokens != PAD).sum(1)
+        inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        wrong = ((tokens != PAD) != inside).any(1) | (lengths == 0)
+        if wrong.any():
+            raise ValueError(
+                f"sequence {int(wrong.nonzero()[0, 0])} of the batch is empty or has <pad> before "
+                "its end; expected tokens, then padding"
+            )
+        return cls.from_tokens(tokens[inside], lengths.tolist())
+
+    def to_padded(self, values: Tensor, padding: float = 0.0) -> Tensor:
+        """Return `values` `[total_tokens, ...]` as `[sequences, longest, ...]`."""
+        size = (len(self.lengths), max(self.lengths), *values.shape[1:])
+        padded = values.new_full(size, padding)
+        padded[self.sequence_index, self.offsets] = values
+        return padded
+
+    def filled(self, *, capacity: int, sequences: int, longest: int) -> "PackedTokens":
+        """Return these tokens with `<pad>` sequences after them, so that all shapes are fixed.
+
+        `total_tokens` becomes `capacity` and `cumulative_lengths` has `sequences` + 1 entries, each
+        the smallest multiple that suffices where it does not. The filler attends to itself and
+        takes part in no loss.
+
+        Args:
+            capacity: tokens.
+            sequences: how many there may be, the filler's included.
+            longest: tokens of the longest sequence that may come.
+        """
+        missing = -len(self.tokens) % capacity
+        pieces = [longest] * (missing // longest) + [missing % longest] * (missing % longest > 0)
+        tokens = torch.cat((self.tokens, self.tokens.new_full((missing,), PAD)))
+        packed = self.from_tokens(tokens, [*self.lengths, *pieces])
+        repeats = -len(packed.lengths) % sequences
+        ends = torch.cat(
+            (packed.cumulative_lengths, packed.cumulative_lengths[-1:].expand(repeats))
+        )
+        return PackedTokens(
+            tokens=packed.tokens,
+            lengths=packed.lengths,
+            longest=longest,
+            cumulative_lengths=ends,
+            sequence_index=packed.sequence_index,
+            offsets=packed.offsets,
         )
 
 

@@ -15,12 +15,14 @@ from torch.nn import functional
 from esm1b.batches.stream import MicroBatch
 from esm1b.config import PretrainingConfig
 from esm1b.errors import UserError
+from esm1b.model.attention_plan import AttentionPath
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens
 from esm1b.pretraining.launch import Place
 
 __all__ = [
     "Engine",
+    "Filling",
     "Hardware",
     "MaskedLosses",
     "deepspeed_settings",
@@ -38,12 +40,18 @@ class Hardware:
         zero_stage: what DeepSpeed divides among processes: optimiser state (1), gradients too (2).
         threads: CPU threads of each process.
         device: "auto" is CUDA where there is any, one GPU for each process.
+        attention: how tokens attend; "auto" is varlen on CUDA in bf16, sdpa elsewhere.
+        activation_checkpointing: keep less for the backward pass and compute it again.
+        compile: compile the layers; every micro-batch is then filled up to a fixed size.
     """
 
     micro_batch_tokens: int = 4096
     zero_stage: Literal[1, 2] = 1
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: AttentionPath = "auto"
+    activation_checkpointing: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +65,26 @@ class MaskedLosses:
 
     loss: Tensor
     correct: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filling:
+    """The fixed size of the micro-batches of a compiled network; see `PackedTokens.filled`."""
+
+    capacity: int
+    sequences: int
+    longest: int
+
+    @classmethod
+    def of(cls, *, micro_batch_tokens: int, maximum_tokens: int) -> "Filling":
+        """Return a size that holds micro-batches of `micro_batch_tokens`, about.
+
+        Sequences are shared out whole, so a micro-batch may exceed its share by one of them. Few
+        corpora have sequences of less than 32 tokens on average; a batch that has more, or is
+        larger, takes the next multiple, at the price of another compilation.
+        """
+        capacity = -(-(micro_batch_tokens + maximum_tokens) // 128) * 128
+        return cls(capacity=capacity, sequences=capacity // 32, longest=maximum_tokens)
 
 
 def start_processes(place: Place, hardware: Hardware) -> torch.device:
@@ -124,11 +152,17 @@ def deepspeed_settings(config: PretrainingConfig, hardware: Hardware) -> dict[st
     }
 
 
-def masked_losses(network: nn.Module, batch: MicroBatch, device: torch.device) -> MaskedLosses:
+def masked_losses(
+    network: nn.Module, batch: MicroBatch, device: torch.device, filling: Filling | None = None
+) -> MaskedLosses:
     """Run `network` on a batch and return the sums over its masked positions."""
     packed = PackedTokens.from_tokens(
         torch.from_numpy(batch.tokens).to(device), batch.lengths.tolist()
     )
+    if filling is not None:
+        packed = packed.filled(
+            capacity=filling.capacity, sequences=filling.sequences, longest=filling.longest
+        )
     targets = torch.from_numpy(batch.targets).to(device)
     logits = network(packed, torch.from_numpy(batch.masked_positions).to(device)).float()
     return MaskedLosses(
@@ -157,6 +191,18 @@ class Engine:
         import deepspeed
 
         self.device = device
+        self.filling: Filling | None = None
+        if hardware.compile:
+            if device.type != "cuda" or config.precision == "fp32":
+                raise UserError(
+                    f"--compile: on {device.type} in {config.precision}, where attention is not "
+                    "varlen; expected CUDA and bf16"
+                )
+            encoder.compile_layers()
+            self.filling = Filling.of(
+                micro_batch_tokens=hardware.micro_batch_tokens,
+                maximum_tokens=encoder.shape.maximum_tokens,
+            )
         self._names = [name for name, _ in encoder.named_parameters()]
         self._processes = torch.distributed.get_world_size()
         matrices = [p for p in encoder.parameters() if p.ndim > 1]
@@ -204,7 +250,7 @@ class Engine:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         for number, batch in enumerate(batches, start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(batches))
-            sums = masked_losses(self._engine, batch, self.device)
+            sums = masked_losses(self._engine, batch, self.device, self.filling)
             self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
             self._engine.step()
             loss += sums.loss.detach()

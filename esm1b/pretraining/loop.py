@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
@@ -23,7 +24,8 @@ from esm1b.corpus.tokens import TokenDataset, open_tokens
 from esm1b.errors import Stopped, UserError
 from esm1b.files import check_replaceable
 from esm1b.model.encoder import Encoder, initialise
-from esm1b.model.weights import Provenance, save_model
+from esm1b.model.provenance import Provenance
+from esm1b.model.weights import save_model
 from esm1b.pretraining import checkpoint
 from esm1b.pretraining.engine import Engine, Hardware, MaskedLosses, start_processes
 from esm1b.pretraining.launch import Place, place_from_environment
@@ -109,7 +111,7 @@ class _Run:
         self.checkpoints = checkpoints
         self.place = place
         self.device = device
-        self.fingerprint = dataset.fingerprint
+        self.dataset = dataset
         self.order = SequenceOrder(
             dataset.lengths,
             crop_residues=self.recipe.crop_residues,
@@ -140,7 +142,11 @@ class _Run:
             sequences=self.recipe.validation_sequences,
             **layout,
         )
-        encoder = Encoder(config.model.shape())
+        encoder = Encoder(
+            config.model.shape(),
+            attention=hardware.attention,
+            activation_checkpointing=hardware.activation_checkpointing,
+        )
         initialise(encoder, config.seed)
         self.engine = Engine(encoder, self.recipe, hardware, device)
         self.updates = 0
@@ -200,7 +206,9 @@ class _Run:
                     monitor.write(self.updates, values)
                     started, tokens = time.perf_counter(), 0
                 if is_last or self.updates % self.recipe.validation_interval == 0:
-                    result = validate(self.engine.network, self.validation, self.device)
+                    result = validate(
+                        self.engine.network, self.validation, self.device, self.engine.filling
+                    )
                     monitor.write(
                         self.updates,
                         {
@@ -234,7 +242,12 @@ class _Run:
             details={
                 "run": self.config.run,
                 "updates": self.updates,
-                "tokens_fingerprint": self.fingerprint,
+                "tokens_fingerprint": self.dataset.fingerprint,
+                "data": {
+                    "corpus_fingerprint": self.dataset.corpus_fingerprint,
+                    "training_sequences": len(self.dataset),
+                    "training_residues": int(self.dataset.lengths.sum(dtype=np.int64)),
+                },
                 "seed": self.config.seed,
                 "versions": versions(),
                 "model": self.config.model.model_dump(mode="json"),

@@ -13,7 +13,7 @@ from esm1b.batches.packing import rounds_needed, share_out
 from esm1b.batches.stream import BatchRecipe, MicroBatch, make_batch
 from esm1b.corpus.tokens import TokenDataset
 from esm1b.errors import UserError
-from esm1b.pretraining.engine import masked_losses
+from esm1b.pretraining.engine import Filling, masked_losses
 
 __all__ = ["VALIDATION_SEED", "ValidationResult", "validate", "validation_batches"]
 
@@ -67,13 +67,16 @@ def validation_batches(
 
 @torch.no_grad()
 def validate(
-    network: nn.Module, batches: list[MicroBatch], device: torch.device
+    network: nn.Module,
+    batches: list[MicroBatch],
+    device: torch.device,
+    filling: Filling | None = None,
 ) -> ValidationResult:
     """Return the means over the batches of all processes; every process calls it."""
     network.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     for batch in batches:
-        losses = masked_losses(network, batch, device)
+        losses = masked_losses(network, batch, device, filling)
         sums += torch.stack(
             (
                 losses.loss.double(),

@@ -13,10 +13,11 @@ from esm1b.errors import UserError
 from esm1b.evaluation import published
 from esm1b.evaluation.results import describe_model
 from esm1b.files import atomic_directory, write_json
-from esm1b.model.weights import read_shape
+from esm1b.model.hugging_face import read_shape
 from esm1b.pretraining.monitor import read_metrics
 from esm1b.report import provenance, tables
 from esm1b.report.control import has_control, passed, positive_control
+from esm1b.report.corpus_section import corpus_section
 from esm1b.report.drawing import inline_svg
 from esm1b.report.evaluation_figures import contact_figure, perplexity_figure, structure_figure
 from esm1b.report.figures import corpus_figure, training_figure
@@ -68,6 +69,7 @@ def write_report(
             highlights=highlights(measured),
             checks=checks,
             passed=passed(checks),
+            corpus=corpus_section(manifest),
             manifest=manifest,
             measured=measured,
             synthetic=has_control(measured),

@@ -1,7 +1,7 @@
 """Networks whose answers a test chooses, and proteins for them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,8 @@ class FakeModel:
     attend: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
     represent: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
     seed: int = 0
-    config: EncoderShape = field(default=SHAPE)
+    layers: int = SHAPE.layers
+    heads: int = SHAPE.heads
     longest_sequence: int = SHAPE.maximum_tokens - 2
 
     def attentions(self, residues: NDArray[np.uint8]) -> NDArray[np.float32]:

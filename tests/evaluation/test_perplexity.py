@@ -11,8 +11,9 @@ from esm1b.corpus.tokens import tokenize
 from esm1b.errors import UserError
 from esm1b.evaluation.perplexity import evaluate_perplexity
 from esm1b.model.encoder import Encoder, initialise
+from esm1b.model.provenance import Provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import Provenance, save_model
+from esm1b.model.weights import save_model
 from tests.conftest import random_encoder
 
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=32, maximum_tokens=64)

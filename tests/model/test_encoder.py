@@ -67,14 +67,64 @@ def test_logits_at_masked_positions_are_those_of_all(encoder: Encoder) -> None:
 
 
 @torch.no_grad()
-def test_attention_maps_do_not_change_the_result(encoder: Encoder) -> None:
-    packed = pack_sequences([np.arange(4, 4 + n, dtype=np.uint8) for n in (20, 19, 4)], CPU)
-    plain = encoder.encode(packed).final
-    with_maps = encoder.encode(packed, attentions=True)
-    torch.testing.assert_close(with_maps.final, plain, rtol=1e-12, atol=1e-12)
-    for layer in with_maps.attentions:
+def test_attention_maps_come_by_layer_and_sequence(encoder: Encoder) -> None:
+    lengths = (20, 4, 19)
+    packed = pack_sequences([np.arange(4, 4 + n, dtype=np.uint8) for n in lengths], CPU)
+    layers = list(encoder.attention_maps(packed))
+    assert [[maps.shape for maps in layer] for layer in layers] == [
+        [(4, 22, 22), (4, 6, 6), (4, 21, 21)]
+    ] * 2
+    for layer in layers:
         for maps in layer:
             torch.testing.assert_close(maps.sum(-1), torch.ones_like(maps[..., 0]))
+
+
+@torch.no_grad()
+def test_a_padded_batch(encoder: Encoder) -> None:
+    batch = torch.tensor([[0, 5, 2, 1, 1, 1], [0, 6, 32, 8, 2, 1]])
+    logits = encoder.padded(batch)
+    assert logits.shape == (2, 6, 33)
+    assert not logits[0, 3:].any()
+    alone = encoder(PackedTokens.from_tokens(batch[1, :5], [5]))
+    torch.testing.assert_close(logits[1, :5], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_the_filler_counts_nowhere(encoder: Encoder) -> None:
+    packed = pack_sequences([np.array([4, MASK, 6], np.uint8), np.array([9], np.uint8)], CPU)
+    filled = packed.filled(capacity=150, sequences=4, longest=SHAPE.maximum_tokens)
+    positions = torch.tensor([2, 6])
+    gradients = []
+    for batch in (packed, filled):
+        encoder.zero_grad()
+        logits = encoder(batch, positions)
+        torch.autograd.backward(logits.sin().sum())
+        gradients.append([logits, *(parameter.grad for parameter in encoder.parameters())])
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_activation_checkpointing_changes_no_gradient(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = pack_sequences([np.arange(4, 4 + n, dtype=np.uint8) for n in (20, 4)], CPU)
+    gradients = []
+    for checkpointing, runs in ((False, 2), (True, 4)):  # of two layers, each once or twice
+        monkeypatch.setattr(encoder, "activation_checkpointing", checkpointing)
+        calls: list[object] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda layer, _, calls=calls: calls.append(layer))
+            for layer in encoder.layers
+        ]
+        encoder.zero_grad()
+        torch.autograd.backward(loss(encoder, packed))
+        gradients.append([parameter.grad for parameter in encoder.parameters()])
+        for hook in hooks:
+            hook.remove()
+        assert len(calls) == runs
+    for expected, found in zip(*gradients, strict=True):
+        assert expected is not None
+        assert found is not None
+        assert torch.equal(found, expected)
 
 
 def test_the_filler_row_of_masks_gets_no_gradient() -> None:

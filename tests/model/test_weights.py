@@ -11,9 +11,11 @@ from transformers import AutoTokenizer, EsmForMaskedLM, EsmTokenizer
 from esm1b.alphabet import MASK, TOKENS, encode
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder
+from esm1b.model.hugging_face_reader import read_hugging_face
 from esm1b.model.packed import pack_sequences
+from esm1b.model.provenance import Provenance, read_provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import Provenance, load_encoder, read_provenance, save_model
+from esm1b.model.weights import save_model
 from tests.conftest import random_encoder
 
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_tokens=64)
@@ -39,7 +41,7 @@ def hugging_face(directory: Path, **options: Any) -> Any:
 
 def refusal(directory: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load_encoder(directory)
+        read_hugging_face(directory)[0]
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -51,7 +53,7 @@ def edit_config(directory: Path, **changes: Any) -> None:
 
 
 def test_round_trip_is_bitwise(encoder: Encoder, directory: Path) -> None:
-    loaded = load_encoder(directory)
+    loaded = read_hugging_face(directory)[0]
     assert loaded.shape == SHAPE
     assert not loaded.training
     expected = encoder.state_dict()
@@ -65,6 +67,7 @@ def test_bytes_are_the_same_every_time(encoder: Encoder, directory: Path, tmp_pa
     names = sorted(path.name for path in directory.iterdir())
     assert names == [
         ".esm1b",
+        "README.md",
         "config.json",
         "esm1b.json",
         "model.safetensors",
@@ -93,7 +96,7 @@ def test_a_model_without_the_first_norm_round_trips(tmp_path: Path) -> None:
     )
     encoder = random_encoder(shape)
     save_model(encoder, tmp_path / "model", Provenance())
-    loaded = load_encoder(tmp_path / "model")
+    loaded = read_hugging_face(tmp_path / "model")[0]
     assert loaded.shape == shape
     _, loading = hugging_face(tmp_path / "model", output_loading_info=True)
     assert not loading["missing_keys"]
@@ -156,20 +159,23 @@ def test_the_mask_row_is_zeroed_on_loading(directory: Path) -> None:
     tensors = load_file(file)
     tensors["esm.embeddings.word_embeddings.weight"][MASK] = 1.0
     save_file(tensors, file)
-    assert load_encoder(directory).embed_tokens.weight[MASK].tolist() == [0.0] * 16
+    assert read_hugging_face(directory)[0].embed_tokens.weight[MASK].tolist() == [0.0] * 16
 
 
 def test_half_precision_weights_load_as_float32(directory: Path) -> None:
     file = directory / "model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
-    loaded = load_encoder(directory)
+    loaded = read_hugging_face(directory)[0]
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
 
 
 def test_missing_files(directory: Path) -> None:
     weights, config = directory / "model.safetensors", directory / "config.json"
     weights.unlink()
-    assert refusal(directory) == f"{weights}: No such file or directory: {weights}"
+    assert refusal(directory) == (
+        f"{directory}: holds no weights; expected model.safetensors[.index.json] or "
+        "pytorch_model.bin[.index.json]"
+    )
     config.unlink()
     assert refusal(directory) == f"{config}: No such file or directory"
 
@@ -189,7 +195,9 @@ def test_missing_key(directory: Path) -> None:
     tensors = load_file(file)
     del tensors[QUERY]
     save_file(tensors, file)
-    assert refusal(directory) == f"{file}: has no tensor {QUERY}; expected one of shape (16, 16)"
+    assert refusal(directory) == (
+        f"{file}: has no tensor {QUERY}; expected one of shape (16, 16) from config.json"
+    )
 
 
 def test_wrong_shape(directory: Path) -> None:
@@ -208,16 +216,17 @@ def test_wrong_shape(directory: Path) -> None:
         # ESM-2's configuration differs from ESM-1b's by this and the first norm
         (
             {"position_embedding_type": "rotary"},
-            'position_embedding_type is "rotary"; expected absolute (ESM-1b)',
+            'position_embedding_type is "rotary", so this is an ESM-2, which every command takes '
+            "as it is; expected ESM-1b or ESM-1v to import",
         ),
         ({"vocab_size": 30}, "vocab_size is 30; expected 33 (ESM-1b)"),
         ({"token_dropout": False}, "token_dropout is false; expected True (ESM-1b)"),
         ({"hidden_size": None}, "hidden_size is None; expected int"),
         ({"hidden_size": "16"}, "hidden_size is '16'; expected int"),
         ({"num_attention_heads": 3}, "num_attention_heads 3 does not divide hidden_size 16"),
-        ({"num_attention_heads": 0}, "num_attention_heads is 0; expected at least 1"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers is -1; expected at least 1"),
-        ({"max_position_embeddings": 2}, "max_position_embeddings is 2; expected at least 5"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; expected 1 to 100000"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1; expected 1 to 100000"),
+        ({"max_position_embeddings": 2}, "max_position_embeddings is 2; expected 5 to 100000"),
     ],
 )
 def test_other_architectures(changes: dict[str, Any], message: str, directory: Path) -> None:
@@ -226,7 +235,8 @@ def test_other_architectures(changes: dict[str, Any], message: str, directory: P
 
 
 def test_a_configuration_of_another_kind(directory: Path) -> None:
-    (directory / "config.json").write_text('{"model_type": "bert", "vocab_size": 33}')
+    content = '{"model_type": "bert", "vocab_size": 33, "layer_norm_eps": 1e-05}'
+    (directory / "config.json").write_text(content)
     assert refusal(directory) == (
         f"{directory / 'config.json'}: position_embedding_type is None; expected str"
     )
@@ -237,4 +247,4 @@ def test_a_configuration_of_another_kind(directory: Path) -> None:
 def test_loaded_weights_give_the_same_logits(encoder: Encoder, directory: Path) -> None:
     packed = pack_sequences([np.arange(4, 29, dtype=np.uint8)], torch.device("cpu"))
     with torch.no_grad():
-        assert torch.equal(load_encoder(directory)(packed), encoder(packed))
+        assert torch.equal(read_hugging_face(directory)[0](packed), encoder(packed))

@@ -352,3 +352,18 @@ def test_a_process_without_a_gpu_says_so(undisturbed: Run, tmp_path: Path) -> No
         "esm1b: error: --device cuda: process 0 of this node has no GPU, 0 are there; expected one "
         "for each process, or --device cpu"
     ]
+
+
+def test_checkpointed_activations_change_nothing(undisturbed: Run, tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run", undisturbed.tokens)
+    done = run.start(hardware=("--activation-checkpointing", "--attention=sdpa"))
+    assert done.returncode == 0, done.stderr
+    assert run.weights() == undisturbed.weights()
+
+
+def test_varlen_attention_is_refused_on_cpu(undisturbed: Run, tmp_path: Path) -> None:
+    done = new_run(tmp_path / "run", undisturbed.tokens).start(hardware=("--attention=varlen",))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "esm1b: error: attention: varlen, but the network is on cpu; expected CUDA, bf16"
+    )

@@ -1,0 +1,151 @@
+"""Embeddings as an Arrow table: which columns, and how records become rows."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from esm1b.inference.fasta_input import Record
+from esm1b.inference.long_sequences import LongSequences
+from esm1b.inference.model import Model
+
+__all__ = ["METADATA", "EmbeddingOptions", "chunks_of", "embed_records", "embedding_schema"]
+
+METADATA: Final = b"esm1b"
+
+# Sixteen micro-batches of ESM-1b's vectors would be 0.7 GB for one layer and 23 GB for all of them,
+# and there are a few copies of them while they are gathered and written.
+_CHUNK_BATCHES: Final = 16
+_CHUNK_BYTES: Final = 128 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOptions:
+    """What to keep of a model's representations.
+
+    Attributes:
+        layers: by number, without repeats: 0 is the input of the stack.
+        width: of a representation.
+        per_residue: a vector for each residue instead of their mean.
+        long_sequences: what is done to a sequence that is longer than the model takes.
+        longest: most residues that the model takes.
+        batch_tokens: tokens that run through the network at once.
+    """
+
+    layers: tuple[int, ...]
+    width: int
+    per_residue: bool
+    long_sequences: LongSequences
+    longest: int
+    batch_tokens: int
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of the float32 vectors of one residue."""
+        return 4 * self.width * len(self.layers)
+
+
+def embedding_schema(options: EmbeddingOptions, description: Mapping[str, Any]) -> pa.Schema:
+    """Return the columns of the table; `description` becomes JSON under the key `METADATA`.
+
+    `truncated` is there only where sequences may be cut: it says whether this one was.
+    """
+    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), options.width)
+    values = (
+        pa.list_(pa.field("element", vector, nullable=False)) if options.per_residue else vector
+    )
+    fields = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+    ]
+    if options.long_sequences == "truncate":
+        fields.append(pa.field("truncated", pa.bool_(), nullable=False))
+    fields += [pa.field(f"layer_{layer}", values, nullable=False) for layer in options.layers]
+    return pa.schema(fields, metadata={METADATA: json.dumps(description, sort_keys=True)})
+
+
+def chunks_of(records: Iterable[Record], options: EmbeddingOptions) -> Iterator[list[Record]]:
+    """Yield consecutive records in chunks of about sixteen micro-batches, fewer where they are big.
+
+    Where a chunk ends depends on the records of that chunk alone, so that a job which resumes at
+    the start of one makes the same chunks from there on.
+    """
+    most_residues = _CHUNK_BATCHES * options.batch_tokens
+    chunk: list[Record] = []
+    residues = output_bytes = 0
+    for record in records:
+        vectors = len(record.residues) if options.per_residue else 1
+        more = vectors * options.vector_bytes
+        full = residues + len(record.residues) > most_residues or output_bytes + more > _CHUNK_BYTES
+        if chunk and full:
+            yield chunk
+            chunk, residues, output_bytes = [], 0, 0
+        chunk.append(record)
+        residues += len(record.residues)
+        output_bytes += more
+    if chunk:
+        yield chunk
+
+
+def embed_records(
+    model: Model, records: Sequence[Record], options: EmbeddingOptions, schema: pa.Schema
+) -> pa.Table:
+    """Return a row for each record, in their order, with the columns of `schema`."""
+    embeddings: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(records)
+    for indices in _groups([len(record.residues) for record in records], options):
+        group = model.layer_representations(
+            [records[index].residues for index in indices],
+            layers=options.layers,
+            long_sequences=options.long_sequences,
+            batch_tokens=options.batch_tokens,
+        )
+        for index, values in zip(indices, group, strict=True):
+            embeddings[index] = values if options.per_residue else _mean(values)
+    lengths = np.array([len(record.residues) for record in records], dtype=np.int32)
+    columns: dict[str, pa.Array] = {
+        "id": pa.array([record.id for record in records], pa.string()),
+        "length": pa.array(lengths),
+        "truncated": pa.array(lengths > options.longest),
+    }
+    for place, layer in enumerate(options.layers):
+        name = f"layer_{layer}"
+        of_layer = [embedding[place] for embedding in embeddings]
+        columns[name] = _column(of_layer, schema.field(name).type)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean over residues, `[layers, width]`, of `[layers, length, width]`."""
+    mean: NDArray[np.float32] = values.mean(axis=1, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def _groups(lengths: Sequence[int], options: EmbeddingOptions) -> Iterator[list[int]]:
+    """Yield indices by length, in groups whose representations `_CHUNK_BYTES` hold."""
+    most_residues = _CHUNK_BYTES // options.vector_bytes
+    group: list[int] = []
+    residues = 0
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if group and residues + lengths[index] > most_residues:
+            yield group
+            group, residues = [], 0
+        group.append(index)
+        residues += lengths[index]
+    yield group
+
+
+def _column(values: Sequence[NDArray[np.float32]], kind: pa.DataType) -> pa.Array:
+    """Return vectors `[width]`, or several `[length, width]`, of each record as an Arrow column."""
+    per_residue = pa.types.is_list(kind)
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.concatenate(values).ravel() if per_residue else np.concatenate(values)),
+        type=kind.value_type if per_residue else kind,
+    )
+    if not per_residue:
+        return vectors
+    offsets = np.cumsum([0, *(len(of_record) for of_record in values)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), vectors, type=kind)

@@ -1,0 +1,54 @@
+"""Sequences longer than a network takes: refuse them, cut them, or look through windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from esm1b.errors import UserError
+
+__all__ = ["LongSequences", "Window", "windows_of"]
+
+LongSequences = Literal["error", "windows", "truncate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Residues `start` to `stop` - 1 go through the network; `first` to `last` - 1 are kept."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def windows_of(
+    length: int, longest: int, long_sequences: LongSequences, *, name: str = "the sequence"
+) -> Sequence[Window]:
+    """Return the windows through which a sequence of `length` residues is seen.
+
+    As many windows as are needed for each to overlap the next by half or more, spread evenly. A
+    residue is kept from the window in whose middle it lies most, so at least a quarter of a window
+    stands on both sides of it, save at the ends of the sequence.
+
+    Raises:
+        UserError: the sequence is too long and `long_sequences` is "error"; the message has `name`.
+    """
+    if length <= longest:
+        return [Window(start=0, stop=length, first=0, last=length)]
+    if long_sequences == "error":
+        raise UserError(
+            f"{name}: {length:,} residues; expected at most {longest:,}, or a choice of "
+            "long sequences: windows or truncate"
+        )
+    if long_sequences == "truncate":
+        return [Window(start=0, stop=longest, first=0, last=longest)]
+    stride = max(longest // 2, 1)
+    steps = -(-(length - longest) // stride)
+    starts = [step * (length - longest) // steps for step in range(steps + 1)]
+    # Half way between the middles of neighbours: there the two windows see equally far.
+    borders = [(before + after + longest) // 2 for before, after in pairwise(starts)]
+    return [
+        Window(start=start, stop=start + longest, first=first, last=last)
+        for start, first, last in zip(starts, [0, *borders], [*borders, length], strict=True)
+    ]

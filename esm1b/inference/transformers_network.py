@@ -1,0 +1,283 @@
+"""ESM-2 through `transformers`, behind the interface of ESM-1b.
+
+ESM-2 has rotary positions, which our encoder does not compute; its tokens are those of ESM-1b.
+"""
+
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from esm1b.alphabet import MASK, PAD, TOKENS
+from esm1b.errors import UserError
+from esm1b.files import read_json
+from esm1b.inference.network import NetworkOutput
+from esm1b.model.contact_head import ContactHead
+from esm1b.model.packed import PackedTokens
+
+__all__ = ["TransformersNetwork", "load_transformers"]
+
+_CONTACT_HEAD: Final = "esm.contact_head.regression."
+
+# Released ESM-2 says max_position_embeddings 1026, as if it had the position table of ESM-1b: two
+# rows (up to <pad>) hold no position, and <cls> and <eos> take one each. Rotary positions have no
+# table and go on for ever, but training saw 1,022 residues at most.
+_ROWS_OF_NO_RESIDUE: Final = PAD + 1 + 2
+
+# Up to 5.2, the masked share of a sequence was taken of its padded length, so that its logits
+# depended on its neighbours in the batch.
+_OLDEST: Final = (5, 3)
+
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class TransformersNetwork:
+    """A network that `transformers` runs, on padded batches.
+
+    Args:
+        model: an `EsmForMaskedLM`, in evaluation mode, on its device and in its precision.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def layers(self) -> int:
+        """Transformer layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def width(self) -> int:
+        """Width of the representations."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer."""
+        return int(self.model.config.num_attention_heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        weight: Tensor = self.model.lm_head.bias
+        return weight.device
+
+    @torch.no_grad()
+    def run(
+        self,
+        packed: PackedTokens,
+        *,
+        representation_layers: Collection[int] = (),
+        logits: bool = False,
+        masked_positions: Tensor | None = None,
+    ) -> NetworkOutput:
+        """Run on sequences end to end; `masked_positions`, int64 `[masked]`, narrows the logits."""
+        tokens = packed.to_padded(packed.tokens, PAD)
+        layers = self.model.esm.encoder.layer
+        inner = {number: layers[number] for number in {*representation_layers} - {self.layers}}
+        with _recorded(inner) as calls:
+            output = self.model.esm(tokens, attention_mask=(tokens != PAD).long())
+        padded = {number: arguments[0] for number, (arguments, _) in calls.items()}
+        # What leaves the last layer norm, which is also the last of transformers' hidden states.
+        padded[self.layers] = output.last_hidden_state
+        flat = {
+            number: values[packed.sequence_index, packed.offsets]
+            for number, values in padded.items()
+        }
+        final = flat[self.layers]
+        if masked_positions is not None:
+            final = final.index_select(0, masked_positions)
+        return NetworkOutput(
+            representations={number: flat[number] for number in representation_layers},
+            logits=self.model.lm_head(final) if logits else None,
+        )
+
+    @torch.no_grad()
+    def attention_maps(self, packed: PackedTokens) -> Iterator[Tensor]:
+        """Yield, layer by layer, the float32 maps `[heads, tokens, tokens]` of one sequence.
+
+        Each layer's attention is called a second time, now for its maps, so that they need not be
+        held all at once.
+        """
+        attentions = {
+            number: layer.attention.self
+            for number, layer in enumerate(self.model.esm.encoder.layer)
+        }
+        with _recorded(attentions) as calls:
+            self.model.esm(packed.tokens[None])
+        for number, attention in attentions.items():
+            arguments, keywords = calls.pop(number)
+            with self._eager():
+                maps: Tensor = attention(*arguments, **keywords)[1]
+            yield maps[0].float()
+
+    def untrained(self, seed: int) -> "TransformersNetwork":
+        """Return a network of the same shape as `transformers` initialises it."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # the one that is forked, of the CPU
+            model = type(self.model)(copy.deepcopy(self.model.config))
+        weight: Tensor = self.model.lm_head.bias
+        return TransformersNetwork(_placed(model, weight.device, weight.dtype))
+
+    @contextmanager
+    def _eager(self) -> Iterator[None]:
+        """Compute attention explicitly, which alone gives maps."""
+        usual = self.model.config._attn_implementation
+        self.model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(usual)
+
+
+def load_transformers(
+    directory: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[TransformersNetwork, ContactHead | None, int]:
+    """Read an ESM-2 directory: the network, its contact head and its longest sequence in residues.
+
+    Nothing is downloaded, no code of the directory runs, and pickled weights are not read.
+
+    Raises:
+        UserError: `transformers` is not installed; a file is missing or damaged, or does not
+            describe an ESM-2.
+    """
+    _check_configuration(directory)
+    loader = _masked_language_model(directory)
+    try:
+        with _quiet():
+            model, report = loader.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # told below
+                output_loading_info=True,
+            )
+    except Exception as error:  # many kinds, from the readers of several libraries
+        raise UserError(f"{directory}: {' '.join(str(error).split())}") from error
+    _check_weights(directory, report)
+    regression = model.esm.contact_head.regression
+    contact_head = ContactHead(
+        coefficients=regression.weight.detach()[0].clone(),
+        intercept=regression.bias.detach()[0].clone(),
+    )
+    is_given = not any(name.startswith(_CONTACT_HEAD) for name in report["missing_keys"])
+    return (
+        TransformersNetwork(_placed(model, device, dtype)),
+        contact_head if is_given and contact_head.is_fitted else None,
+        model.config.max_position_embeddings - _ROWS_OF_NO_RESIDUE,
+    )
+
+
+def _masked_language_model(directory: Path) -> Any:
+    """Return `EsmForMaskedLM`; its annotations do not know the pair that `from_pretrained` gives.
+
+    Raises:
+        UserError: `transformers` is missing or too old.
+    """
+    try:
+        from transformers import EsmForMaskedLM
+    except ImportError:
+        found = "is not installed"
+    else:
+        release = version("transformers")
+        if tuple(int(number) for number in release.split(".")[:2]) >= _OLDEST:
+            return EsmForMaskedLM
+        found = f"is {release}"
+    raise UserError(
+        f"{directory}: ESM-2 runs through transformers, which {found}; "
+        f"expected {_OLDEST[0]}.{_OLDEST[1]} or newer, from: pip install 'esm1b[esm2]'"
+    )
+
+
+def _check_configuration(directory: Path) -> None:
+    """Refuse what `transformers` would load, but not as a language model with our tokens."""
+    path = directory / "config.json"
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    for key, expected in (
+        ("model_type", "esm"),
+        ("position_embedding_type", "rotary"),
+        ("vocab_size", len(TOKENS)),
+        ("mask_token_id", MASK),
+        ("pad_token_id", PAD),
+    ):
+        if config.get(key) != expected:
+            raise UserError(f"{path}: {key} is {config.get(key)!r}; expected {expected!r} (ESM-2)")
+    if config.get("is_folding_model"):
+        raise UserError(f"{path}: is_folding_model is true; expected ESM-2, not ESMFold")
+    rows = config.get("max_position_embeddings")
+    if not isinstance(rows, int) or rows <= _ROWS_OF_NO_RESIDUE:
+        raise UserError(
+            f"{path}: max_position_embeddings is {rows!r}; "
+            f"expected an integer above {_ROWS_OF_NO_RESIDUE}"
+        )
+    vocabulary = directory / "vocab.txt"
+    if vocabulary.exists() and tuple(vocabulary.read_text(encoding="utf-8").split()) != TOKENS:
+        raise UserError(f"{vocabulary}: expected the {len(TOKENS)} tokens of ESM-1b and ESM-2")
+
+
+def _check_weights(directory: Path, report: Mapping[str, Any]) -> None:
+    """Refuse weights that leave a part of the language model as it was initialised."""
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"{directory}: {name} has shape {tuple(found)}; "
+            f"expected {tuple(expected)} from config.json"
+        )
+    for name in sorted(report["missing_keys"]):
+        if not name.startswith(_CONTACT_HEAD):
+            raise UserError(f"{directory}: has no tensor {name}; expected a whole ESM-2")
+
+
+def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Move a float32 model and cast its parameters.
+
+    Its buffers stay in float32: rotary frequencies in bf16 would turn position 1,000 by radians.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model.to(device).eval()
+
+
+@contextmanager
+def _recorded(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, _Call]]:
+    """Yield a dictionary that fills with the arguments of each module's latest call."""
+    calls: dict[int, _Call] = {}
+    with ExitStack() as stack:
+        for number, module in modules.items():
+
+            def record(
+                module: nn.Module,
+                arguments: tuple[Any, ...],
+                keywords: dict[str, Any],
+                number: int = number,
+            ) -> None:
+                calls[number] = (arguments, keywords)
+
+            hook = module.register_forward_pre_hook(record, with_kwargs=True)
+            stack.callback(hook.remove)
+        yield calls
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `transformers` from drawing a progress bar and listing tensors that nobody needs."""
+    from transformers.utils import logging
+
+    settings: Any = logging  # some of it has no annotations
+    verbosity, has_bar = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(verbosity)
+        if has_bar:
+            settings.enable_progress_bar()

@@ -1,0 +1,175 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.image import imread
+
+from esm1b.inference import contact_maps
+from esm1b.inference.contact_maps import predict_contacts
+from esm1b.inference.contact_picture import draw_contact_map, top_long_range_pairs
+from esm1b.inference.model import load_model
+from tests.inference.models import (
+    LONGEST,
+    random_sequences,
+    refused,
+    run_command,
+    write_fasta,
+    write_model,
+)
+
+SEQUENCES = random_sequences(5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("contacts") / "model", fitted=True)
+
+
+@pytest.fixture
+def fasta(tmp_path: Path) -> str:
+    return str(write_fasta(tmp_path / "proteins.fasta", SEQUENCES))
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_maps_and_pictures(model: Path, fasta: str, tmp_path: Path) -> None:
+    predict_contacts(model, fasta, tmp_path / "out", pictures=2)
+    assert listing(tmp_path / "out") == [
+        ".esm1b",
+        "contacts.parquet",
+        "pictures",
+        "pictures/0001_protein1.png",
+        "pictures/0002_protein2.png",
+    ]
+    table = pq.read_table(tmp_path / "out" / "contacts.parquet")
+    assert table.schema.names == ["id", "sequence", "length", "probabilities"]
+    assert table["id"].to_pylist() == [f"protein{number}" for number in range(1, 6)]
+    assert table["sequence"].to_pylist() == SEQUENCES
+    loaded = load_model(model)
+    for row, sequence in zip(table.to_pylist(), SEQUENCES, strict=True):
+        found = np.reshape(np.float32(row["probabilities"]), (row["length"], row["length"]))
+        np.testing.assert_array_equal(found, loaded.contacts(sequence))
+    description = json.loads(table.schema.metadata[b"esm1b"])
+    assert (description["model"], description["long_sequences"]) == ("model", "error")
+    for picture in (tmp_path / "out" / "pictures").iterdir():
+        pixels = imread(picture)
+        assert min(pixels.shape[:2]) > 1000
+        assert len(np.unique(pixels)) > 20
+
+
+def test_npz_holds_the_same(
+    model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact_maps, "_ROW_GROUP_BYTES", 2000)
+    predict_contacts(model, fasta, tmp_path / "parquet", pictures=0)
+    predict_contacts(model, fasta, tmp_path / "npz", format="npz", pictures=0)
+    assert listing(tmp_path / "npz") == [".esm1b", "contacts.npz"]
+    assert pq.read_metadata(tmp_path / "parquet" / "contacts.parquet").num_row_groups > 1
+    rows = pq.read_table(tmp_path / "parquet" / "contacts.parquet").to_pylist()
+    with np.load(tmp_path / "npz" / "contacts.npz", allow_pickle=False) as maps:
+        assert sorted(maps.files) == ["0", "1", "2", "3", "4", "ids"]
+        assert maps["ids"].tolist() == [row["id"] for row in rows]
+        for number, row in enumerate(rows):
+            assert maps[str(number)].dtype == np.float32
+            assert maps[str(number)].shape == (row["length"], row["length"])
+            assert maps[str(number)].ravel().tolist() == row["probabilities"]
+
+
+def test_the_same_bytes_each_time(model: Path, fasta: str, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        predict_contacts(model, fasta, tmp_path / name / "out", pictures=1)
+        predict_contacts(model, fasta, tmp_path / name / "npz", format="npz", pictures=0)
+    files = [path for path in listing(tmp_path / "first") if (tmp_path / "first" / path).is_file()]
+    assert len(files) == 5
+    for file in files:
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_ids_make_safe_file_names(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.fasta"
+    path.write_text(">../../etc/passwd\nMKT\n>sp|P0DTC2|A:B$x_1$\nMKT\n>" + "n" * 300 + "\nMKT\n")
+    predict_contacts(model, str(path), tmp_path / "out")
+    assert listing(tmp_path / "out" / "pictures") == [
+        "0001_.._.._etc_passwd.png",
+        "0002_sp_P0DTC2_A_B_x_1_.png",
+        f"0003_{'n' * 80}.png",
+    ]
+    assert pq.read_table(tmp_path / "out" / "contacts.parquet")["id"][1].as_py() == (
+        "sp|P0DTC2|A:B$x_1$"
+    )
+
+
+def test_long_sequences(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sequence = "ACDEFGHIKLMNPQRSTVWY" * 8
+    fasta = write_fasta(tmp_path / "long.fasta", ["MKTVRQG", sequence])
+    found = refused(capsys, "contacts", model, fasta, "--output", tmp_path / "out")
+    assert found.startswith(f"{fasta}: record 2 (protein2): 160 residues; expected at most 64")
+    assert listing(tmp_path) == ["long.fasta"]
+    predict_contacts(model, str(fasta), tmp_path / "out", long_sequences="windows", pictures=2)
+    row = pq.read_table(tmp_path / "out" / "contacts.parquet").to_pylist()[1]
+    windows = np.reshape(row["probabilities"], (160, 160))
+    assert np.isnan(windows[0, 64:]).all()
+    assert not np.isnan(windows[0, :64]).any()
+    predict_contacts(model, str(fasta), tmp_path / "out", long_sequences="truncate", pictures=0)
+    row = pq.read_table(tmp_path / "out" / "contacts.parquet").to_pylist()[1]
+    assert (row["length"], row["sequence"]) == (LONGEST, sequence[:LONGEST])
+    np.testing.assert_array_equal(
+        np.reshape(np.float32(row["probabilities"]), (64, 64)),
+        load_model(model).contacts(sequence[:LONGEST]),
+    )
+
+
+def test_the_command(
+    model: Path,
+    fasta: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = str(tmp_path / "out")
+    arguments = ["contacts", str(model), fasta, "--output", output, "--format", "npz"]
+    assert run_command(*arguments, "--pictures", "1") == 0
+    assert "contacts.npz" in listing(tmp_path / "out")
+    unfitted = write_model(tmp_path / "unfitted")
+    found = refused(capsys, "contacts", unfitted, fasta, "--output", output)
+    assert "the contact head is not fitted; expected a model directory with a fitted one" in found
+    Path(fasta).write_text(">a\nM-T\n")
+    found = refused(capsys, "contacts", model, fasta, "--output", output)
+    assert found.startswith(f"{fasta}: record 1 (a): '-' at position 2; expected one of")
+    # the earlier output is as it was
+    assert "contacts.npz" in listing(tmp_path / "out")
+
+
+def test_the_most_probable_pairs_of_long_range() -> None:
+    probabilities = np.zeros((27, 27), dtype=np.float32)
+    probabilities[0, 1] = probabilities[1, 0] = 0.9  # of short range
+    probabilities[2, 26] = probabilities[26, 2] = 0.7
+    probabilities[0, 25] = probabilities[25, 0] = 0.8
+    probabilities[0, 26] = probabilities[26, 0] = np.nan
+    pairs = top_long_range_pairs(probabilities).T.tolist()
+    assert pairs == [[0, 25], [2, 26], [0, 24], [1, 25], [1, 26]]
+    assert top_long_range_pairs(probabilities[:24, :24]).shape == (2, 0)
+
+
+@pytest.mark.parametrize("length", [1, 24, 25, 1200])
+def test_pictures_of_any_length(length: int, tmp_path: Path) -> None:
+    probabilities = np.full((length, length), 0.5, dtype=np.float32)
+    if length > 1000:
+        probabilities[:700, 700:] = probabilities[700:, :700] = np.nan
+    draw_contact_map(tmp_path / "a.png", probabilities, "a long $title$ " * 10)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_one_strong_contact_of_a_long_protein_is_drawn(tmp_path: Path) -> None:
+    probabilities = np.zeros((2300, 2300), dtype=np.float32)
+    draw_contact_map(tmp_path / "none.png", probabilities, "a")
+    probabilities[1001, 2003] = probabilities[2003, 1001] = 1
+    draw_contact_map(tmp_path / "one.png", probabilities, "a")
+    assert (imread(tmp_path / "none.png") != imread(tmp_path / "one.png")).any()
