@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ import torch
 
 from esm1b.errors import UserError
 from esm1b.evaluation.results import describe_model
-from esm1b.files import atomic_directory, check_replaceable, read_json
+from esm1b.files import atomic_directory, check_replaceable, read_json, sha256_file
+from esm1b.inference.weights_digest import weights_digest
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
 from esm1b.model.fair_esm import read_fair_esm, write_fair_esm
@@ -45,9 +47,14 @@ def import_model(path: Path, output: Path) -> None:
     if path.is_dir():
         provenance = read_provenance(path)
         encoder, contact_head = read_hugging_face(path)
+        digest = weights_digest(path)
     else:
         model = read_fair_esm(path)
         encoder, contact_head, provenance = model.encoder, model.contact_head, model.provenance
+        digest = sha256_file(path)
+    if not provenance.details:
+        imported = {"name": path.absolute().name, "sha256": digest}
+        provenance = replace(provenance, details={"imported": imported})
     _save_verified(encoder, output, provenance, contact_head, [])
     _log.info("%s: %d parameters in %s", path, encoder.shape.parameters(), output)
 

@@ -15,6 +15,7 @@ from esm1b.alphabet import encode
 from esm1b.cli import main
 from esm1b.errors import UserError
 from esm1b.exchange import export_model, import_model
+from esm1b.files import sha256_file
 from esm1b.inference.network import EncoderNetwork
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
@@ -96,6 +97,17 @@ def test_the_round_trip_is_bitwise(shape: EncoderShape, tmp_path: Path) -> None:
         assert_same_head(
             read_hugging_face(tmp_path / directory)[1], read_fair_esm(released).contact_head
         )
+
+
+def test_where_imported_weights_come_from(tmp_path: Path) -> None:
+    released = release(tmp_path)
+    import_model(released, tmp_path / "ours")
+    imported = {"name": released.name, "sha256": sha256_file(released)}
+    assert read_provenance(tmp_path / "ours").details == {"imported": imported}
+    card = (tmp_path / "ours" / "README.md").read_text()
+    assert f"imported from `{released.name}` (SHA-256 `{imported['sha256']}`)" in card
+    import_model(tmp_path / "ours", tmp_path / "again")
+    assert read_provenance(tmp_path / "again").details == {"imported": imported}
 
 
 @torch.no_grad()

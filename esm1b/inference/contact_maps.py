@@ -93,6 +93,7 @@ def predict_contacts(
         UserError: the model, a record or the output is not what it must be.
     """
     model = load_model(model_directory, device=device)
+    model.fitted_contact_head()  # before the input is looked through
     with (
         atomic_directory(output) as directory,
         checked_fasta(

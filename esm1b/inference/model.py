@@ -179,11 +179,7 @@ class Model:
         Raises:
             UserError: the model has no fitted contact head; the sequence is none, or too long.
         """
-        if self.contact_head is None:
-            raise UserError(
-                f"{self.name}: the contact head is not fitted; expected a model directory with a "
-                "fitted one, such as results/<run>/release or what export --evaluation writes"
-            )
+        contact_head = self.fitted_contact_head()
         residues = self.tokens(sequence)
         windows = windows_of(len(residues), self.longest_sequence, long_sequences)
         length = windows[-1].stop
@@ -194,10 +190,23 @@ class Model:
             square = np.s_[window.start : window.stop, window.start : window.stop]
             depth = _depth(window, length)
             deeper = depth > depths[square]
-            found = self.contact_head.probabilities(maps).cpu().numpy()
+            found = contact_head.probabilities(maps).cpu().numpy()
             probabilities[square] = np.where(deeper, found, probabilities[square])
             depths[square] = np.maximum(depth, depths[square])
         return probabilities
+
+    def fitted_contact_head(self) -> ContactHead:
+        """Return the contact head.
+
+        Raises:
+            UserError: none was fitted.
+        """
+        if self.contact_head is None:
+            raise UserError(
+                f"{self.name}: the contact head is not fitted; expected a model directory with a "
+                "fitted one, such as results/<run>/release or what export --evaluation writes"
+            )
+        return self.contact_head
 
     def masked_log_probabilities(self, batch: MicroBatch) -> NDArray[np.float64]:
         """Return log-probabilities `[masked, 33]` at the masked positions of a batch."""
@@ -285,7 +294,7 @@ def load_model(
             append_eos=True,
             longest_sequence=longest,
             contact_head=contact_head,
-            name=directory.name,
+            name=directory.absolute().name,
         )
     encoder, contact_head = read_hugging_face(directory)
     provenance = read_provenance(directory)
@@ -295,7 +304,7 @@ def load_model(
         append_eos=provenance.append_eos,
         longest_sequence=provenance.longest_sequence(encoder.shape),
         contact_head=contact_head,
-        name=directory.name,
+        name=directory.absolute().name,
     )
 
 

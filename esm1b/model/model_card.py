@@ -148,9 +148,15 @@ def model_card(
 def _origin(details: Mapping[str, Any], network: str) -> _Origin:
     if "run" not in details:
         # Imported weights. Fine-tuned ones look like released ones, so no licence is claimed.
+        imported = _section(details, "imported")
+        source = (
+            f"imported from `{imported['name']}` (SHA-256 `{imported['sha256']}`)"
+            if imported
+            else "imported; where the weights come from is not recorded here"
+        )
         return _Origin(
             name=network,
-            sentence="imported; where the weights come from is not recorded here",
+            sentence=source,
             licence="unknown",
             terms="Imported weights keep their licence; those that facebookresearch/esm releases "
             "are MIT.",

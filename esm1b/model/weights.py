@@ -1,5 +1,6 @@
 """Model directories, written as Hugging Face's `EsmForMaskedLM`."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -44,6 +45,8 @@ def save_model(
     with atomic_directory(directory) as temporary:
         save_file(_hugging_face_tensors(encoder, provenance, contact_head), temporary / _WEIGHTS)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+        # safetensors lets nobody else read its files.
+        shutil.copymode(temporary / "README.md", temporary / _WEIGHTS)
         for name, content in hugging_face_files(encoder.shape).items():
             (temporary / name).write_text(content, encoding="utf-8")
         write_provenance(temporary, provenance, contact_head=fitted)

@@ -501,3 +501,14 @@ def test_an_input_that_changes_meanwhile(
         embed(model, fasta, tmp_path / "out.parquet")
     # nor are its parts of any use
     assert listing(tmp_path) == ["proteins.fasta"]
+
+
+def test_a_model_is_known_by_what_decides_its_results(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    digest = weights_digest(model)
+    assert weights_digest(write_model(tmp_path / "same")) == digest
+    assert weights_digest(write_model(tmp_path / "other", seed=1)) != digest
+    (model / "README.md").write_text("about this model")
+    assert weights_digest(model) == digest
+    (model / "esm1b.json").write_text('{"rare_residues": "replace"}')
+    assert weights_digest(model) != digest

@@ -75,6 +75,7 @@ def test_bytes_are_the_same_every_time(encoder: Encoder, directory: Path, tmp_pa
         "tokenizer_config.json",
         "vocab.txt",
     ]
+    assert len({(directory / name).stat().st_mode for name in names}) == 1
     for name in names:
         assert (directory / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
