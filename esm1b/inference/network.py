@@ -106,13 +106,12 @@ class EncoderNetwork:
         masked_positions: Tensor | None = None,
     ) -> NetworkOutput:
         """Run on sequences end to end; `masked_positions`, int64 `[masked]`, narrows the logits."""
-        encoded = self.encoder.encode(packed, representation_layers=representation_layers)
-        final = encoded.final
-        if masked_positions is not None:
-            final = final.index_select(0, masked_positions)
+        encoded = self.encoder.encode(
+            packed, representation_layers=representation_layers, positions=masked_positions
+        )
         return NetworkOutput(
             representations=encoded.representations,
-            logits=self.encoder.logits(final) if logits else None,
+            logits=self.encoder.logits(encoded.final) if logits else None,
         )
 
     @torch.no_grad()

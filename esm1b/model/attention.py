@@ -22,11 +22,14 @@ class SelfAttention(nn.Module):
         self.q_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
-        """Return `[T, width]` from `x` of the same shape."""
+    def forward(self, x: Tensor, plan: AttentionPlan, positions: Tensor | None = None) -> Tensor:
+        """Return `[T, width]` from `x` of the same shape; `[P, width]` at P `positions` only."""
         query, key, value = (
             projection(x).unflatten(-1, (self.heads, -1))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        output: Tensor = self.out_proj(plan.attend(query, key, value).flatten(1))
+        context = plan.attend(query, key, value).flatten(1)
+        if positions is not None:
+            context = context.index_select(0, positions)
+        output: Tensor = self.out_proj(context)
         return output

@@ -37,7 +37,7 @@ class Encoded:
     """What the encoder computed.
 
     Attributes:
-        final: `[T, W]` after the last layer norm.
+        final: `[T, W]` after the last layer norm, or `[M, W]` at the positions that were named.
         representations: `[T, W]` by layer: 0 is the input of the stack, the last one is `final`.
     """
 
@@ -56,9 +56,10 @@ class EncoderLayer(nn.Module):
         self.fc2 = nn.Linear(shape.feed_forward, shape.width)
         self.final_layer_norm = nn.LayerNorm(shape.width)
 
-    def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
-        """Return `[T, W]` from `[T, W]`."""
-        x = x + self.self_attn(self.self_attn_layer_norm(x), plan)
+    def forward(self, x: Tensor, plan: AttentionPlan, positions: Tensor | None = None) -> Tensor:
+        """Return `[T, W]` from `[T, W]`; `[M, W]` at M `positions` only."""
+        attended = self.self_attn(self.self_attn_layer_norm(x), plan, positions)
+        x = attended + (x if positions is None else x.index_select(0, positions))
         hidden = functional.gelu(self.fc1(self.final_layer_norm(x)))
         output: Tensor = x + self.fc2(hidden)
         return output
@@ -105,6 +106,7 @@ class Encoder(nn.Module):
         self.shape = shape
         self.attention = attention
         self.activation_checkpointing = activation_checkpointing
+        self._fixed_shapes = False
         self.embed_tokens = nn.Embedding(len(TOKENS), shape.width, padding_idx=PAD)
         # Rows 0 and 1 (PAD) hold no position: the first token of a sequence uses row 2.
         self.embed_positions = nn.Embedding(shape.position_rows, shape.width, padding_idx=PAD)
@@ -117,10 +119,7 @@ class Encoder(nn.Module):
 
     def forward(self, packed: PackedTokens, masked_positions: Tensor | None = None) -> Tensor:
         """Return logits `[M, 33]` at `masked_positions` (int64 `[M]`), or `[T, 33]` without."""
-        final = self.encode(packed).final
-        if masked_positions is not None:
-            final = final.index_select(0, masked_positions)
-        return self.logits(final)
+        return self.logits(self.encode(packed, positions=masked_positions).final)
 
     def logits(self, final: Tensor) -> Tensor:
         """Return logits `[..., 33]` of final representations `[..., W]`."""
@@ -147,17 +146,24 @@ class Encoder(nn.Module):
         Args:
             backend: of `torch.compile`.
         """
+        self._fixed_shapes = True
         for layer in self.layers:
             layer.compile(fullgraph=True, dynamic=False, backend=backend)
 
     def encode(
-        self, packed: PackedTokens, *, representation_layers: Collection[int] = ()
+        self,
+        packed: PackedTokens,
+        *,
+        representation_layers: Collection[int] = (),
+        positions: Tensor | None = None,
     ) -> Encoded:
         """Run the stack; keep the representations that were asked for.
 
         Args:
             packed: the tokens.
             representation_layers: 0 is the input of the stack, `layers` what leaves the last norm.
+            positions: int64 `[M]`; the last layer's result is computed at these tokens only, and
+                `final` is `[M, W]`.
 
         Raises:
             ValueError: a sequence has more tokens than there are positions.
@@ -167,10 +173,13 @@ class Encoder(nn.Module):
         head_width = self.shape.width // self.shape.heads
         path = choose_path(self.attention, device=x.device, dtype=x.dtype, head_width=head_width)
         kept: dict[int, Tensor] = {}
-        for number, state in enumerate(self._states(x, plan_attention(packed, path))):
+        inside = None if self._fixed_shapes else positions
+        for number, state in enumerate(self._states(x, plan_attention(packed, path), inside)):
             x = state
             if number in representation_layers:
                 kept[number] = x
+        if self._fixed_shapes and positions is not None:
+            x = x.index_select(0, positions)
         final = self.emb_layer_norm_after(x)
         if len(self.layers) in representation_layers:
             kept[len(self.layers)] = final
@@ -190,14 +199,17 @@ class Encoder(nn.Module):
         for _ in states:
             yield maps.pop()
 
-    def _states(self, x: Tensor, plan: AttentionPlan) -> Iterator[Tensor]:
-        """Yield `x`, then what leaves each layer."""
+    def _states(
+        self, x: Tensor, plan: AttentionPlan, positions: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Yield `x`, then what leaves each layer, the last one at `positions` only."""
         yield x
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, start=1):
+            at = positions if number == len(self.layers) else None
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, plan, use_reentrant=False)
+                x = checkpoint(layer, x, plan, at, use_reentrant=False)
             else:
-                x = layer(x, plan)
+                x = layer(x, plan, at)
             yield x
 
     def _embed(self, packed: PackedTokens) -> Tensor:
