@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from esm1b.config_section import Name, Section
+from esm1b.corpus.config import CorpusConfig, SyntheticConfig
 from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
 
@@ -29,60 +31,8 @@ __all__ = [
     "parse_config",
 ]
 
-# A name becomes a folder under results/, so it must be one.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
-
-class _Section(BaseModel):
-    # Not strict: `snakemake --config pretraining='{updates: 700}'` passes the number as text.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_truth_value_for_a_number(cls, values: Any) -> Any:
-        for name, field in cls.model_fields.items():
-            value = values.get(name) if isinstance(values, Mapping) else None
-            if isinstance(value, bool) and field.annotation is not bool:
-                raise ValueError(f"{name}: {str(value).lower()}: input should not be a truth value")
-        return values
-
-
-class SyntheticConfig(_Section):
-    """The demonstration's protein families, drawn from a model whose optimum is known exactly."""
-
-    families: Annotated[int, Field(ge=4)] = 16
-    """families in the corpus: half fit the probes, half test them"""
-    unseen_families: Annotated[int, Field(ge=2)] = 6
-    """families of the structure table that are never in the corpus"""
-    sequences: Annotated[int, Field(ge=10)] = 2000
-    """sequences of each family in the corpus"""
-
-
-class CorpusConfig(_Section):
-    """The sequences to train on."""
-
-    name: Name = "demonstration"
-    """folder under results/corpora, shared by the runs that name it"""
-    sequences: tuple[str, ...] = ()
-    """FASTA files, plain or .gz; empty: draw the synthetic families"""
-    shards: Annotated[int, Field(ge=1, le=100_000)] = 4
-    """Parquet files of each split"""
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """share of the sequences held out, by a keyed hash of the sequence"""
-    validation_ids: str | None = None
-    """file of cluster ids to hold out instead"""
-    synthetic: SyntheticConfig = SyntheticConfig()
-    """the demonstration's families, used when `sequences` is empty"""
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether the corpus is drawn rather than read."""
-        return not self.sequences
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network: ESM-1b's, at any size."""
 
     layers: Annotated[int, Field(ge=1)] = 2
@@ -115,7 +65,7 @@ class ModelConfig(_Section):
         )
 
 
-class PretrainingConfig(_Section):
+class PretrainingConfig(Section):
     """Masked-language-model pretraining."""
 
     updates: Annotated[int, Field(ge=1)] = 2200
@@ -155,7 +105,7 @@ class PretrainingConfig(_Section):
     """newest checkpoints that are kept"""
 
 
-class PerplexityConfig(_Section):
+class PerplexityConfig(Section):
     """Perplexity on the held-out sequences."""
 
     sequences: Annotated[int, Field(ge=1)] = 2000
@@ -164,7 +114,7 @@ class PerplexityConfig(_Section):
     """fixed draws of the masks"""
 
 
-class ContactsConfig(_Section):
+class ContactsConfig(Section):
     """Contacts from attention maps."""
 
     structures: str | None = None
@@ -177,7 +127,7 @@ class ContactsConfig(_Section):
     """the atom that stands for a glycine's missing Cb"""
 
 
-class SecondaryStructureConfig(_Section):
+class SecondaryStructureConfig(Section):
     """Three-state secondary structure from a linear probe."""
 
     table: str | None = None
@@ -186,7 +136,7 @@ class SecondaryStructureConfig(_Section):
     """residues that fit the probes at most, a draw of whole proteins; null: all"""
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """What is measured on the trained model."""
 
     untrained: Annotated[int, Field(ge=1)] = 3
@@ -196,7 +146,7 @@ class EvaluationConfig(_Section):
     secondary_structure: SecondaryStructureConfig = SecondaryStructureConfig()
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that decides the result of a run."""
 
     run: Name = "demonstration"

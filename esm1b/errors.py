@@ -1,6 +1,6 @@
 """What can end a command besides success, and the exit status that each one means."""
 
-__all__ = ["Stopped", "UserError"]
+__all__ = ["DownloadError", "Stopped", "UserError"]
 
 
 class UserError(Exception):
@@ -8,6 +8,13 @@ class UserError(Exception):
 
     The message is one line that names the file, the record or field, the bad value and what was
     expected.
+    """
+
+
+class DownloadError(Exception):
+    """The network did not deliver what was asked for: exit status 1.
+
+    The message is one line that names each server and what it answered.
     """
 
 

@@ -14,9 +14,12 @@ import typer
 from typer.testing import CliRunner
 
 from esm1b.cli import app, main
+from esm1b.corpus.shards import shard
+from esm1b.corpus.tokens import tokenize
 from esm1b.errors import Stopped
+from esm1b.model.provenance import Provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import Provenance, save_model
+from esm1b.model.weights import save_model
 from tests.conftest import random_encoder
 
 REPOSITORY = Path(__file__).parents[1]
@@ -78,9 +81,16 @@ def model(tmp_path: Path) -> Path:
 
 def test_the_commands() -> None:
     assert COMMANDS == [
+        ("contacts",),
+        ("corpus-info",),
+        ("download",),
+        ("embed",),
         ("evaluate", "contacts"),
         ("evaluate", "perplexity"),
         ("evaluate", "secondary-structure"),
+        ("export",),
+        ("fill-mask",),
+        ("import",),
         ("pretrain",),
         ("report",),
         ("shard",),
@@ -96,7 +106,7 @@ def test_help_shows_an_example(names: tuple[str, ...]) -> None:
     text = " ".join(result.output.split())
     assert "Example: " in text
     assert f"esm1b {' '.join(names)} " in text.split("Example: ")[1]
-    assert "--output" in text
+    assert "--output" in text or names in [("corpus-info",), ("fill-mask",)]
 
 
 @pytest.mark.parametrize("group", [(), ("evaluate",)], ids=["esm1b", "evaluate"])
@@ -127,12 +137,34 @@ def test_shard_and_tokenize(
     assert manifest["shards"]["validation"][0]["residues"] == 9
 
 
+@pytest.mark.parametrize("directory", ["corpus", "tokens"])
+def test_corpus_info_verifies(directory: str, tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "a.fasta").write_text(FASTA)
+    (tmp_path / "ids.txt").write_text("second\n")
+    ids = tmp_path / "ids.txt"
+    shard([str(tmp_path / "a.fasta")], tmp_path / "corpus", shards=1, validation_ids=ids)
+    tokenize(tmp_path / "corpus", tmp_path / "tokens")
+    runner = CliRunner()
+    result = runner.invoke(app, ["corpus-info", str(tmp_path / directory)])
+    assert result.exit_code == 0
+    assert "verified     every shard has the digest" in result.output
+    assert "shards 1, sequences 1, residues 7" in result.output
+    (path,) = (tmp_path / directory / "validation").iterdir()
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    result = runner.invoke(app, ["corpus-info", str(tmp_path / directory), "--no-verify"])
+    assert result.exit_code == 0
+    assert "verified" not in result.output
+    message = refusal("corpus-info", tmp_path / directory)
+    assert message.startswith(f"{path}: SHA-256 ")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (
             b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
-            "line 1: '<!DOCTYPE html>'; expected a FASTA header line beginning with '>'",
+            "a web page (HTML); expected FASTA, UniRef XML or a UniProt release archive, plain or "
+            "gzip-compressed",
         ),
         (b"", "empty; expected a FASTA header line beginning with '>'"),
         (

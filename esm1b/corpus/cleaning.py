@@ -8,20 +8,10 @@ import numpy as np
 
 from esm1b.alphabet import RESIDUES
 
-__all__ = [
-    "DROP_REASONS",
-    "DUPLICATE_ID",
-    "EMPTY_SEQUENCE",
-    "OTHER_CHARACTERS",
-    "clean",
-    "clean_all",
-    "drop_reason",
-]
+__all__ = ["EMPTY_SEQUENCE", "OTHER_CHARACTERS", "clean", "clean_all", "drop_reason", "fault"]
 
 OTHER_CHARACTERS: Final = "other_characters"
 EMPTY_SEQUENCE: Final = "empty_sequence"
-DUPLICATE_ID: Final = "duplicate_id"
-DROP_REASONS: Final = (OTHER_CHARACTERS, EMPTY_SEQUENCE, DUPLICATE_ID)
 
 _ACCEPTED: Final = (RESIDUES + "J").encode()
 _WHITE_SPACE: Final = b" \t\n\v\f\r"
@@ -43,6 +33,16 @@ def drop_reason(cleaned: bytes) -> str | None:
     if cleaned.translate(None, _ACCEPTED):
         return OTHER_CHARACTERS
     return None
+
+
+def fault(cleaned: bytes) -> str:
+    """Return in words why a cleaned sequence cannot be kept, and what was expected."""
+    other = cleaned.translate(None, _ACCEPTED)
+    if not other:
+        return "has no sequence; expected residues"
+    shown = repr(chr(other[0])) if other[0] < 128 else f"byte {other[0]:#x}"
+    position = cleaned.index(other[:1]) + 1
+    return f"{shown} at position {position} of the sequence; expected the letters A to Z"
 
 
 def clean_all(sequences: Sequence[bytes]) -> tuple[list[bytes], list[int], Counter[str]]:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from esm1b.corpus.input_file import DamagedGzipError, InputFile
+from esm1b.corpus.gzip_stream import DamagedInputError
+from esm1b.corpus.input_file import InputFile
 from esm1b.corpus.prefetch import prefetch
 from esm1b.errors import UserError
 
-__all__ = ["FastaBlock", "read_fasta_blocks", "read_fasta_records"]
+__all__ = ["FastaBlock", "cut_fasta", "parse_fasta", "read_fasta_blocks", "read_fasta_records"]
 
 # A block is what one step of the pipeline works on; larger ones are no faster.
 _BLOCK_BYTES: Final = 4 << 20
@@ -63,34 +64,88 @@ def read_fasta_blocks(file: InputFile, block_bytes: int = _BLOCK_BYTES) -> Itera
         UserError: the file is not FASTA, is empty, is cut short, holds a record without an id, or
             one so long that it cannot be a protein; the message names the file and the place.
     """
+    for first_record, text in cut_fasta(prefetch(file.chunks(block_bytes)), file.name):
+        headers, sequences = parse_fasta(text, file.name, first_record)
+        yield FastaBlock(headers=headers, sequences=sequences)
+
+
+def cut_fasta(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]:
+    """Cut a FASTA text where records begin, which is where a line begins with `>`.
+
+    Anywhere else a `>` is a character of the header or sequence that it stands in.
+
+    Args:
+        chunks: the text, cut anywhere.
+        name: the input's name, for messages.
+
+    Yields:
+        How many records stand before, and whole records of about a chunk's size: the text begins
+        with `>` and its lines end in LF.
+
+    Raises:
+        UserError: as `read_fasta_blocks`, but for records without an id.
+    """
     records = 0
     text = b""
     try:
-        for chunk in prefetch(file.chunks(block_bytes)):
+        for chunk in chunks:
             started = bool(text)
-            text += _checked(chunk, file.name, records)
+            text += _checked(chunk, name, records)
             if not started:
-                text = _from_first_header(text, file.name)
+                text = _from_first_header(text, name)
             end = text.rfind(b"\n>")
             if end < 0:
                 if len(text) > _LONGEST_RECORD:
                     raise UserError(
-                        f"{file.name}: record {records + 1}: longer than {_LONGEST_RECORD} "
+                        f"{name}: record {records + 1}: longer than {_LONGEST_RECORD} "
                         "characters; expected protein sequences"
                     )
                 continue
-            block = _parse(text[:end], file.name, records)
+            yield records, text[:end]
+            records += text.count(b"\n>", 0, end) + 1
             text = text[end + 1 :]
-            records += len(block.headers)
-            yield block
-    except DamagedGzipError as error:
+    except DamagedInputError as error:
         complete = records + text.count(b"\n>")
         raise UserError(
-            f"{file.name}: {error} after {complete} complete records; expected a complete .gz file"
+            f"{name}: {error} after {complete} complete records; expected {error.expected}"
         ) from error
     if not text:
-        raise UserError(f"{file.name}: empty; {_EXPECTED_HEADER}")
-    yield _parse(text, file.name, records)
+        raise UserError(f"{name}: empty; {_EXPECTED_HEADER}")
+    yield records, text
+
+
+def parse_fasta(text: bytes, name: str, first_record: int) -> tuple[list[str], list[bytes]]:
+    """Return header lines and sequences of a text that `cut_fasta` made.
+
+    Args:
+        text: begins with `>` and ends with a whole record.
+        name: the input's name, for messages.
+        first_record: how many records stand before the text.
+
+    Returns:
+        The header lines without `>`, white space at both ends removed, and the sequences without
+        white space, otherwise as written.
+
+    Raises:
+        UserError: a header line without an id.
+    """
+    lines_of_headers: list[bytes] = []
+    sequences: list[bytes] = []
+    for record in text[1:].split(b"\n>"):
+        header, _, lines = record.partition(b"\n")
+        lines_of_headers.append(header)
+        sequences.append(lines.translate(None, _WHITE_SPACE))
+    try:
+        headers = b"\n".join(lines_of_headers).decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        headers = [_decoded(header) for header in lines_of_headers]
+    headers = [header.strip() for header in headers]
+    if not all(headers):
+        raise UserError(
+            f"{name}: record {first_record + headers.index('') + 1}: a header line without an id; "
+            "expected '>' followed by an id"
+        )
+    return headers, sequences
 
 
 def _checked(chunk: bytes, name: str, records: int) -> bytes:
@@ -116,27 +171,6 @@ def _from_first_header(text: bytes, name: str) -> bytes:
     is_sequence = line.replace("*", "").replace("-", "").isalpha()
     what = "a sequence before any header: " if is_sequence else ""
     raise UserError(f"{name}: line {line_number}: {what}{shown!r}; {_EXPECTED_HEADER}")
-
-
-def _parse(text: bytes, name: str, records: int) -> FastaBlock:
-    """Return the records of `text`, which begins with `>` and ends with a whole record."""
-    lines_of_headers: list[bytes] = []
-    sequences: list[bytes] = []
-    for record in text[1:].split(b"\n>"):
-        header, _, lines = record.partition(b"\n")
-        lines_of_headers.append(header)
-        sequences.append(lines.translate(None, _WHITE_SPACE))
-    try:
-        headers = b"\n".join(lines_of_headers).decode("utf-8").split("\n")
-    except UnicodeDecodeError:
-        headers = [_decoded(header) for header in lines_of_headers]
-    headers = [header.strip() for header in headers]
-    if not all(headers):
-        raise UserError(
-            f"{name}: record {records + headers.index('') + 1}: a header line without an id; "
-            "expected '>' followed by an id"
-        )
-    return FastaBlock(headers=headers, sequences=sequences)
 
 
 def _decoded(header: bytes) -> str:

@@ -1,10 +1,12 @@
-"""What a FASTA header line says, in UniRef's form and in any other."""
+"""What a FASTA header line or a UniRef entry says of a record."""
 
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["Header", "parse_header"]
+__all__ = ["Header", "header_of", "parse_header"]
 
+_MEMBERS_DIGITS: Final = 9  # fits 32 bits
+_TAXON_DIGITS: Final = 18  # fits 64 bits
 # A complete UniRef header with no '=' but its tags': nearly all are, and it is read twice as fast.
 _COMPLETE: Final = re.compile(
     r"(\S+) (?=\S)([^=]*[^=\s]) n=([0-9]{1,9}) Tax=(?=\S)([^=]*[^=\s]) "
@@ -13,9 +15,9 @@ _COMPLETE: Final = re.compile(
 
 
 class Header(NamedTuple):
-    """The fields of a header line; None where the header does not give one.
+    """The fields of a record; None where its source does not give one.
 
-    The form is UniProt's (https://www.uniprot.org/help/fasta-headers):
+    UniProt's form in FASTA (https://www.uniprot.org/help/fasta-headers):
     `>UniRef50_K7G060 Titin n=25 Tax=Amniota TaxID=32524 RepID=K7G060_PELSI`.
     """
 
@@ -28,7 +30,7 @@ class Header(NamedTuple):
 
 
 def parse_header(line: str) -> Header:
-    """Return the fields of a non-empty header line without `>`.
+    """Return the fields of a non-empty header line without `>` and without white space around it.
 
     The id is the first word. UniRef's tags count at the end of the line, in UniRef's order, each
     one optional; what stands before them is the name.
@@ -39,27 +41,35 @@ def parse_header(line: str) -> Header:
     return _parse_tags(line)
 
 
+def header_of(
+    identifier: str,
+    name: str | None,
+    members: str | None,
+    taxon: str | None,
+    taxon_id: str | None,
+    representative: str | None,
+) -> Header:
+    """Return the fields given as text; what is empty, or no number where one belongs, is None."""
+    return Header(
+        identifier,
+        _text(name),
+        _integer(members, _MEMBERS_DIGITS),
+        _text(taxon),
+        _integer(taxon_id, _TAXON_DIGITS),
+        _text(representative),
+    )
+
+
 def _parse_tags(line: str) -> Header:
     first, *others = line.split(None, 1)
-    if not others:
-        return Header(first, None, None, None, None, None)
-    rest = others[0].rstrip()
-    if "=" not in rest:
-        return Header(first, rest, None, None, None, None)
-    rest, representative = _tag(" " + rest, " RepID=")
+    rest = " " + others[0] if others else ""
+    rest, representative = _tag(rest, " RepID=")
     rest, taxon_id = _tag(rest, " TaxID=")
     rest, taxon = _tag(rest, " Tax=")
-    rest, members = _tag(rest, " n=")
-    if members is not None and _integer(members, digits=9) is None:
-        rest, members = f"{rest} n={members}", None
-    return Header(
-        first,
-        rest.strip() or None,
-        _integer(members, digits=9),  # fits 32 bits
-        taxon or None,
-        _integer(taxon_id, digits=18),  # fits 64 bits
-        representative or None,
-    )
+    name, members = _tag(rest, " n=")
+    if members is not None and _integer(members, _MEMBERS_DIGITS) is None:
+        name, members = rest, None  # no tag but a part of the name
+    return header_of(first, name, members, taxon, taxon_id, representative)
 
 
 def _tag(text: str, key: str) -> tuple[str, str | None]:
@@ -68,7 +78,11 @@ def _tag(text: str, key: str) -> tuple[str, str | None]:
     return (before, value.strip()) if found else (text, None)
 
 
-def _integer(text: str | None, *, digits: int) -> int | None:
-    if text is None or not (text.isascii() and text.isdigit()) or len(text) > digits:
+def _text(value: str | None) -> str | None:
+    return (value and value.strip()) or None
+
+
+def _integer(value: str | None, digits: int) -> int | None:
+    if value is None or not (value.isascii() and value.isdigit()) or len(value) > digits:
         return None
-    return int(text)
+    return int(value)

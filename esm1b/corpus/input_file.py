@@ -2,25 +2,19 @@
 
 import hashlib
 import sys
-import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from esm1b.corpus.gzip_stream import DamagedGzipError, DamagedInputError, decompressed_chunks
 from esm1b.errors import UserError
 
-__all__ = ["STANDARD_INPUT", "DamagedGzipError", "InputFile"]
+__all__ = ["STANDARD_INPUT", "DamagedGzipError", "DamagedInputError", "InputFile"]
 
 STANDARD_INPUT: Final = "-"
 
 _CHUNK_BYTES: Final = 1 << 20
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_GZIP_FORMAT: Final = 31  # zlib's wbits for the gzip wrapper with the largest window
-
-
-class DamagedGzipError(Exception):
-    """The gzip data is cut short or corrupt; the message says which."""
 
 
 class InputFile:
@@ -40,6 +34,7 @@ class InputFile:
         self.size: int | None = None
         self._path = None if name == STANDARD_INPUT else Path(name)
         self._digest = hashlib.sha256()
+        self._ended = False
         if self._path is not None:
             try:
                 self.size = self._path.stat().st_size
@@ -53,40 +48,22 @@ class InputFile:
 
         Raises:
             UserError: the file cannot be read.
-            DamagedGzipError: the compressed data ends early or is corrupt.
+            DamagedInputError: the compressed data ends early or is corrupt.
         """
-        pieces: list[bytes] = []
-        gathered = 0
-        try:
-            for piece in self._pieces(size):
-                pieces.append(piece)
-                gathered += len(piece)
-                if gathered >= size:
-                    yield b"".join(pieces)
-                    pieces, gathered = [], 0
-        except DamagedGzipError:
-            yield b"".join(pieces)  # so that the reader can say how far it came
-            raise
-        if pieces:
-            yield b"".join(pieces)
+        with self._open() as file:
+            yield from decompressed_chunks(lambda limit: self._read(file, limit), size)
 
     def identity(self) -> dict[str, Any]:
-        """Return name without folder, size and SHA-256, once all has been read."""
+        """Return name without folder, size and SHA-256, once all that is needed has been read.
+
+        The digest is None if that was not all of the file: a release archive is read up to the end
+        of its UniRef50.
+        """
         return {
             "file": STANDARD_INPUT if self._path is None else self._path.name,
-            "bytes": self.bytes_read,
-            "sha256": self._digest.hexdigest(),
+            "bytes": self.bytes_read if self._ended else self.size,
+            "sha256": self._digest.hexdigest() if self._ended else None,
         }
-
-    def _pieces(self, size: int) -> Iterator[bytes]:
-        with self._open() as file:
-            data = self._read(file, len(_GZIP_MAGIC))
-            if data == _GZIP_MAGIC:
-                yield from self._decompressed(data, file, size)
-                return
-            while data:
-                yield data
-                data = self._read(file, size)
 
     def _open(self) -> AbstractContextManager[BinaryIO]:
         if self._path is None:
@@ -103,25 +80,5 @@ class InputFile:
             raise UserError(f"{self.name}: {error.strerror}; expected a file to read") from error
         self.bytes_read += len(data)
         self._digest.update(data)
+        self._ended = not data
         return data
-
-    def _decompressed(self, data: bytes, file: BinaryIO, size: int) -> Iterator[bytes]:
-        """Yield the content of all gzip members, at most `size` bytes at a time."""
-        while data:
-            member = zlib.decompressobj(wbits=_GZIP_FORMAT)
-            while not member.eof:
-                try:
-                    piece = member.decompress(data, size)
-                except zlib.error as error:
-                    raise DamagedGzipError("the gzip data is corrupt") from error
-                if piece:
-                    yield piece
-                data = member.unconsumed_tail
-                # zlib may hold output back although it has taken all input
-                if not data and len(piece) < size and not member.eof:
-                    data = self._read(file, _CHUNK_BYTES)
-                    if not data:
-                        raise DamagedGzipError("the gzip data ends early")
-            data = member.unused_data or self._read(file, _CHUNK_BYTES)
-            while data and not data.strip(b"\0"):  # zero padding, as tape and block devices add
-                data = self._read(file, _CHUNK_BYTES)

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -88,30 +88,29 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def length_histogram(counts: Mapping[SplitName, NDArray[np.int64]]) -> dict[str, list[int]]:
+def length_histogram(counts: Mapping[SplitName, Mapping[int, int]]) -> dict[str, list[int]]:
     """Return the sequences per interval of lengths, from the sequences of each length.
 
     Bin k counts lengths in `[edges[k], edges[k + 1])`. The bins are equally wide up to about the
     99th percentile; one more holds the rest.
 
     Args:
-        counts: per split, `[longest length + 1]` sequences of each length.
+        counts: per split, sequences of each length that occurs.
     """
-    longest = max(len(per_length) for per_length in counts.values())
-    padded = {
-        split: np.pad(per_length, (0, longest - len(per_length)))
-        for split, per_length in counts.items()
-    }
-    total = np.sum(list(padded.values()), axis=0)
-    shortest = int(np.argmax(total > 0))
-    most = int(np.searchsorted(np.cumsum(total), 0.99 * total.sum()))
+    total = Counter(counts["train"]) + Counter(counts["validation"])
+    lengths = sorted(total)
+    cumulative = np.cumsum([total[length] for length in lengths])
+    shortest, longest = lengths[0], lengths[-1]
+    most = lengths[int(np.searchsorted(cumulative, 0.99 * cumulative[-1]))]
     width = -(-(most + 1 - shortest) // _HISTOGRAM_BINS)
     edges = list(range(shortest // width * width, most + 1 + width, width))
-    if edges[-1] < longest:
-        edges.append(longest)
+    if edges[-1] <= longest:
+        edges.append(longest + 1)
     histogram = {"edges": edges}
-    for split, per_length in padded.items():
-        histogram[split] = [int(per_length[low:high].sum()) for low, high in pairwise(edges)]
+    for split, per_length in counts.items():
+        occurring, weights = list(per_length), list(per_length.values())
+        bins = np.histogram(np.array(occurring, np.int64), edges, weights=np.array(weights))[0]
+        histogram[split] = [int(count) for count in bins]
     return histogram
 
 

@@ -3,15 +3,17 @@
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from esm1b.corpus.cleaning import DROP_REASONS, DUPLICATE_ID
-from esm1b.corpus.external_sort import RecordSort, drop_duplicate_ids
-from esm1b.corpus.fasta import read_fasta_blocks
+from esm1b.corpus.disk_space import explain_full_disk
+from esm1b.corpus.id_list import read_id_list
 from esm1b.corpus.input_file import InputFile
 from esm1b.corpus.manifest import (
     CORPUS_FORMAT,
@@ -23,10 +25,11 @@ from esm1b.corpus.manifest import (
     corpus_fingerprint,
     length_histogram,
 )
-from esm1b.corpus.prefetch import prefetch
-from esm1b.corpus.records import clean_records
-from esm1b.corpus.shard_writer import ShardWriter
+from esm1b.corpus.reading import Progress, ReadingAccount, read_inputs
+from esm1b.corpus.selection import DROP_REASONS, Selection
+from esm1b.corpus.shard_worker import ShardAccount, ShardTask, ShardWorker
 from esm1b.corpus.split import FractionSplit, Split, read_id_split
+from esm1b.corpus.worker_pool import WorkerPool
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, write_json
 
@@ -42,53 +45,84 @@ def shard(
     shards: int = 16,
     validation_fraction: float = 0.005,
     validation_ids: Path | None = None,
-    source: Mapping[str, str] | None = None,
+    allow_partial_list: bool = False,
+    minimum_length: int | None = None,
+    maximum_length: int | None = None,
+    sample: float | None = None,
+    exclude: Path | None = None,
+    strict: bool = False,
+    source: Mapping[str, Any] | None = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Write the corpus made of all records of `inputs` to `output` and return its manifest.
 
-    The result does not depend on the order of the records or of the files. Records are ordered by
-    (hash of id, id); of records with one id, the one with the smallest sequence is kept. The sort
-    spills to `output`'s file system, about as many bytes as the uncompressed inputs.
+    The result does not depend on the order of the records or of the files, nor on `workers`.
+    Records are ordered by (hash of id, id); of records with one id, the one with the smallest
+    sequence is kept. On the way they are spilled to `output`'s file system, which takes about 1.2
+    bytes for each byte of the uncompressed inputs. Each worker needs some 250 MB of memory, and
+    this process as much, whatever the size of the inputs.
 
     Args:
-        inputs: FASTA files, plain or gzip-compressed; `-` is standard input.
+        inputs: FASTA, UniRef XML or UniProt release archives, plain or gzip-compressed; `-` is
+            standard input.
         output: the corpus directory; an earlier corpus there is replaced.
         shards: training files; validation gets as many in proportion to its share, at least one.
         validation_fraction: share of the sequences to hold out.
-        validation_ids: a file of ids to hold out instead.
+        validation_ids: a file of ids to hold out instead. A record with another id and the same
+            sequence as one of them is dropped.
+        allow_partial_list: go on if some of those ids are not among the records.
+        minimum_length: residues below which a record is dropped.
+        maximum_length: residues above which a record is dropped.
+        sample: share of the sequences to keep, by a keyed hash of the sequence.
+        exclude: a file of ids, or FASTA, whose records are left out.
+        strict: refuse the inputs instead of dropping a record with other characters, without a
+            sequence, of a length that is not wanted, or with the id of another.
         source: where the sequences come from (`name`, `release`), for the manifest.
+        workers: processes beside this one that parse, sort and write; with 1 it does all itself.
 
     Raises:
-        UserError: an input or an option is wrong, or one side of the split would be empty.
+        UserError: an input or an option is wrong, one side of the split would be empty, listed ids
+            are missing, or the file system is full.
+        ChildProcessError: a worker died.
     """
-    if shards < 1:
-        raise UserError(f"shards {shards}: expected at least 1")
-    files = _open_inputs(inputs)
+    for name, value in (("shards", shards), ("workers", workers)):
+        if value < 1:
+            raise UserError(f"{name} {value}: expected at least 1")
     split = (
         FractionSplit(fraction=validation_fraction)
         if validation_ids is None
         else read_id_split(validation_ids)
     )
-    with atomic_directory(output) as directory:
-        runs = directory / "runs"
-        records = RecordSort(runs)
-        counts, held_out = _collect(files, split, records)
-        validation_shards = max(1, round(shards * held_out / max(1, records.rows)))
-        writers: dict[SplitName, ShardWriter] = {
-            "train": ShardWriter(directory / "train", shards),
-            "validation": ShardWriter(directory / "validation", validation_shards),
-        }
-        counts[DUPLICATE_ID] = _write(records, writers)
-        shutil.rmtree(runs)
-        manifest = _manifest(files, counts, writers, split, dict(source or {}))
-        _check_split(manifest, split)
+    selection = Selection(
+        minimum_length=minimum_length,
+        maximum_length=maximum_length,
+        sample=sample,
+        excluded=None if exclude is None else read_id_list(exclude),
+        strict=strict,
+    )
+    files = _open_inputs(inputs)
+    progress = Progress(files)
+    with explain_full_disk(output, progress.need), atomic_directory(output) as directory:
+        spill = directory / "spill"
+        for folder in (spill, *(directory / name for name in SPLITS)):
+            folder.mkdir()
+        with WorkerPool(partial(ShardWorker, directory, selection, split), workers) as pool:
+            read = read_inputs(progress.blocks(), pool, split.listed, selection.excluded, spill)
+            _check_sides(read.counts, read.kept - read.held_out, read.held_out, split)
+            _check_list(read.listed, split, allow_partial_list=allow_partial_list)
+            np.save(spill / "held-out.npy", read.held_out_sequences)
+            accounts = _write(pool, read, shards)
+        shutil.rmtree(spill)
+        manifest = _manifest(files, read, accounts, selection, split, dict(source or {}))
+        sequences = manifest["sequences"]
+        _check_sides(read.counts, sequences["train"], sequences["validation"], split)
         write_json(directory / MANIFEST, manifest)
     _LOGGER.info(
         "%s: %d sequences to train on, %d held out, from %d records",
         output,
-        manifest["sequences"]["train"],
-        manifest["sequences"]["validation"],
-        manifest["counts"]["read"],
+        sequences["train"],
+        sequences["validation"],
+        read.counts["read"],
     )
     return manifest
 
@@ -102,82 +136,97 @@ def _open_inputs(inputs: Sequence[str]) -> list[InputFile]:
     return [InputFile(name) for name in inputs]
 
 
-def _collect(
-    files: Iterable[InputFile], split: Split, records: RecordSort
-) -> tuple[Counter[str], int]:
-    """Feed all cleaned records to `records`; return counts (`read`, dropped) and held out."""
-    counts: Counter[str] = Counter()
-    held_out = 0
-    for file in files:
-        with tqdm(
-            desc=f"read {file.name}", total=file.size, unit="B", unit_scale=True, disable=None
-        ) as bar:
-            for block in read_fasta_blocks(file):
-                cleaned = clean_records(block, split)
-                records.add(cleaned.table)
-                counts["read"] += cleaned.read
-                counts.update(cleaned.dropped)
-                held_out += cleaned.table["validation"].to_numpy().sum()
-                bar.update(file.bytes_read - bar.n)
-    return counts, int(held_out)
+def _check_sides(counts: Counter[str], train: int, validation: int, split: Split) -> None:
+    """Check that there is something on either side."""
+    kept = train + validation
+    if not kept:
+        dropped = {reason: counts[reason] for reason in DROP_REASONS if counts[reason]}
+        raise UserError(
+            f"no sequence kept of {counts['read']} records, dropped: {dropped}; "
+            "expected protein sequences"
+        )
+    for name, number in (("train", train), ("validation", validation)):
+        if not number:
+            raise UserError(
+                f"{split.describe()} no {name} sequence among {kept}; expected some on either side"
+            )
 
 
-def _write(records: RecordSort, writers: Mapping[SplitName, ShardWriter]) -> int:
-    """Write the records without duplicates; return how many duplicates there were."""
-    duplicates = 0
-    with tqdm(desc="write", unit=" records", unit_scale=True, disable=None) as bar:
-        for table in prefetch(records.intervals()):
-            unique = drop_duplicate_ids(table)
-            duplicates += table.num_rows - unique.num_rows
-            is_validation = unique["validation"].to_numpy()
-            writers["train"].write(unique.filter(~is_validation))
-            writers["validation"].write(unique.filter(is_validation))
-            bar.update(table.num_rows)
-    for writer in writers.values():
-        writer.close()
-    return duplicates
+def _check_list(found: int, split: Split, *, allow_partial_list: bool) -> None:
+    """Check that all listed ids were found, or that the user does not mind."""
+    if split.listed is None or found == len(split.listed):
+        return
+    text = f"{split.listed.file}: {found} of its {len(split.listed)} ids are among the records"
+    if not allow_partial_list:
+        raise UserError(
+            f"{text}; expected all, or --allow-partial-list: ids vanish from release to release"
+        )
+    _LOGGER.warning("%s", text)
+
+
+def _write(
+    pool: WorkerPool[ShardWorker], read: ReadingAccount, shards: int
+) -> dict[SplitName, list[ShardAccount]]:
+    """Have the workers write all shards from what they spilled."""
+    validation_shards = max(1, round(shards * read.held_out / read.kept))
+    accounts: dict[SplitName, list[ShardAccount]] = {"train": [], "validation": []}
+    with tqdm(desc="write", total=shards + validation_shards, unit=" shards", disable=None) as bar:
+        task = ShardTask(number=0, shards=shards, train_shards=shards, size=read.spilled)
+        for account in pool.map(ShardWorker.write_train, _tasks(task)):
+            accounts["train"].append(account)
+            bar.update()
+        held_out_size = sum(account.held_out_size for account in accounts["train"])
+        task = replace(task, shards=validation_shards, size=held_out_size)
+        for account in pool.map(ShardWorker.write_validation, _tasks(task)):
+            accounts["validation"].append(account)
+            bar.update()
+    return accounts
+
+
+def _tasks(first: ShardTask) -> Iterator[ShardTask]:
+    return (replace(first, number=number) for number in range(first.shards))
 
 
 def _manifest(
-    files: Iterable[InputFile],
-    counts: Counter[str],
-    writers: Mapping[SplitName, ShardWriter],
+    files: Sequence[InputFile],
+    read: ReadingAccount,
+    accounts: Mapping[SplitName, Sequence[ShardAccount]],
+    selection: Selection,
     split: Split,
-    source: dict[str, str],
+    source: dict[str, Any],
 ) -> dict[str, Any]:
-    entries = {name: writers[name].shards for name in SPLITS}
-    dropped = {reason: counts[reason] for reason in DROP_REASONS}
+    every = [account for name in SPLITS for account in accounts[name]]
+    counts = sum([account.dropped for account in every], read.counts)
+    entries = {name: [account.facts.entry for account in accounts[name]] for name in SPLITS}
     sequences = {name: sum(entry["rows"] for entry in entries[name]) for name in SPLITS}
     residues = {name: sum(entry["residues"] for entry in entries[name]) for name in SPLITS}
+    lengths = {
+        name: sum((account.facts.lengths for account in accounts[name]), Counter[int]())
+        for name in SPLITS
+    }
+    selected, split_definition = selection.definition(), split.definition()
+    if split.listed is not None:
+        split_definition["found"] = read.listed
+    if selection.excluded is not None:
+        selected["excluded"]["found"] = read.excluded
     return {
         "format": CORPUS_FORMAT,
         "format_version": FORMAT_VERSION,
         "source": source,
         "inputs": [file.identity() for file in files],
-        "counts": {"read": counts["read"], "kept": sum(sequences.values()), "dropped": dropped},
+        "counts": {
+            "read": counts["read"],
+            "kept": sum(sequences.values()),
+            "dropped": {reason: counts[reason] for reason in DROP_REASONS},
+        },
         "sequences": sequences,
         "residues": residues,
-        "length_histogram": length_histogram(
-            {name: writers[name].length_counts for name in SPLITS}
-        ),
+        "length_histogram": length_histogram(lengths),
         "composition": composition(
-            writers["train"].composition + writers["validation"].composition
+            np.sum([account.facts.composition for account in every], axis=0)
         ),
-        "split": split.definition(),
+        "selection": selected,
+        "split": split_definition,
         "shards": entries,
         "fingerprint": corpus_fingerprint(entries),
     }
-
-
-def _check_split(manifest: Mapping[str, Any], split: Split) -> None:
-    kept = manifest["counts"]["kept"]
-    if not kept:
-        raise UserError(
-            f"no sequence kept of {manifest['counts']['read']} records, dropped: "
-            f"{manifest['counts']['dropped']}; expected protein sequences"
-        )
-    for name in SPLITS:
-        if not manifest["sequences"][name]:
-            raise UserError(
-                f"{split.describe()} no {name} sequence among {kept}; expected some on either side"
-            )

@@ -2,9 +2,8 @@
 
 import hashlib
 import logging
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from esm1b.alphabet import TOKENS, encode
+from esm1b.alphabet import RESIDUES, TOKENS, encode
+from esm1b.corpus.disk_space import explain_full_disk
 from esm1b.corpus.manifest import (
     CORPUS_FORMAT,
     FORMAT_VERSION,
@@ -27,6 +27,7 @@ from esm1b.corpus.manifest import (
 )
 from esm1b.corpus.sequence_column import SequenceColumn
 from esm1b.corpus.token_dataset import TokenDataset, open_tokens
+from esm1b.corpus.worker_pool import WorkerPool
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, sha256_file, write_json
 
@@ -35,6 +36,13 @@ __all__ = ["TokenDataset", "open_tokens", "tokenize", "tokens_fingerprint"]
 _LOGGER = logging.getLogger(__name__)
 
 _SCHEMA: Final = pa.schema([pa.field("tokens", pa.large_binary(), nullable=False)])
+
+_LETTERS: Final = (RESIDUES + "J").encode()
+_NOT_A_RESIDUE: Final = b"\xff"
+# as `encode`, but faster
+_ENCODING: Final = bytes(
+    encode(bytes([byte]))[0] if byte in _LETTERS else _NOT_A_RESIDUE[0] for byte in range(256)
+)
 
 
 def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
@@ -47,26 +55,34 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
     Args:
         corpus: a corpus directory.
         output: the tokens directory; an earlier one there is replaced.
-        workers: processes, each on a shard at a time.
+        workers: processes, each on a shard at a time; with 1 it is this one.
 
     Raises:
-        UserError: the corpus is not one, or differs from its manifest.
+        UserError: the corpus is not one, or differs from its manifest, or the file system is full.
+        ChildProcessError: a worker died.
     """
     if workers < 1:
         raise UserError(f"workers {workers}: expected at least 1")
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     shards = [shard for split in SPLITS for shard in manifest["shards"][split]]
     check_shards(corpus, shards)
-    with atomic_directory(output) as directory:
+    residues = sum(shard["residues"] for shard in shards)
+    need = f"about {residues / 1e9:.1f} GB"
+    with explain_full_disk(output, lambda: need), atomic_directory(output) as directory:
         for split in SPLITS:
             (directory / split).mkdir()
-        entries: dict[str, dict[str, Any]] = {}
-        with tqdm(desc="tokenise", total=len(shards), unit=" shards", disable=None) as bar:
-            for shard, entry in _tokenize_all(corpus, directory, shards, workers):
-                entries[shard["file"]] = entry
-                bar.update()
+        with (
+            tqdm(
+                desc="tokenise", total=residues, unit=" residues", unit_scale=True, disable=None
+            ) as bar,
+            WorkerPool(partial(_Tokenizer, corpus, directory), min(workers, len(shards))) as pool,
+        ):
+            entries = []
+            for entry in pool.map(_Tokenizer.tokenize, shards):
+                entries.append(entry)
+                bar.update(entry["residues"])
         by_split = {
-            split: [entries[shard["file"]] for shard in manifest["shards"][split]]
+            split: [entry for entry in entries if entry["file"].startswith(f"{split}/")]
             for split in SPLITS
         }
         write_json(
@@ -80,7 +96,6 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
                 "fingerprint": tokens_fingerprint(manifest["fingerprint"]),
             },
         )
-    residues = sum(entry["residues"] for entry in entries.values())
     _LOGGER.info("%s: %d residues in %d shards", output, residues, len(entries))
 
 
@@ -96,64 +111,58 @@ def tokens_fingerprint(corpus_fingerprint: str) -> str:
     )
 
 
-def _tokenize_all(
-    corpus: Path, directory: Path, shards: list[dict[str, Any]], workers: int
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield each shard's entry in the corpus manifest and in the tokens manifest, in any order."""
-    if workers == 1:
-        for shard in shards:
-            yield shard, _tokenize_shard(corpus, directory, shard)
-        return
-    # Arrow's threads do not survive a fork
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=context) as pool:
-        pending = {
-            pool.submit(_tokenize_shard, corpus, directory, shard): shard for shard in shards
+class _Tokenizer:
+    """What one process does of the work."""
+
+    def __init__(self, corpus: Path, directory: Path, number: int) -> None:
+        self._corpus = corpus
+        self._directory = directory
+        # of the largest shard so far: new memory costs as much as what is done with it
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def tokenize(self, shard: dict[str, Any]) -> dict[str, Any]:
+        """Tokenise a shard and return its entry in the manifest."""
+        path = self._corpus / shard["file"]
+        if len(self._memory) < shard["residues"]:
+            self._memory = np.empty(shard["residues"], dtype=np.uint8)
+        tokens = self._memory[: shard["residues"]]
+        lengths: list[NDArray[np.int32]] = []
+        digest = hashlib.sha256()
+        filled = 0
+        for column in _row_groups(path):
+            column.update(digest)
+            end = filled + len(column.characters)
+            if end <= len(tokens):  # otherwise the digest is another too
+                tokens[filled:end] = _encoded(column, path)
+            lengths.append(column.lengths())
+            filled = end
+        if digest.hexdigest() != shard["sequences_sha256"]:
+            raise UserError(
+                f"{path}: sequences with digest {digest.hexdigest()}; expected "
+                f"{shard['sequences_sha256']}, as in {MANIFEST}"
+            )
+        offsets = np.zeros(shard["rows"] + 1, dtype=np.int64)
+        np.cumsum(np.concatenate([*lengths, np.empty(0, np.int32)]), out=offsets[1:])
+        name = f"{Path(shard['file']).with_suffix('.arrow')}"
+        _write_tokens(self._directory / name, tokens, offsets)
+        return {
+            "file": name,
+            "rows": shard["rows"],
+            "residues": shard["residues"],
+            "bytes": (self._directory / name).stat().st_size,
+            "sha256": sha256_file(self._directory / name),
         }
-        try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _tokenize_shard(corpus: Path, directory: Path, shard: dict[str, Any]) -> dict[str, Any]:
-    """Tokenise one shard and return its entry in the manifest."""
-    path = corpus / shard["file"]
-    tokens = np.empty(shard["residues"], dtype=np.uint8)
-    lengths: list[NDArray[np.int32]] = []
-    digest = hashlib.sha256()
-    filled = 0
-    for column in _row_groups(path):
-        column.update(digest)
-        end = filled + len(column.characters)
-        if end <= len(tokens):  # otherwise the digest is another too
-            tokens[filled:end] = _encoded(column, path)
-        lengths.append(column.lengths())
-        filled = end
-    if digest.hexdigest() != shard["sequences_sha256"]:
-        raise UserError(
-            f"{path}: sequences with digest {digest.hexdigest()}; expected "
-            f"{shard['sequences_sha256']}, as in {MANIFEST}"
-        )
-    offsets = np.zeros(shard["rows"] + 1, dtype=np.int64)
-    np.cumsum(np.concatenate([*lengths, np.empty(0, np.int32)]), out=offsets[1:])
-    name = f"{Path(shard['file']).with_suffix('.arrow')}"
-    _write_tokens(directory / name, tokens, offsets)
-    return {
-        "file": name,
-        "rows": shard["rows"],
-        "residues": shard["residues"],
-        "bytes": (directory / name).stat().st_size,
-        "sha256": sha256_file(directory / name),
-    }
 
 
 def _encoded(column: SequenceColumn, path: Path) -> NDArray[np.uint8]:
-    try:
-        return encode(column.characters.tobytes())
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+    characters = column.characters.tobytes()
+    tokens = characters.translate(_ENCODING)
+    if _NOT_A_RESIDUE in tokens:
+        try:
+            encode(characters)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
+    return np.frombuffer(tokens, np.uint8)
 
 
 def _row_groups(path: Path) -> Iterator[SequenceColumn]:

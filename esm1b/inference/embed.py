@@ -20,8 +20,8 @@ from esm1b.inference.embedding_table import (
 from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
 from esm1b.inference.long_sequences import LongSequences
 from esm1b.inference.model import Device, Model, Precision, load_model
-from esm1b.stopping import StopRequests
 from esm1b.inference.weights_digest import weights_digest
+from esm1b.stopping import StopRequests
 from esm1b.versions import versions
 
 __all__ = ["embed"]

@@ -1,5 +1,6 @@
 """The report of a run: `esm1b report`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,8 @@ from esm1b.versions import versions
 
 __all__ = ["write_report"]
 
+_LOGGER = logging.getLogger(__name__)
+
 _PAGE: Final = "index.html"
 
 
@@ -53,6 +56,9 @@ def write_report(
     measured = read_evaluations(evaluations, description)
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     lines = _read_training(training)
+    section = corpus_section(manifest)
+    if section["warning"]:
+        _LOGGER.warning("%s: %s", corpus, section["warning"])
     checks = positive_control(measured) if has_control(measured) else []
     recipe = description.get("pretraining", {})
     figures = {
@@ -69,7 +75,7 @@ def write_report(
             highlights=highlights(measured),
             checks=checks,
             passed=passed(checks),
-            corpus=corpus_section(manifest),
+            corpus=section,
             manifest=manifest,
             measured=measured,
             synthetic=has_control(measured),

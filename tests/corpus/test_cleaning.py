@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esm1b.corpus.cleaning import clean, clean_all, drop_reason
+from esm1b.corpus.cleaning import clean, clean_all, drop_reason, fault
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,18 @@ from esm1b.corpus.cleaning import clean, clean_all, drop_reason
 def test_clean_and_reason(sequence: bytes, cleaned: bytes, reason: str | None) -> None:
     assert clean(sequence) == cleaned
     assert drop_reason(cleaned) == reason
+
+
+@pytest.mark.parametrize(
+    ("cleaned", "words"),
+    [
+        (b"", "has no sequence; expected residues"),
+        (b"MK-V.", "'-' at position 3 of the sequence; expected the letters A to Z"),
+        (b"M\xc3\xa4", "byte 0xc3 at position 2 of the sequence; expected the letters A to Z"),
+    ],
+)
+def test_fault_in_words(cleaned: bytes, words: str) -> None:
+    assert fault(cleaned) == words
 
 
 def test_kept_and_dropped_of_a_block() -> None:

@@ -1,5 +1,6 @@
 import gzip
 import os
+import re
 import zlib
 from io import StringIO
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import TextIO
 
 import pytest
 from Bio.SeqIO.FastaIO import SimpleFastaParser
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from esm1b.corpus.fasta import read_fasta_blocks, read_fasta_records
 from esm1b.corpus.header import Header, parse_header
 from esm1b.corpus.input_file import InputFile
+from esm1b.corpus.record_blocks import parse_block, raw_blocks
 from esm1b.errors import UserError
 
 TITIN = "UniRef50_K7G060 Titin n=25 Tax=Amniota TaxID=32524 RepID=K7G060_PELSI"
@@ -105,7 +107,7 @@ def test_blocks_of_any_size_give_the_same_records(tmp_path: Path) -> None:
         ),
         (
             gzip.compress(b">a\nMK\n>b\nMK\n") + b"garbage",
-            "input.fasta: the gzip data is corrupt after 1 complete records; "
+            "input.fasta: other data follows the gzip data after 1 complete records; "
             "expected a complete .gz file",
         ),
     ],
@@ -188,6 +190,36 @@ def test_header_fields(line: str, expected: tuple[object, ...]) -> None:
     assert parse_header(line) == Header(*expected)  # type: ignore[arg-type]  # a table of literals
 
 
+TAG = re.compile(r" (Tax|TaxID|RepID)=")
+WORDS = st.text("abn=T axIDRep(1)-\u00e9", min_size=1, max_size=20).map(str.strip).filter(bool)
+
+
+@given(
+    identifier=st.from_regex(r"UniRef50_[A-Z0-9]{1,9}", fullmatch=True),
+    name=st.none() | WORDS,
+    members=st.none() | st.integers(0, 999_999_999),
+    taxon=st.none() | WORDS.filter(lambda text: not TAG.search(" " + text)),
+    taxon_id=st.none() | st.integers(0, 10**18 - 1),
+    representative=st.none() | st.from_regex(r"[A-Z0-9]{1,9}(_[A-Z]{1,5})?", fullmatch=True),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_header_is_taken_apart_into_what_it_was_made_of(
+    identifier: str,
+    name: str | None,
+    members: int | None,
+    taxon: str | None,
+    taxon_id: int | None,
+    representative: str | None,
+) -> None:
+    tags = {"n": members, "Tax": taxon, "TaxID": taxon_id, "RepID": representative}
+    given_tags = [f"{key}={value}" for key, value in tags.items() if value is not None]
+    # a tag that is missing may be found in the name
+    assume(len(given_tags) == 4 or "=" not in f"{name}{taxon}")
+    line = " ".join([identifier, *([name] if name else []), *given_tags])
+    expected = Header(identifier, name, members, taxon, taxon_id, representative)
+    assert parse_header(line) == expected
+
+
 HEADER_TEXT = st.text(
     st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_characters="\x7f\x85\xa0\xad"),
     min_size=1,
@@ -229,6 +261,13 @@ def test_any_wrapping_gives_the_same_records(
     ]
     assert found == records
     assert found == by_biopython(StringIO(text, newline=None))
+    parsed = [parse_block(block) for block in raw_blocks(InputFile(path), block_bytes)]
+    assert [header for block in parsed for header in block.headers] == [
+        parse_header(header) for header, _ in records
+    ]
+    assert [sequence.decode() for block in parsed for sequence in block.sequences] == [
+        sequence for _, sequence in records
+    ]
 
 
 @pytest.mark.realdata

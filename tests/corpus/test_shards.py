@@ -3,21 +3,16 @@ import hashlib
 import io
 import json
 import random
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm1b.corpus.external_sort import RecordSort, drop_duplicate_ids
-from esm1b.corpus.fasta import read_fasta_blocks
-from esm1b.corpus.records import RECORD_SCHEMA
-from esm1b.corpus.shard_writer import byte_counts
+from esm1b.corpus.rows import Rows
+from esm1b.corpus.runs import write_run
 from esm1b.corpus.shards import shard
 from esm1b.errors import UserError
 
@@ -113,7 +108,23 @@ def test_corpus_of_a_small_file(tmp_path: Path) -> None:
     assert manifest["counts"] == {
         "read": 6,
         "kept": 3,
-        "dropped": {"other_characters": 1, "empty_sequence": 1, "duplicate_id": 1},
+        "dropped": {
+            "other_characters": 1,
+            "empty_sequence": 1,
+            "excluded": 0,
+            "too_short": 0,
+            "too_long": 0,
+            "not_in_sample": 0,
+            "duplicate_id": 1,
+            "held_out_sequence": 0,
+        },
+    }
+    assert manifest["selection"] == {"strict": False}
+    assert manifest["split"] == {
+        "method": "ids",
+        "ids_file_sha256": hashlib.sha256(b"plain\n").hexdigest(),
+        "ids": 1,
+        "found": 1,
     }
     assert manifest["sequences"] == {"train": 2, "validation": 1}
     assert manifest["residues"] == {"train": 10, "validation": 3}
@@ -133,7 +144,12 @@ def test_corpus_of_a_small_file(tmp_path: Path) -> None:
             assert path.stat().st_size == entry["bytes"]
             assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
             assert pq.read_metadata(path).num_rows == entry["rows"]
-    assert not (tmp_path / "corpus" / "runs").exists()
+    assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == [
+        ".esm1b",
+        "manifest.json",
+        "train",
+        "validation",
+    ]
 
 
 def test_schema_of_a_shard(tmp_path: Path) -> None:
@@ -168,13 +184,10 @@ def test_order_and_division_of_the_input_change_nothing(
         str(tmp_path / "two.gz"),
     ]
     Path(parts[1]).write_bytes(gzip.compress("".join(records[100:]).encode()))
-    # many small blocks and runs instead of one of each
-    small_runs, small_blocks = (
-        partial(RecordSort, run_bytes=5_000),
-        partial(read_fasta_blocks, block_bytes=1_000),
-    )
-    monkeypatch.setattr("esm1b.corpus.shards.RecordSort", small_runs)
-    monkeypatch.setattr("esm1b.corpus.shards.read_fasta_blocks", small_blocks)
+    # many small blocks, runs and pieces of shards instead of one of each
+    monkeypatch.setattr("esm1b.corpus.reading._BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("esm1b.corpus.shard_worker._RUN_BYTES", 5_000)
+    monkeypatch.setattr("esm1b.corpus.shard_worker._PIECE_BYTES", 2_000)
     second = shard(parts, tmp_path / "b", shards=3, validation_fraction=0.2)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert first["fingerprint"] == second["fingerprint"]
@@ -290,40 +303,99 @@ def test_inputs_are_given_once_and_at_least_one(tmp_path: Path) -> None:
         shard(["x", "x"], tmp_path / "c")
 
 
-def records_table(rows: list[tuple[int, str, str]]) -> pa.Table:
-    keys = [
-        {"order": order, "validation": False, "id": name, "sequence": sequence}
-        for order, name, sequence in rows
-    ]
-    return pa.Table.from_pylist(keys, schema=RECORD_SCHEMA)
+def corpus_files(corpus: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(corpus)): path.read_bytes()
+        for path in sorted(corpus.rglob("*"))
+        if path.is_file()
+    }
 
 
-def test_colliding_hashes_keep_both_ids() -> None:
-    table = records_table(
-        [(1, "z", "M"), (2, "b", "K"), (2, "a", "W"), (2, "b", "A"), (3, "c", "V")]
-    )
-    kept = drop_duplicate_ids(table)
-    assert kept.select(["id", "sequence"]).to_pylist() == [
-        {"id": "z", "sequence": "M"},
-        {"id": "a", "sequence": "W"},
-        {"id": "b", "sequence": "A"},
-        {"id": "c", "sequence": "V"},
-    ]
+def test_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = random_records(600)
+    records += [f">UniRef50_{number} other\nAMKVMKVMKV\n" for number in range(0, 600, 7)]
+    random.Random(2).shuffle(records)
+    path = fasta(tmp_path, "".join(records))
+    ids = Path(fasta(tmp_path, "".join(f"UniRef50_{n}\n" for n in range(0, 600, 9)), "ids"))
+    monkeypatch.setattr("esm1b.corpus.reading._BLOCK_BYTES", 2_000)
+    options: dict[str, Any] = {"shards": 5, "validation_ids": ids, "minimum_length": 7}
+    shard([path], tmp_path / "one", **options)
+    expected = corpus_files(tmp_path / "one")
+    for workers in (2, 3):
+        shard([path], tmp_path / "more", **options, workers=workers)
+        assert corpus_files(tmp_path / "more") == expected
+    dropped = json.loads(expected["manifest.json"])["counts"]["dropped"]
+    assert dropped["duplicate_id"] == 82  # four of the 86 were too short
+    assert dropped["too_short"] > 0
+    assert dropped["held_out_sequence"] > 0
 
 
-@given(st.lists(st.integers(0, 2**64 - 1) | st.sampled_from([0, 2**63, 2**64 - 1]), max_size=40))
-@settings(max_examples=30, deadline=None)
-def test_sort_gives_every_record_in_order(
-    tmp_path_factory: pytest.TempPathFactory, orders: list[int]
+IDS = st.text("abc", min_size=1, max_size=3)
+SEQUENCES = st.text("MKV", max_size=4) | st.sampled_from(["M-K", "mkv*", "MKVMKVMKV"])
+RECORDS = st.lists(st.tuples(IDS, SEQUENCES), min_size=4, max_size=40)
+
+
+@given(records=RECORDS, others=st.randoms(use_true_random=False), data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_any_order_and_division_give_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[tuple[str, str]],
+    others: random.Random,
+    data: st.DataObject,
 ) -> None:
-    sort = RecordSort(tmp_path_factory.mktemp("sort") / "runs", run_bytes=200)
-    for order in orders:
-        sort.add(records_table([(order, "id", "MKV")]))
-    assert [o for part in sort.intervals() for o in part["order"].to_pylist()] == sorted(orders)
-    assert sort.rows == len(orders)
+    folder = tmp_path_factory.mktemp("order")
+    # something is left on either side whatever was drawn
+    records = [*records, ("kept1", "LAGV"), ("kept2", "SERT"), ("held", "IDPK")]
+    ids = Path(fasta(folder, "held\nabc\na\n", "ids"))
+    found = []
+    for name in ("first", "second"):
+        with pytest.MonkeyPatch.context() as patch:
+            for module, size in (
+                ("reading._BLOCK", 4000),
+                ("shard_worker._RUN", 9000),
+                ("shard_worker._PIECE", 9000),
+            ):
+                patch.setattr(
+                    f"esm1b.corpus.{module}_BYTES", data.draw(st.integers(1, size), label=module)
+                )
+            cut = data.draw(st.integers(1, len(records) - 1))
+            paths = [
+                fasta(folder, "".join(f">{i}\n{s}\n" for i, s in part), f"{name}{number}")
+                for number, part in enumerate((records[:cut], records[cut:]))
+            ]
+            manifest = shard(
+                paths, folder / name, shards=3, validation_ids=ids, allow_partial_list=True
+            )
+        found.append((digests(folder / name), manifest["counts"], manifest["fingerprint"]))
+        counts = manifest["counts"]
+        assert counts["read"] == len(records)
+        assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
+        sides = [
+            {row[key] for row in rows(folder / name, side)}
+            for key in ("id", "sequence")
+            for side in ("train", "validation")
+        ]
+        assert not sides[0] & sides[1]
+        assert not sides[2] & sides[3]
+        others.shuffle(records)
+    assert found[0] == found[1]
 
 
-@given(st.binary(max_size=50))
-def test_byte_counts(content: bytes) -> None:
-    values = np.frombuffer(content, dtype=np.uint8)
-    np.testing.assert_array_equal(byte_counts(values), np.bincount(values, minlength=256))
+def test_one_id_over_and_over_takes_no_more_memory_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esm1b.corpus.reading._BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("esm1b.corpus.shard_worker._RUN_BYTES", 20_000)
+    sizes: list[int] = []
+
+    def noted(path: Path, rows: Rows) -> int:
+        sizes.append(len(rows))
+        return write_run(path, rows)
+
+    monkeypatch.setattr("esm1b.corpus.shard_worker.write_run", noted)
+    text = ">same\nMKV\n" * 5000 + ">a\nMK\n>b\nAA\n"
+    ids = Path(fasta(tmp_path, "b\n", "ids"))
+    manifest = shard([fasta(tmp_path, text)], tmp_path / "c", validation_ids=ids)
+    assert manifest["counts"]["dropped"]["duplicate_id"] == 4999
+    assert len(sizes) > 5
+    assert max(sizes) <= 3

@@ -209,6 +209,7 @@ MANIFEST: Mapping[str, Any] = {
     "residues": {"train": 900, "validation": 100},
     "length_histogram": {"edges": [8, 10, 12, 40], "train": [30, 40, 20], "validation": [3, 4, 3]},
     "composition": {"A": 600, "L": 400},
+    "selection": {"strict": False},
     "split": {"method": "sequence-hash", "fraction": 0.1},
     "fingerprint": "c" * 64,
 }

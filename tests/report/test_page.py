@@ -172,10 +172,22 @@ def test_what_was_run_is_on_the_page(complete: Path) -> None:
     # (33 + 66) x 16 of embeddings, 64 of layer norms and 16^2 + 16 + 32 + 33 of the head.
     assert "<td>6,433</td>" in page
     assert "20 of 1,000 tokens: 20,000 tokens" in page
-    assert "103 records were read and 100 kept; 3 dropped for duplicate id." in page
+    assert "<td>103</td>" in page
     assert f"<code>{'c' * 64}</code>" in page
     assert "optimiser steps" in page
     assert "torch 2." in page
+
+
+def test_a_release_that_is_not_whole_is_said(
+    run: tuple[Path, Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = {"name": "UniRef50", "release": "2018_03"}
+    manifest = {**examples.MANIFEST, "source": source}
+    (run[1] / "manifest.json").write_text(json.dumps(manifest))
+    page = (report(run, tmp_path, [examples.perplexity()]) / "index.html").read_text()
+    warning = "103 records were read of UniRef50 2018_03, which has about 30,160,000 clusters"
+    assert f'<p class="warning">{warning}.</p>' in page
+    assert caplog.messages == [f"{run[1]}: {warning}"]
 
 
 def test_names_are_escaped(run: tuple[Path, Path, Path], tmp_path: Path) -> None:

@@ -45,5 +45,7 @@ def test_profiles_hold_no_science(path: Path) -> None:
         "zero_stage",
         "threads_per_process",
         "device",
+        "attention",
+        "options",
         "mem_mb",
     }

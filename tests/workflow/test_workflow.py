@@ -69,6 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = snakemake(directory)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Report: results/demonstration/report/index.html" in result.stdout
+    assert "Model, to publish: results/demonstration/release" in result.stdout
     return directory
 
 
@@ -88,6 +89,10 @@ def test_a_finished_run_has_nothing_to_do_and_what_the_user_wants(finished: Path
     results = finished / "results" / "demonstration"
     assert "<svg" in (results / "report" / "index.html").read_text(encoding="utf-8")
     assert (results / "model" / "model.safetensors").stat().st_size > 0
+    card = (results / "release" / "README.md").read_text(encoding="utf-8")
+    assert "nothing here is about real proteins" in card
+    assert "| Perplexity at" in card
+    assert "model-index" not in (results / "model" / "README.md").read_text(encoding="utf-8")
     for evaluation in ("perplexity", "contacts", "secondary_structure"):
         metrics = json.loads((results / "evaluation" / evaluation / "metrics.json").read_text())
         assert {metric["model"] for metric in metrics["metrics"]} >= {"trained", "untrained"}
@@ -97,9 +102,10 @@ def test_a_finished_run_has_nothing_to_do_and_what_the_user_wants(finished: Path
     ("output", "expected"),
     [
         ("results/demonstration/report/summary.txt", {"report"}),
+        ("results/demonstration/release/README.md", {"release"}),
         (
             "results/demonstration/evaluation/contacts/metrics.json",
-            {"evaluate_contacts", "report"},
+            {"evaluate_contacts", "release", "report"},
         ),
         (
             "results/corpora/demonstration/tokens/manifest.json",
@@ -109,6 +115,7 @@ def test_a_finished_run_has_nothing_to_do_and_what_the_user_wants(finished: Path
                 "evaluate_perplexity",
                 "evaluate_contacts",
                 "evaluate_secondary_structure",
+                "release",
                 "report",
             },
         ),
@@ -170,36 +177,6 @@ def test_a_wrong_configuration_is_refused_before_anything_runs(
     assert message in result.stderr.splitlines()
     assert "Traceback" not in result.stderr
     assert not (directory / "results").exists()
-
-
-@pytest.mark.parametrize("preset", ["esm1b", "one-gpu-day", "one-gpu-hour"])
-def test_presets_plan_the_jobs_of_a_real_run(tmp_path: Path, preset: str) -> None:
-    directory = prepare(tmp_path / "run")
-    preset_path = ROOT / "config" / f"{preset}.yaml"
-    content = yaml.safe_load(preset_path.read_text(encoding="utf-8"))
-    needed = [
-        *content["corpus"]["sequences"],
-        *filter(None, [content["corpus"].get("validation_ids")]),
-        content["evaluation"]["contacts"]["structures"],
-        content["evaluation"]["secondary_structure"]["table"],
-    ]
-    for name in needed:
-        path = directory / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    options = ("--snakefile", str(ROOT / "workflow" / "Snakefile"), "--cores", "2", "--dry-run")
-    result = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--configfile", str(preset_path), *options],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    stats = result.stdout.split("Job stats:")[1]
-    for rule in ("shard", "tokenize", "pretrain", "evaluate_contacts", "report"):
-        assert f"\n{rule} " in stats
-    assert "synthesize" not in stats
 
 
 @pytest.mark.slow

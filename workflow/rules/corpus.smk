@@ -26,10 +26,57 @@ rule synthesize:
         "--seed {params.seed} > {log} 2>&1"
 
 
+# The release is no output: Snakemake would delete tens of gigabytes when the job runs again. The
+# lock beside it names it, with its digests. A local rule: compute nodes often have no way out.
+rule download:
+    output:
+        lock=f"{DOWNLOAD}/download.json",
+    log:
+        f"logs/uniref/{Path(DOWNLOAD).name}.log",
+    retries: 3
+    localrule: True
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=1000,
+        runtime="3d",
+        # no parameter: from another mirror the file is the same
+        mirrors=mirror_options,
+    params:
+        release=CONFIG.corpus.release,
+        limit=limit_option,
+    message:
+        "Downloading UniRef50 {params.release}"
+    shell:
+        "esm1b download --release {params.release} --output $(dirname {output.lock}) "
+        "{params.limit} {resources.mirrors} > {log} 2>&1"
+
+
+rule download_validation_list:
+    output:
+        ids=f"{LIST_DOWNLOAD}/{VALIDATION_LIST.name}",
+        lock=f"{LIST_DOWNLOAD}/download.json",
+    log:
+        "logs/uniref/esm1b_validation_list.log",
+    retries: 3
+    localrule: True
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=1000,
+        runtime="1h",
+    message:
+        "Downloading the list of the clusters that ESM-1b held out"
+    shell:
+        "esm1b download --validation-list --output $(dirname {output.lock}) > {log} 2>&1"
+
+
 rule shard:
     input:
         sequences=corpus_sequences,
-        validation_ids=CONFIG.corpus.validation_ids or [],
+        lock=release_lock,
+        validation_ids=validation_ids,
+        exclude=CONFIG.corpus.exclude or [],
     output:
         manifest="results/corpora/{corpus}/corpus/manifest.json",
         train=directory("results/corpora/{corpus}/corpus/train"),
@@ -38,17 +85,21 @@ rule shard:
         "logs/corpora/{corpus}/shard.log",
     conda:
         "../../envs/environment.yaml"
+    threads: 8
     resources:
         mem_mb=4000,
         runtime="1d",
     params:
+        files=files_to_shard,
         shards=CONFIG.corpus.shards,
         split=split_options,
+        cleaning=cleaning_options,
     message:
         "Cleaning and sharding the sequences"
     shell:
-        "esm1b shard {input.sequences:q} --output $(dirname {output.manifest}) "
-        "--shards {params.shards} {params.split} > {log} 2>&1"
+        "esm1b shard {params.files:q} --output $(dirname {output.manifest}) "
+        "--shards {params.shards} {params.split} {params.cleaning} --workers {threads} "
+        "> {log} 2>&1"
 
 
 rule tokenize:

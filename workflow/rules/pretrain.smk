@@ -23,12 +23,7 @@ rule pretrain:
         run_config="results/{run}/run_config.json",
         tokens=f"results/corpora/{CONFIG.corpus.name}/tokens/manifest.json",
     output:
-        config="results/{run}/model/config.json",
-        weights="results/{run}/model/model.safetensors",
-        provenance="results/{run}/model/esm1b.json",
-        vocabulary="results/{run}/model/vocab.txt",
-        tokenizer="results/{run}/model/tokenizer_config.json",
-        special_tokens="results/{run}/model/special_tokens_map.json",
+        **model_files("model"),
     log:
         "logs/{run}/pretrain.log",
     conda:
@@ -41,6 +36,8 @@ rule pretrain:
         zero_stage=1,
         threads_per_process=1,
         device="auto",
+        attention="auto",
+        options="",
     params:
         launch=launcher,
         checkpoints="checkpoints/{run}",
@@ -50,4 +47,5 @@ rule pretrain:
         "{params.launch} esm1b pretrain {input.run_config} --tokens $(dirname {input.tokens}) "
         "--checkpoints {params.checkpoints} --output $(dirname {output.config}) "
         "--micro-batch-tokens {resources.micro_batch_tokens} --zero-stage {resources.zero_stage} "
-        "--threads {resources.threads_per_process} --device {resources.device} > {log} 2>&1"
+        "--threads {resources.threads_per_process} --device {resources.device} "
+        "--attention {resources.attention} {resources.options} > {log} 2>&1"

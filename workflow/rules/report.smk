@@ -1,4 +1,26 @@
-# From numbers to a page.
+# From numbers to a page, and to a model to publish.
+
+
+rule release:
+    input:
+        model="results/{run}/model/model.safetensors",
+        evaluations=evaluations,
+    output:
+        **model_files("release"),
+    log:
+        "logs/{run}/release.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=16000,
+        runtime="30m",
+    params:
+        evaluations=evaluation_options,
+    message:
+        "Putting weights, contact head and model card together"
+    shell:
+        "esm1b export $(dirname {input.model}) --format hf {params.evaluations} "
+        "--output $(dirname {output.config}) > {log} 2>&1"
 
 
 rule report:

@@ -1,0 +1,1 @@
+"""The commands by subject, each a thin function; heavy imports wait until one is called."""

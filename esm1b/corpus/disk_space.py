@@ -1,0 +1,36 @@
+"""Saying what to do when a file system is full."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from esm1b.errors import UserError
+
+__all__ = ["explain_full_disk"]
+
+
+@contextmanager
+def explain_full_disk(directory: Path, need: Callable[[], str]) -> Iterator[None]:
+    """Turn the system's message that it has no more room into one that helps.
+
+    Args:
+        directory: where the block writes.
+        need: returns what it needs there, in words.
+
+    Raises:
+        UserError: the file system or the user's share of it is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = next(path for path in (directory, *directory.parents) if path.exists())
+        free = shutil.disk_usage(place).free
+        raise UserError(
+            f"{directory}: {os.strerror(error.errno)}, {free / 1e9:.1f} GB are free without what "
+            f"was written; expected {need()}"
+        ) from error

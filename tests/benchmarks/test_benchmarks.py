@@ -1,0 +1,146 @@
+"""Each benchmark runs at a tiny size; what it measures here says nothing."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from esm1b.errors import UserError
+from esm1b.model.shape import EncoderShape
+from tests.benchmarks import embedding, encoder_training, gpu_training
+from tests.benchmarks.gpu_correctness import check_cuda, relative_distance
+from tests.benchmarks.gpu_throughput import fill_capacity, fit_positions, flops_per_token
+from tests.benchmarks.masked_sequences import IGNORED, MaskedSequences, deal, split_evenly
+from tests.benchmarks.proteins import read_or_draw
+
+LENGTHS = [5, 9, 3, 3, 8, 2]
+TINY = ["--layers", "2", "--width", "16", "--heads", "2", "--threads", "1"]
+
+
+def test_encoder_training_compares_all_sides(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    encoder_training.main(
+        [
+            *TINY,
+            "--update-tokens=600",
+            "--updates=2",
+            "--passes=1",
+            "--packed-tokens=300",
+            "--padded-tokens=600",
+            "--grouped-tokens=300",
+            f"--output={output}",
+        ]
+    )
+    result = json.loads(output.read_text())
+    assert list(result["sides"]) == ["packed 300", "padded 600", "grouped 300"]
+    losses = [side["first_loss"] for side in result["sides"].values()]
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-4)
+    assert result["sides"]["packed 300"]["padded_positions_in_a_pass"] == 0
+    assert result["sides"]["padded 600"]["padded_positions_in_a_pass"] > 0
+    assert set(result["ratios"]) == {"padded 600 / packed 300", "grouped 300 / packed 300"}
+    assert all(len(side["seconds_by_pass_and_update"]) == 1 for side in result["sides"].values())
+
+
+def test_embedding_agrees_with_fair_esm(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    embedding.main([*TINY, "--residues=2000", "--passes=1", f"--output={output}"])
+    result = json.loads(output.read_text())
+    assert result["largest_relative_difference"] < 1e-4
+    assert result["ratios"]["fair-esm / packed"]["time"] > 0
+
+
+def test_gpu_training_runs_on_cpu_without_what_needs_cuda() -> None:
+    options = argparse.Namespace(
+        fasta=None,
+        seed=1,
+        layers=2,
+        width=16,
+        heads=2,
+        threads=1,
+        updates=1,
+        capacity=[3000],
+        positions=[1500],
+    )
+    result = gpu_training.measure_on(torch.device("cpu"), torch.float32, options)
+    sides = result["sides"]
+    assert list(sides) == [
+        "packed 3000, eager",
+        "transformers padded 1500",
+        "transformers grouped 1500",
+    ]
+    assert sides["packed 3000, eager"]["positions_per_second"] > 0
+    # the same sequences, weights and masks, so the same loss
+    assert sides["transformers padded 1500"]["first_loss"] == pytest.approx(
+        sides["packed 3000, eager"]["first_loss"], abs=1e-4
+    )
+
+
+def test_gpu_training_without_a_gpu_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        gpu_training.main([])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "python -m tests.benchmarks.gpu_training: error: torch sees no CUDA device; expected a GPU "
+        "with bf16\n"
+    )
+
+
+@pytest.mark.gpu
+def test_cuda_attention_agrees_with_cpu() -> None:
+    sequences = MaskedSequences.of(read_or_draw(None, residues=4000, seed=1), seed=1)
+    members = list(range(len(sequences.tokens)))
+    result = check_cuda(sequences, members, torch.device("cuda"))
+    assert result["in_bounds"], result
+
+
+def test_flops_are_those_of_the_published_arithmetic() -> None:
+    # 6 x 651 M + 12 x 33 x 1280 x 1024 = 4.43 G
+    assert flops_per_token(EncoderShape(), 1024.0) == pytest.approx(4.43e9, rel=2e-3)
+
+
+def test_batches_hold_what_they_may() -> None:
+    members = range(len(LENGTHS))
+    assert fill_capacity(members, LENGTHS, capacity=12) == [[0], [1, 2], [3, 4], [5]]
+    assert fit_positions(members, LENGTHS, positions=17) == [[0], [1], [2, 3], [4, 5]]
+    assert split_evenly([0, 1, 2, 3, 4, 5], LENGTHS, tokens=15) == [[0, 1], [2, 3, 4, 5]]
+    dealt = deal([[0], [1], [2]], 2, seed=0)
+    assert [len(update) for update in dealt] == [2, 1]
+    assert sorted(member for update in dealt for batch in update for member in batch) == [0, 1, 2]
+
+
+def test_packed_and_padded_batches_hold_the_same_tokens_and_masks() -> None:
+    sequences = MaskedSequences.of(["MKTVRQGLLA" * 3, "ACDEFGHIKL", "WY"], seed=3)
+    packed, padded = sequences.pack([2, 0]), sequences.pad([2, 0])
+    inside = padded.attention_mask.bool()
+    assert inside.sum(1).tolist() == [4, 32]
+    assert torch.equal(padded.tokens[inside], packed.packed.tokens)
+    labels = padded.labels[inside]
+    assert torch.equal((labels != IGNORED).nonzero().squeeze(1), packed.masked_positions)
+    assert torch.equal(labels[labels != IGNORED], packed.targets)
+    assert sequences.masked_count([2, 0]) == len(packed.targets)
+
+
+def test_drawn_sequences_have_the_stated_lengths() -> None:
+    lengths = np.array([len(text) for text in read_or_draw(None, residues=600_000, seed=2)])
+    assert lengths.max() <= 1022
+    # cropping takes some residues off the mean of 286.5
+    assert 275 < lengths.mean() < 290
+
+
+def test_sequences_of_a_file_are_cropped_and_must_suffice(tmp_path: Path) -> None:
+    fasta = tmp_path / "some.fasta"
+    fasta.write_text(f">a\n{'M' * 1500}\n>b\n{'A' * 100}\n")
+    assert sorted(map(len, read_or_draw(str(fasta), residues=1122, seed=1))) == [100, 1022]
+    with pytest.raises(UserError, match=r"some.fasta: 1122 residues; expected at least 1123"):
+        read_or_draw(str(fasta), residues=1123, seed=1)
+
+
+def test_relative_distance_is_one_norm_over_the_other() -> None:
+    expected = torch.tensor([3.0, 4.0])
+    assert relative_distance(expected + torch.tensor([0.0, 0.5]), expected) == pytest.approx(0.1)
