@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from esm1b.corpus.disk_space import explain_full_disk
 from esm1b.corpus.id_list import read_id_list
+from esm1b.corpus.info import cluster_warning
 from esm1b.corpus.input_file import InputFile
 from esm1b.corpus.manifest import (
     CORPUS_FORMAT,
@@ -26,6 +27,7 @@ from esm1b.corpus.manifest import (
     length_histogram,
 )
 from esm1b.corpus.reading import Progress, ReadingAccount, read_inputs
+from esm1b.corpus.release import VALIDATION_LIST_RELEASE
 from esm1b.corpus.selection import DROP_REASONS, Selection
 from esm1b.corpus.shard_worker import ShardAccount, ShardTask, ShardWorker
 from esm1b.corpus.split import FractionSplit, Split, read_id_split
@@ -109,7 +111,11 @@ def shard(
         with WorkerPool(partial(ShardWorker, directory, selection, split), workers) as pool:
             read = read_inputs(progress.blocks(), pool, split.listed, selection.excluded, spill)
             _check_sides(read.counts, read.kept - read.held_out, read.held_out, split)
-            _check_list(read.listed, split, allow_partial_list=allow_partial_list)
+            # The release of the published list has its ids, save what a rule above left out.
+            is_its_release = (source or {}).get("release") == VALIDATION_LIST_RELEASE
+            _check_list(
+                read.listed, split, allow_partial_list=allow_partial_list or is_its_release
+            )
             np.save(spill / "held-out.npy", read.held_out_sequences)
             accounts = _write(pool, read, shards)
         shutil.rmtree(spill)
@@ -117,6 +123,8 @@ def shard(
         sequences = manifest["sequences"]
         _check_sides(read.counts, sequences["train"], sequences["validation"], split)
         write_json(directory / MANIFEST, manifest)
+    if warning := cluster_warning(manifest):
+        _LOGGER.warning("%s: %s", output, warning)
     _LOGGER.info(
         "%s: %d sequences to train on, %d held out, from %d records",
         output,

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.corpus.hashes import SEQUENCE_KEY, below, sample_hashes
+from esm1b.corpus.hashes import SEQUENCE_KEY, below
 from esm1b.corpus.id_list import IdList, read_id_list
 from esm1b.errors import UserError
 
-__all__ = ["FractionSplit", "IdSplit", "Split", "read_id_split", "sample_hashes"]
+__all__ = ["FractionSplit", "IdSplit", "Split", "read_id_split"]
 
 
 class Split(Protocol):

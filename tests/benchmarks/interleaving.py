@@ -59,7 +59,7 @@ class Measured:
     @property
     def least_seconds(self) -> float:
         """Seconds of a pass whose every piece is the fastest of all passes."""
-        return sum(min(piece) for piece in zip(*self.seconds, strict=True))
+        return sum(map(min, zip(*self.seconds, strict=True)), start=0.0)
 
     def compared_with(self, other: "Measured") -> dict[str, float]:
         """Return time and peak of memory, divided by the other's.

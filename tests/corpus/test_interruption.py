@@ -82,7 +82,7 @@ def shard_command(tmp_path: Path) -> list[object]:
 
 
 def test_shard_killed_at_some_moments(tmp_path: Path, shard_command: list[object]) -> None:
-    kill_and_repeat(shard_command, tmp_path / "out" / "corpus", moments=4)
+    kill_and_repeat(shard_command, tmp_path / "out" / "corpus", moments=3)
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def tokenize_command(tmp_path: Path, shard_command: list[object]) -> list[object
 
 def test_tokenize_killed_at_some_moments(tmp_path: Path, shard_command: list[object]) -> None:
     command = tokenize_command(tmp_path, shard_command)
-    kill_and_repeat(command, tmp_path / "tokens" / "tokens", moments=3)
+    kill_and_repeat(command, tmp_path / "tokens" / "tokens", moments=2)
 
 
 @pytest.mark.slow

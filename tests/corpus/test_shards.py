@@ -399,3 +399,16 @@ def test_one_id_over_and_over_takes_no_more_memory_than_one(
     assert manifest["counts"]["dropped"]["duplicate_id"] == 4999
     assert len(sizes) > 5
     assert max(sizes) <= 3
+
+
+def test_the_release_of_the_published_list_may_lack_some_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = fasta(tmp_path, ">a\nMKV\n>b\nAA\n>c\nLL\n")
+    ids = Path(fasta(tmp_path, "b\ngone\n", "ids"))
+    with pytest.raises(UserError, match="1 of its 2 ids are among the records; expected all, or"):
+        shard([records], tmp_path / "other", validation_ids=ids, source={"release": "2025_03"})
+    shard([records], tmp_path / "own", validation_ids=ids, source={"release": "2018_03"})
+    assert "1 of its 2 ids are among the records" in caplog.text
+    # 30.16 million clusters are expected there
+    assert "3 records were read of UniRef50 2018_03, which has about 30,160,000" in caplog.text
