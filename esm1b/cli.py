@@ -1,5 +1,6 @@
 """The command line: what `esm1b` offers, and how commands end."""
 
+import errno
 import logging
 import os
 import sys
@@ -12,6 +13,11 @@ from esm1b.errors import DownloadError, Stopped, UserError
 __all__ = ["app", "main"]
 
 STOPPED = 75
+# What a path that cannot be used gives.
+_USERS = {
+    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
+    *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
+}
 
 app = typer.Typer(
     help="ESM-1b, from UniRef50 to a trained, evaluated model. Every stage of the workflow is a "
@@ -60,12 +66,14 @@ def main() -> None:
         if is_first:  # or every process of a run says the same
             print(f"esm1b: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"esm1b: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
     except (ChildProcessError, DownloadError) as error:
         print(f"esm1b: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _USERS:
+            raise
+        print(f"esm1b: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except Stopped as stopped:
         if is_first:
             print(f"esm1b: stopped: {stopped}; the same command goes on", file=sys.stderr)

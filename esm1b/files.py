@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it to `path` if the block ends without an error.
 
     The data is synced before the rename, so `path` holds the old content or the new, never a part.
+    A symbolic link stays one: what it points to is replaced.
+
+    Raises:
+        UserError: `path` is there and no regular file, such as a device.
     """
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no regular file; expected a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     temporary.unlink(missing_ok=True)
@@ -44,12 +52,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path, inputs: Iterable[Path] = ()) -> None:
     """Check that `path` can become an output directory: new, without files, or an earlier output.
 
+    Args:
+        path: the directory to be.
+        inputs: files and directories that are read meanwhile.
+
     Raises:
-        UserError: `path` is a file, or holds files that are somebody's own.
+        UserError: `path` is a file, holds files that are somebody's own, or is or holds an input.
     """
+    for source in inputs:
+        if path.resolve() in (source.resolve(), *source.resolve().parents):
+            raise UserError(
+                f"{path}: replacing it would remove the input {source}; expected another directory"
+            )
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file; expected a directory to write to")
     if not (path / STAMP).exists() and any(entry.is_file() for entry in path.rglob("*")):
@@ -60,16 +77,20 @@ def check_replaceable(path: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
 
     What was at `path` is replaced whole if an earlier call wrote it, which the empty file `.esm1b`
     in it tells.
 
+    Args:
+        path: the directory to be.
+        inputs: files and directories that are read meanwhile.
+
     Raises:
-        UserError: `path` is a file, or holds files that are somebody's own.
+        UserError: `path` is a file, holds files that are somebody's own, or is or holds an input.
     """
-    check_replaceable(path)
+    check_replaceable(path, inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     replaced = path.with_name(f".{path.name}.replaced")

@@ -512,7 +512,7 @@ def test_an_esm2_needs_no_import(model: Path, refusal: Callable[[Path], str]) ->
     (model / "config.json").write_text(json.dumps(config))
     assert refusal(model) == (
         f'{model / "config.json"}: position_embedding_type is "rotary", so this is an ESM-2, '
-        "which every command takes as it is; expected ESM-1b or ESM-1v to import"
+        "which embed, contacts and fill-mask take as it is; expected ESM-1b or ESM-1v"
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,35 @@ def test_a_directory_of_empty_directories_is_taken(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "report") as temporary:
         (temporary / "index.html").write_text("page")
     assert listing(tmp_path / "report") == [".esm1b", "index.html"]
+
+
+def test_an_output_that_holds_an_input_is_refused(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "model") as directory:
+        (directory / "weights").write_text("precious")
+    for source in (tmp_path / "model", tmp_path / "model" / "weights"):
+        with (
+            pytest.raises(UserError, match="replacing it would remove the input"),
+            atomic_directory(tmp_path / "model", [source]),
+        ):
+            pass
+    assert (tmp_path / "model" / "weights").read_text() == "precious"
+    with atomic_directory(tmp_path / "other", [tmp_path / "model"]):
+        pass
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(UserError, match="is no regular file; expected a file to write"),
+        atomic_file(tmp_path / "pipe"),
+    ):
+        pass
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with atomic_file(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"

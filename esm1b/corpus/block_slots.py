@@ -14,8 +14,8 @@ from esm1b.corpus.record_blocks import RawBlock
 
 __all__ = ["SharedBlock", "load_block", "share_blocks"]
 
-# Blocks are about a quarter of this; a larger one goes through the pipe.
-_SLOT_BYTES: Final = 4 << 20
+# Blocks are about half of this; a larger one goes through the pipe.
+_SLOT_BYTES: Final = 2 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,10 @@ def share_blocks(
         slots: when a block is asked for, the one yielded so many blocks before is done with.
     """
     with path.open("w+b") as file:
-        file.truncate(slots * _SLOT_BYTES)
+        # written, so that a full disk is an error here and not a signal at the mapped memory
+        for _ in range(slots):
+            file.write(bytes(_SLOT_BYTES))
+        file.flush()
         memory = mmap.mmap(file.fileno(), 0)
     with memory:
         for number, block in enumerate(blocks):

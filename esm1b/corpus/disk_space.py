@@ -9,7 +9,7 @@ from pathlib import Path
 
 from esm1b.errors import UserError
 
-__all__ = ["explain_full_disk"]
+__all__ = ["explain_full_disk", "size_in_words"]
 
 
 @contextmanager
@@ -31,6 +31,11 @@ def explain_full_disk(directory: Path, need: Callable[[], str]) -> Iterator[None
         place = next(path for path in (directory, *directory.parents) if path.exists())
         free = shutil.disk_usage(place).free
         raise UserError(
-            f"{directory}: {os.strerror(error.errno)}, {free / 1e9:.1f} GB are free without what "
+            f"{directory}: {os.strerror(error.errno)}, {size_in_words(free)} are free without what "
             f"was written; expected {need()}"
         ) from error
+
+
+def size_in_words(size: float) -> str:
+    """Return a number of bytes as gigabytes, or as megabytes if it is small."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from esm1b.corpus.block_slots import share_blocks
+from esm1b.corpus.disk_space import size_in_words
 from esm1b.corpus.id_list import IdList
 from esm1b.corpus.input_file import InputFile
 from esm1b.corpus.record_blocks import RawBlock, raw_blocks
@@ -74,7 +75,7 @@ class Progress:
         if None in sizes or not self._text_bytes:
             return f"{_DISK_SHARE} bytes for each byte of the uncompressed inputs"
         share_read = sum(file.bytes_read for file in self._files) / sum(filter(None, sizes))
-        return f"about {_DISK_SHARE * self._text_bytes / share_read / 1e9:.1f} GB"
+        return f"about {size_in_words(_DISK_SHARE * self._text_bytes / share_read)}"
 
 
 def read_inputs(

@@ -35,6 +35,8 @@ ROW: Final = np.dtype(
 # given by buffer and offset (https://arrow.apache.org/docs/format/Columnar.html).
 _VIEW: Final = np.dtype([("length", "<i4"), ("start", "<u8"), ("end", "<u4")])
 _INLINE: Final = 12
+# `[9]` what to keep of a word of which 0 to 8 bytes, the lowest, count
+_MASKS: Final = np.array([2 ** (8 * size) - 1 for size in range(9)], np.uint64)
 _POINTER: Final = np.dtype([("length", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("at", "<i4")])
 
 
@@ -158,12 +160,20 @@ def _put_inline(
     starts: NDArray[np.int64],
 ) -> None:
     """Write the text of the `short` pieces into their views, followed by zeros."""
-    content = np.frombuffer(text, np.uint8)
-    length = views["length"][short]
-    columns = np.arange(_INLINE)
-    places = np.minimum(starts[short, None] + columns, max(len(content) - 1, 0))
-    letters = content[places] if len(content) else np.zeros(places.shape, np.uint8)
-    letters[columns >= length[:, None]] = 0
-    letters = np.ascontiguousarray(letters)
-    views["start"][short] = letters[:, :8].copy().view("<u8")[:, 0]
-    views["end"][short] = letters[:, 8:].copy().view("<u4")[:, 0]
+    lengths, starts = views["length"].take(short), starts.take(short)
+    # twelve bytes are read whatever the length, so the end of the text needs some after it
+    last = max(0, len(text) - _INLINE)
+    end = bytes(memoryview(text)[last:]) + bytes(_INLINE)
+    is_last = starts >= last
+    for buffer, pieces, first in (
+        (text, np.flatnonzero(~is_last), 0),
+        (end, np.flatnonzero(is_last), last),
+    ):
+        if len(pieces):
+            at, size = starts.take(pieces) - first, lengths.take(pieces)
+            # from every place on, as little-endian numbers: the first byte is the lowest
+            words = np.ndarray(len(buffer) - 7, "<u8", buffer, strides=(1,))[at]
+            halves = np.ndarray(len(buffer) - 3, "<u4", buffer, strides=(1,))[at + 8]
+            places = short.take(pieces)
+            views["start"][places] = words & _MASKS.take(size, mode="clip")
+            views["end"][places] = halves & _MASKS.take(size - 8, mode="clip").astype(np.uint32)

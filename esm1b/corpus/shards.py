@@ -15,7 +15,7 @@ from tqdm import tqdm
 from esm1b.corpus.disk_space import explain_full_disk
 from esm1b.corpus.id_list import read_id_list
 from esm1b.corpus.info import cluster_warning
-from esm1b.corpus.input_file import InputFile
+from esm1b.corpus.input_file import STANDARD_INPUT, InputFile
 from esm1b.corpus.manifest import (
     CORPUS_FORMAT,
     FORMAT_VERSION,
@@ -104,7 +104,12 @@ def shard(
     )
     files = _open_inputs(inputs)
     progress = Progress(files)
-    with explain_full_disk(output, progress.need), atomic_directory(output) as directory:
+    read_files = [Path(name) for name in inputs if name != STANDARD_INPUT]
+    read_files += [path for path in (validation_ids, exclude) if path is not None]
+    with (
+        explain_full_disk(output, progress.need),
+        atomic_directory(output, read_files) as directory,
+    ):
         spill = directory / "spill"
         for folder in (spill, *(directory / name for name in SPLITS)):
             folder.mkdir()
@@ -113,9 +118,7 @@ def shard(
             _check_sides(read.counts, read.kept - read.held_out, read.held_out, split)
             # The release of the published list has its ids, save what a rule above left out.
             is_its_release = (source or {}).get("release") == VALIDATION_LIST_RELEASE
-            _check_list(
-                read.listed, split, allow_partial_list=allow_partial_list or is_its_release
-            )
+            _check_list(read.listed, split, allow_partial_list=allow_partial_list or is_its_release)
             np.save(spill / "held-out.npy", read.held_out_sequences)
             accounts = _write(pool, read, shards)
         shutil.rmtree(spill)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from esm1b.alphabet import RESIDUES, TOKENS, encode
-from esm1b.corpus.disk_space import explain_full_disk
+from esm1b.corpus.disk_space import explain_full_disk, size_in_words
 from esm1b.corpus.manifest import (
     CORPUS_FORMAT,
     FORMAT_VERSION,
@@ -67,8 +67,10 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
     shards = [shard for split in SPLITS for shard in manifest["shards"][split]]
     check_shards(corpus, shards)
     residues = sum(shard["residues"] for shard in shards)
-    need = f"about {residues / 1e9:.1f} GB"
-    with explain_full_disk(output, lambda: need), atomic_directory(output) as directory:
+    with (
+        explain_full_disk(output, lambda: f"about {size_in_words(residues)}"),
+        atomic_directory(output, [corpus]) as directory,
+    ):
         for split in SPLITS:
             (directory / split).mkdir()
         with (

@@ -79,7 +79,7 @@ def evaluate_contacts(
         "longest_sequence": model.longest_sequence,
         "seed": seed,
     }
-    with atomic_directory(output) as directory:
+    with atomic_directory(output, [model_directory, data]) as directory:
         pq.write_table(protein_table(scores), directory / "proteins.parquet")
         pq.write_table(map_table(scores), directory / "contact_maps.parquet")
         write_json(

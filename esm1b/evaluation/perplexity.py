@@ -121,7 +121,7 @@ def evaluate_perplexity(
     counts = results[-1][3]
     if truth is not None:
         metrics.append(_gap_closed(clean, len(scored), seed))
-    with atomic_directory(output) as directory:
+    with atomic_directory(output, [model_directory, tokens]) as directory:
         pq.write_table(_table(held_out, scored, clean, counts), directory / "sequences.parquet")
         write_metrics(
             directory,

@@ -126,7 +126,7 @@ def evaluate_secondary_structure(
         "seed": seed,
     }
     subsets = subsets_of(split.rest)
-    with atomic_directory(output) as directory:
+    with atomic_directory(output, [model_directory, data]) as directory:
         pq.write_table(protein_table(confusions, split.rest), directory / "proteins.parquet")
         write_metrics(
             directory,

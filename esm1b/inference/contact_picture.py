@@ -1,5 +1,6 @@
 """A predicted contact map to look at."""
 
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,7 +94,9 @@ def draw_contact_map(path: Path, probabilities: NDArray[np.float32], title: str)
                 borderpad=0,
                 handletextpad=0.4,
             )
-        figure.savefig(path, format="png", metadata={"Software": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # an id may be anything
+            figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def top_long_range_pairs(probabilities: NDArray[np.float32]) -> NDArray[np.int64]:

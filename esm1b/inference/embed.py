@@ -16,6 +16,7 @@ from esm1b.inference.embedding_table import (
     chunks_of,
     embed_records,
     embedding_schema,
+    is_embedding_table,
 )
 from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
 from esm1b.inference.long_sequences import LongSequences
@@ -178,3 +179,5 @@ def _check_output(fasta: str, output: Path) -> None:
         raise UserError(f"{output}: is a directory; expected a file to write")
     if output.exists() and Path(fasta).exists() and output.samefile(fasta):
         raise UserError(f"{output}: is the input; expected another file to write")
+    if output.exists() and not is_embedding_table(output):
+        raise UserError(f"{output}: is no earlier output of embed; expected a new file to write")

@@ -3,17 +3,26 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from esm1b.inference.fasta_input import Record
 from esm1b.inference.long_sequences import LongSequences
 from esm1b.inference.model import Model
 
-__all__ = ["METADATA", "EmbeddingOptions", "chunks_of", "embed_records", "embedding_schema"]
+__all__ = [
+    "METADATA",
+    "EmbeddingOptions",
+    "chunks_of",
+    "embed_records",
+    "embedding_schema",
+    "is_embedding_table",
+]
 
 METADATA: Final = b"esm1b"
 
@@ -66,6 +75,14 @@ def embedding_schema(options: EmbeddingOptions, description: Mapping[str, Any]) 
         fields.append(pa.field("truncated", pa.bool_(), nullable=False))
     fields += [pa.field(f"layer_{layer}", values, nullable=False) for layer in options.layers]
     return pa.schema(fields, metadata={METADATA: json.dumps(description, sort_keys=True)})
+
+
+def is_embedding_table(path: Path) -> bool:
+    """Return whether `path` is a Parquet file of embeddings."""
+    try:
+        return METADATA in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def chunks_of(records: Iterable[Record], options: EmbeddingOptions) -> Iterator[list[Record]]:

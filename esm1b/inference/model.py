@@ -10,7 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esm1b.alphabet import encode_masked, merge_rare_residues
+from esm1b.alphabet import (
+    FIRST_AMINO_ACID,
+    MASK,
+    RESIDUES,
+    encode_masked,
+    merge_rare_residues,
+)
 from esm1b.batches.masking import RareResidues
 from esm1b.batches.stream import MicroBatch
 from esm1b.errors import UserError
@@ -30,6 +36,9 @@ ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
 _BATCH_TOKENS = 8192
+_RESIDUE_OR_MASK = np.zeros(256, dtype=bool)
+_RESIDUE_OR_MASK[FIRST_AMINO_ACID : FIRST_AMINO_ACID + len(RESIDUES)] = True
+_RESIDUE_OR_MASK[MASK] = True
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -76,7 +85,7 @@ class Model:
         """Return the tokens `[length]` of a sequence, without `<cls>` and `<eos>`.
 
         Raises:
-            UserError: the sequence is empty, or a character stands for no residue.
+            UserError: the sequence is empty, or a character or token stands for no residue.
         """
         try:
             tokens = encode_masked(sequence) if isinstance(sequence, str) else sequence
@@ -84,6 +93,11 @@ class Model:
             raise UserError(f"sequence: {error}") from error
         if len(tokens) == 0:
             raise UserError("sequence: is empty; expected at least one residue")
+        if tokens.dtype != np.uint8 or not _RESIDUE_OR_MASK[tokens].all():
+            raise UserError(
+                "sequence: tokens that are no residues; expected uint8 of 4 to 28, or 32 (<mask>), "
+                "as esm1b.alphabet.encode gives"
+            )
         return tokens
 
     def logits(
@@ -227,6 +241,8 @@ class Model:
         batch_tokens: int,
     ) -> list[NDArray[np.float32]]:
         """Return `[K, length, ...]` for each sequence, where `run` gives `[T, K, ...]`."""
+        if isinstance(sequences, str | np.ndarray):
+            raise UserError("sequences: one sequence; expected several, such as a list of one")
         tokens = [self.tokens(sequence) for sequence in sequences]
         windows = [
             windows_of(len(residues), self.longest_sequence, long_sequences, name=f"sequence {n}")
@@ -279,6 +295,11 @@ def load_model(
         UserError: a file is missing or damaged, or does not describe such a model.
     """
     directory = Path(directory)
+    if directory.is_file():
+        raise UserError(
+            f"{directory}: is a file; expected a model directory, which esm1b import makes of a "
+            ".pt file"
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda, but PyTorch finds no CUDA device; expected cpu or auto")
     has_cuda = device != "cpu" and torch.cuda.is_available()

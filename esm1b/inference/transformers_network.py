@@ -220,7 +220,8 @@ def _check_configuration(directory: Path) -> None:
             f"expected an integer above {_ROWS_OF_NO_RESIDUE}"
         )
     vocabulary = directory / "vocab.txt"
-    if vocabulary.exists() and tuple(vocabulary.read_text(encoding="utf-8").split()) != TOKENS:
+    text = vocabulary.read_text(encoding="utf-8", errors="replace") if vocabulary.exists() else ""
+    if text and tuple(text.split()) != TOKENS:
         raise UserError(f"{vocabulary}: expected the {len(TOKENS)} tokens of ESM-1b and ESM-2")
 
 

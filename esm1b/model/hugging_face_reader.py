@@ -83,8 +83,8 @@ def _check_kind(directory: Path) -> None:
         return  # what is read from it says so
     if config.get("position_embedding_type") == "rotary":
         raise UserError(
-            f'{path}: position_embedding_type is "rotary", so this is an ESM-2, which every '
-            "command takes as it is; expected ESM-1b or ESM-1v to import"
+            f'{path}: position_embedding_type is "rotary", so this is an ESM-2, which embed, '
+            "contacts and fill-mask take as it is; expected ESM-1b or ESM-1v"
         )
     epsilon = config.get("layer_norm_eps", _DEFAULT_EPSILON)
     if epsilon != _EPSILON:

@@ -1,5 +1,6 @@
 """Where a model comes from: the file `esm1b.json` of its directory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +63,21 @@ def read_provenance(directory: Path) -> Provenance:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("rare_residues") not in ("replace", "keep"):
         raise UserError(f"{path}: expected rare_residues to be 'replace' or 'keep'")
+    _check_details(path, content)
     return Provenance(
         rare_residues=content.pop("rare_residues"),
         details={key: value for key, value in content.items() if key != "contact_head"},
     )
+
+
+def _check_details(path: Path, content: Mapping[str, Any]) -> None:
+    """Check what is read again later; the rest is only passed on."""
+    recipe, imported = content.get("pretraining", {}), content.get("imported", {})
+    for key, kind, expected in (
+        ("append_eos", bool, "true or false"),
+        ("crop_residues", int, "a number of residues"),
+    ):
+        if not isinstance(recipe, dict) or type(recipe.get(key, kind(1))) is not kind:
+            raise UserError(f"{path}: pretraining.{key}: expected {expected}")
+    if not isinstance(imported, dict) or (imported and imported.keys() != {"name", "sha256"}):
+        raise UserError(f"{path}: imported: expected name and sha256 of what was imported")

@@ -84,7 +84,7 @@ def write_report(
             configuration=provenance.configuration(description),
         )
     )
-    with atomic_directory(output) as directory:
+    with atomic_directory(output, [model, corpus, training, *evaluations]) as directory:
         (directory / _PAGE).write_text(page, encoding="utf-8")
         (directory / "figures").mkdir()
         for name, svg in figures.items():

@@ -512,3 +512,14 @@ def test_a_model_is_known_by_what_decides_its_results(tmp_path: Path) -> None:
     assert weights_digest(model) == digest
     (model / "esm1b.json").write_text('{"rare_residues": "replace"}')
     assert weights_digest(model) != digest
+
+
+def test_only_an_earlier_output_is_replaced(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "model")
+    weights = (directory / "model.safetensors").read_bytes()
+    (tmp_path / "a.fasta").write_text(">a\nMKTV\n")
+    with pytest.raises(UserError, match="is no earlier output of embed; expected a new file"):
+        embed(directory, str(tmp_path / "a.fasta"), directory / "model.safetensors")
+    assert (directory / "model.safetensors").read_bytes() == weights
+    for _ in range(2):
+        embed(directory, str(tmp_path / "a.fasta"), tmp_path / "a.parquet")

@@ -189,3 +189,15 @@ def test_load_is_there_for_everybody(directory: Path) -> None:
     assert values.dtype == np.float32
     expected = load_model(directory).representations(["MKTV"])[0]
     assert 0 < np.abs(values - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_what_are_no_sequences(directory: Path, tmp_path: Path) -> None:
+    model = load_model(directory)
+    with pytest.raises(UserError, match="sequences: one sequence; expected several"):
+        model.logits("MKT")
+    for tokens in (np.array([40, 50], np.uint8), np.array([1, 5], np.uint8), np.array([4, 5])):
+        with pytest.raises(UserError, match="tokens that are no residues; expected uint8 of 4"):
+            model.logits([tokens])
+    (tmp_path / "file.pt").touch()
+    with pytest.raises(UserError, match=r"is a file; expected a model directory, which esm1b imp"):
+        load_model(tmp_path / "file.pt")

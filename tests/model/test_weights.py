@@ -217,8 +217,8 @@ def test_wrong_shape(directory: Path) -> None:
         # ESM-2's configuration differs from ESM-1b's by this and the first norm
         (
             {"position_embedding_type": "rotary"},
-            'position_embedding_type is "rotary", so this is an ESM-2, which every command takes '
-            "as it is; expected ESM-1b or ESM-1v to import",
+            'position_embedding_type is "rotary", so this is an ESM-2, which embed, contacts and '
+            "fill-mask take as it is; expected ESM-1b or ESM-1v",
         ),
         ({"vocab_size": 30}, "vocab_size is 30; expected 33 (ESM-1b)"),
         ({"token_dropout": False}, "token_dropout is false; expected True (ESM-1b)"),
