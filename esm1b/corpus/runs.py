@@ -1,10 +1,7 @@
 """Sorted runs of records on disk, of which any interval of the order can be read."""
 
-import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from io import FileIO
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,62 +34,62 @@ def write_run(path: Path, rows: Rows) -> int:
 
 def read_interval(paths: Sequence[Path], low: int, high: int) -> Rows:
     """Return the records of all runs with `low <= order < high`, run by run and in order."""
-    with ExitStack() as stack:
-        runs = [
-            _Run(stack.enter_context(path.open("rb", buffering=0)), low, high) for path in paths
-        ]
-        index = np.concatenate([np.empty(0, ROW), *(run.index for run in runs)])
-        ends = list(accumulate(run.text_size for run in runs))
-        # in one piece from the start, so that nothing has to be put together
-        text = memoryview(bytearray(ends[-1] if ends else 0))
-        first = 0
-        for run, end in zip(runs, ends, strict=True):
-            start = end - run.text_size
-            run.read_text(text[start:end])
-            index["start"][first : first + len(run.index)] += start
-            first += len(run.index)
+    runs = [_Run(path, low, high) for path in paths]
+    index = np.concatenate([np.empty(0, ROW), *(run.index for run in runs)])
+    # in one piece from the start, so that nothing has to be put together
+    text = memoryview(bytearray(sum(run.text_size for run in runs)))
+    first = start = 0
+    for run in runs:
+        run.read_text(text[start : start + run.text_size])
+        index["start"][first : first + len(run.index)] += start
+        first += len(run.index)
+        start += run.text_size
     return Rows(index=index, text=text)
 
 
 class _Run:
-    """The records of a run in an interval.
+    """The records of a run in an interval. The file is open only while it is read: there are many.
 
     Attributes:
         index: of the records; their `start` counts from that of the first.
         text_size: bytes of their text.
     """
 
-    def __init__(self, file: FileIO, low: int, high: int) -> None:
-        self._file = file.fileno()
-        directory = self._array(_PLACE, 0, _CELLS + 1)
-        first, last = directory[[low // _CELL_SIZE, (high - 1) // _CELL_SIZE + 1]].tolist()
-        index = self._array(ROW, _INDEX_START + first * ROW.itemsize, last - first)
+    def __init__(self, path: Path, low: int, high: int) -> None:
+        self._path = path
+        with path.open("rb", buffering=0) as file:
+            directory = _array(file, _PLACE, 0, _CELLS + 1)
+            first, last = directory[[low // _CELL_SIZE, (high - 1) // _CELL_SIZE + 1]].tolist()
+            index = _array(file, ROW, _INDEX_START + first * ROW.itemsize, last - first)
         bounds = np.array([low, high - 1], np.uint64)
         start = int(np.searchsorted(index["order"], bounds[0]))
         end = int(np.searchsorted(index["order"], bounds[1], side="right"))
         self.index = index[start:end]
         self.text_size = self._text_start = 0
         if len(self.index):
-            last_row = self.index[-1]
             first_byte = int(self.index["start"][0])
             self._text_start = _INDEX_START + int(directory[-1]) * ROW.itemsize + first_byte
             self.index["start"] -= first_byte
-            self.text_size = int(
-                last_row["start"] + last_row["starts"][-1] + last_row["lengths"][-1]
-            )
+            row = self.index[-1]
+            # a row ends with the sequence
+            self.text_size = int(row["start"] + row["starts"][-1] + row["lengths"][-1])
 
     def read_text(self, memory: memoryview) -> None:
         """Read the text of the records to `memory`, of `text_size` bytes."""
-        self._read(memory, self._text_start)
+        with self._path.open("rb", buffering=0) as file:
+            _read(file, memory, self._text_start)
 
-    def _array(self, dtype: np.dtype[Any], offset: int, count: int) -> NDArray[Any]:
-        content = bytearray(count * dtype.itemsize)
-        self._read(memoryview(content), offset)
-        return np.frombuffer(content, dtype)
 
-    def _read(self, memory: memoryview, offset: int) -> None:
-        while memory:  # one call reads less than 2 GiB
-            count = os.preadv(self._file, [memory], offset)
-            if not count:
-                raise EOFError("a run of records ends early")
-            memory, offset = memory[count:], offset + count
+def _array(file: FileIO, dtype: np.dtype[Any], offset: int, count: int) -> NDArray[Any]:
+    content = bytearray(count * dtype.itemsize)
+    _read(file, memoryview(content), offset)
+    return np.frombuffer(content, dtype)
+
+
+def _read(file: FileIO, memory: memoryview, offset: int) -> None:
+    file.seek(offset)
+    while memory:  # one call reads less than 2 GiB
+        count = file.readinto(memory)
+        if not count:
+            raise EOFError("a run of records ends early")
+        memory = memory[count:]

@@ -42,15 +42,14 @@ class AttentionPlan(Protocol):
 class _Group:
     """Sequences of similar length: `[sequences, length]` places of the padded layout."""
 
-    start: int
     length: int
     members: tuple[int, ...]
     key_mask: Tensor | None  # bool [sequences, 1, 1, length], None where nothing is padded
 
-    def rows(self, padded: Tensor) -> Tensor:
-        """Return this group's `[sequences, H, length, D]` of `padded` `[places, H, D]`."""
-        places = padded[self.start : self.start + len(self.members) * self.length]
-        return places.view(-1, self.length, *padded.shape[1:]).transpose(1, 2)
+    @property
+    def places(self) -> int:
+        """Places of the group, padding included."""
+        return len(self.members) * self.length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +89,7 @@ class PaddedPlan:
             to_flat[flat[inside]] = padded[inside]
             to_padded.append(flat.ravel())
             mask = None if inside.all() else torch.from_numpy(inside)[:, None, None, :].to(device)
-            groups.append(
-                _Group(start=places, length=longest, members=tuple(members), key_mask=mask)
-            )
+            groups.append(_Group(length=longest, members=tuple(members), key_mask=mask))
             places += flat.size
         return cls(
             to_padded=torch.from_numpy(np.concatenate(to_padded)).to(device),
@@ -103,15 +100,24 @@ class PaddedPlan:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return `[T, H, D]`."""
-        padded = [states.index_select(0, self.to_padded) for states in (query, key, value)]
         contexts = []
-        for group in self.groups:
-            rows_query, rows_key, rows_value = (group.rows(states) for states in padded)
+        for group, *states in zip(self.groups, *map(self.rows, (query, key, value)), strict=True):
+            rows_query, rows_key, rows_value = states
             context = functional.scaled_dot_product_attention(
                 rows_query, rows_key, rows_value, attn_mask=group.key_mask
             )
             contexts.append(context.transpose(1, 2).flatten(0, 1))
         return torch.cat(contexts).index_select(0, self.to_flat)
+
+    def rows(self, states: Tensor) -> list[Tensor]:
+        """Return each group's `[sequences, H, length, D]` of `states` `[T, H, D]`."""
+        # Split at once: the gradient of a slice would be as large as all groups, mostly zeros.
+        sizes = [group.places for group in self.groups]
+        parts = torch.split(states.index_select(0, self.to_padded), sizes)
+        return [
+            part.view(-1, group.length, *states.shape[1:]).transpose(1, 2)
+            for group, part in zip(self.groups, parts, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +135,11 @@ class ExplicitPlan:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return `[T, H, D]`."""
-        states = [state.index_select(0, self.padded.to_padded) for state in (query, key, value)]
         contexts = []
         maps: list[Tensor] = []
-        for group in self.padded.groups:
-            rows_query, rows_key, rows_value = (group.rows(state) for state in states)
+        rows = map(self.padded.rows, (query, key, value))
+        for group, *states in zip(self.padded.groups, *rows, strict=True):
+            rows_query, rows_key, rows_value = states
             scores = (rows_query * query.shape[-1] ** -0.5) @ rows_key.transpose(-1, -2)
             if group.key_mask is not None:
                 scores = scores.masked_fill(~group.key_mask, float("-inf"))

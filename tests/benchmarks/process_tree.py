@@ -13,7 +13,7 @@ import psutil
 __all__ = ["Taken", "run_in_process", "summary"]
 
 # Short beside the seconds in which memory fills; a look takes a millisecond or two.
-_SECONDS_BETWEEN_LOOKS: Final = 0.05
+_SECONDS_BETWEEN_LOOKS: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)

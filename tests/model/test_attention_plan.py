@@ -160,8 +160,8 @@ def test_where_varlen_runs() -> None:
 
 def test_groups_of_similar_length() -> None:
     plan = PaddedPlan.of([100, 85, 84, 10, 10], CPU)
-    sizes = [(group.start, group.members, group.length) for group in plan.groups]
-    assert sizes == [(0, (0, 1), 100), (200, (2,), 84), (284, (3, 4), 10)]
+    sizes = [(group.members, group.length, group.places) for group in plan.groups]
+    assert sizes == [((0, 1), 100, 200), ((2,), 84, 84), ((3, 4), 10, 20)]
     first, second, third = (group.key_mask for group in plan.groups)
     assert first is not None
     assert first.shape == (2, 1, 1, 100)
