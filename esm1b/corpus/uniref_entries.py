@@ -156,7 +156,8 @@ def _read(text: bytes, name: str, number: int) -> list[_Entry]:
         return _EntryReader().read(text)
     except (expat.ExpatError, _UnexpectedError) as error:
         found = re.search(rb"<entry[^>]*\sid=[\"']([^\"'<>]*)", text)
-        identifier = f" ({found[1].decode('utf-8', 'replace')})" if found else ""
+        # on one line, though what is damaged may hold anything
+        identifier = f" ({' '.join(found[1].decode('utf-8', 'replace').split())})" if found else ""
         what = expat.ErrorString(error.code) if isinstance(error, expat.ExpatError) else error
         raise UserError(
             f"{name}: entry {number}{identifier}: {what}; expected well-formed UniRef XML"

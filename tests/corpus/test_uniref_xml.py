@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from esm1b.corpus import uniref_entries, uniref_xml
 from esm1b.corpus.header import Header, parse_header
+from esm1b.corpus.record_blocks import RawBlock, parse_block
 from esm1b.corpus.uniref_entries import parse_entries
 from esm1b.corpus.uniref_xml import cut_uniref_xml
 from esm1b.errors import UserError
@@ -434,3 +435,12 @@ def test_members_with_sequences_and_shuffled_entries(tmp_path: Path) -> None:
     random.Random(0).shuffle(texts)
     text = b"".join(texts).rstrip()
     assert parse_entries(text, "x.xml", 0) == by_element_tree(text)
+
+
+def test_a_damaged_id_is_told_on_one_line() -> None:
+    text = b'<entry id="UniRef50_A\n1" updated><name>Cluster: a</name></entry>'
+    block = RawBlock(text=text, kind="uniref-xml", source="x.xml", first_record=9)
+    with pytest.raises(UserError) as caught:
+        parse_block(block)
+    assert str(caught.value).startswith("x.xml: entry 10 (UniRef50_A 1): not well-formed")
+    assert "\n" not in str(caught.value)
