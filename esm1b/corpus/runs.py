@@ -37,7 +37,7 @@ def read_interval(paths: Sequence[Path], low: int, high: int) -> Rows:
     runs = [_Run(path, low, high) for path in paths]
     index = np.concatenate([np.empty(0, ROW), *(run.index for run in runs)])
     # in one piece from the start, so that nothing has to be put together
-    text = memoryview(bytearray(sum(run.text_size for run in runs)))
+    text = np.empty(sum(run.text_size for run in runs), np.uint8).data
     first = start = 0
     for run in runs:
         run.read_text(text[start : start + run.text_size])
@@ -81,9 +81,9 @@ class _Run:
 
 
 def _array(file: FileIO, dtype: np.dtype[Any], offset: int, count: int) -> NDArray[Any]:
-    content = bytearray(count * dtype.itemsize)
-    _read(file, memoryview(content), offset)
-    return np.frombuffer(content, dtype)
+    content = np.empty(count * dtype.itemsize, np.uint8)
+    _read(file, content.data, offset)
+    return content.view(dtype)
 
 
 def _read(file: FileIO, memory: memoryview, offset: int) -> None:

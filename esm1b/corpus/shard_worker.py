@@ -19,13 +19,15 @@ from esm1b.corpus.runs import read_interval, write_run
 from esm1b.corpus.selection import DUPLICATE_ID, HELD_OUT_SEQUENCE, Selection
 from esm1b.corpus.shard_writer import ShardFacts, ShardWriter
 from esm1b.corpus.split import Split
+from esm1b.corpus.worker_pool import LARGEST_KEPT
 from esm1b.errors import UserError
 
 __all__ = ["BlockAccount", "RunAccount", "ShardAccount", "ShardTask", "ShardWorker"]
 
-# Of one run, and of what is read back at once. The work on either takes about four times this.
-_RUN_BYTES: Final = 32 << 20
-_PIECE_BYTES: Final = 48 << 20
+# Of one run, and of what is read back at once: a worker takes some 250 MB for either, and the text
+# is in one array, which is not to be too large to be kept.
+_RUN_BYTES: Final = LARGEST_KEPT
+_PIECE_BYTES: Final = LARGEST_KEPT * 7 // 8
 
 
 @dataclass(frozen=True, kw_only=True)

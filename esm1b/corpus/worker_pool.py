@@ -14,7 +14,12 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
-__all__ = ["WorkerPool"]
+import pyarrow as pa
+
+__all__ = ["LARGEST_KEPT", "WorkerPool"]
+
+LARGEST_KEPT: Final = 32 << 20
+"""Memory of more bytes than this at once is returned when freed; the most that glibc takes."""
 
 State = TypeVar("State")
 Task = TypeVar("Task")
@@ -216,17 +221,18 @@ def _work(connection: Connection, build: Callable[[int], Any], number: int) -> N
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep for the next task what a task frees.
+    """Have Arrow use the C library's memory, and glibc keep for the next task what a task frees.
 
-    By default arrays of megabytes come from the system anew each time, page by page, which takes a
-    quarter of the time of such work.
+    By default both return arrays of megabytes to the system and take them from it anew, page by
+    page, which takes a quarter of the time of such work.
     """
+    pa.set_memory_pool(pa.system_memory_pool())
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library
         return
-    mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that it takes
-    mallopt(_M_TRIM_THRESHOLD, 128 << 20)
+    mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)
+    mallopt(_M_TRIM_THRESHOLD, 4 * LARGEST_KEPT)
 
 
 def _read_ahead(connection: Connection, tasks: "queue.SimpleQueue[Any]") -> None:
