@@ -1,6 +1,7 @@
 """Processes that share out work and never outlive or stall the one that started them."""
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import queue
@@ -202,6 +203,7 @@ def _work(connection: Connection, build: Callable[[int], Any], number: int) -> N
     # Ctrl-C reaches all processes of a terminal; the one that started this one deals with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _keep_freed_memory()
+    gc.freeze()  # what was imported stays, so it need not be looked at again and again
     tasks: queue.SimpleQueue[tuple[int, Callable[[Any, Any], Any], Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_ahead, args=(connection, tasks), daemon=True).start()
     state: Any = None

@@ -24,12 +24,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, plan: AttentionPlan, positions: Tensor | None = None) -> Tensor:
         """Return `[T, width]` from `x` of the same shape; `[P, width]` at P `positions` only."""
+        plan_at = None if positions is None else plan.at(positions)
+        asking = x if positions is None or plan_at is None else x.index_select(0, positions)
         query, key, value = (
-            projection(x).unflatten(-1, (self.heads, -1))
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            projection(states).unflatten(-1, (self.heads, -1))
+            for projection, states in ((self.q_proj, asking), (self.k_proj, x), (self.v_proj, x))
         )
-        context = plan.attend(query, key, value).flatten(1)
-        if positions is not None:
+        context = (plan_at or plan).attend(query, key, value).flatten(1)
+        if positions is not None and plan_at is None:
             context = context.index_select(0, positions)
         output: Tensor = self.out_proj(context)
         return output

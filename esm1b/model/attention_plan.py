@@ -20,6 +20,7 @@ __all__ = [
     "AttentionPlan",
     "ExplicitPlan",
     "PaddedPlan",
+    "QueryPlan",
     "choose_path",
     "plan_attention",
 ]
@@ -28,7 +29,7 @@ AttentionPath = Literal["auto", "varlen", "sdpa", "explicit"]
 
 # A group holds sequences of similar length, padded to its longest. Padding costs arithmetic, a
 # further group costs one more call of the kernel.
-_SHORTEST_IN_GROUP = 0.85
+_SHORTEST_IN_GROUP = 0.9
 
 
 class AttentionPlan(Protocol):
@@ -36,6 +37,16 @@ class AttentionPlan(Protocol):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return `[T, H, D]` from three of the same shape; scores are divided by sqrt(D)."""
+
+    def at(self, positions: Tensor) -> "QueryPlan | None":
+        """Return how the tokens at `positions` alone attend; None where all are computed anyway."""
+
+
+class QueryPlan(Protocol):
+    """How some of the tokens of a batch attend to all."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return `[P, H, D]` from queries `[P, H, D]`, keys and values `[T, H, D]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +120,12 @@ class PaddedPlan:
             contexts.append(context.transpose(1, 2).flatten(0, 1))
         return torch.cat(contexts).index_select(0, self.to_flat)
 
+    def at(self, positions: Tensor) -> "QueryPlan | None":
+        """Return how the tokens at `positions` `[P]`, in any order, attend."""
+        if positions.is_cuda:
+            return None  # to lay them out the host would have to wait for the device
+        return _PaddedQueryPlan.of(self, positions)
+
     def rows(self, states: Tensor) -> list[Tensor]:
         """Return each group's `[sequences, H, length, D]` of `states` `[T, H, D]`."""
         # Split at once: the gradient of a slice would be as large as all groups, mostly zeros.
@@ -118,6 +135,66 @@ class PaddedPlan:
             part.view(-1, group.length, *states.shape[1:]).transpose(1, 2)
             for group, part in zip(self.groups, parts, strict=True)
         ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PaddedQueryPlan:
+    """Queries of some tokens, in the groups of their sequences.
+
+    Attributes:
+        keys: how the tokens are grouped.
+        to_padded: int64 `[places]`, the query at each padded place; padding repeats query 0.
+        to_flat: int64 `[P]`, the padded place of each query.
+        queries: padded queries of each sequence of a group, group by group.
+    """
+
+    keys: PaddedPlan
+    to_padded: Tensor
+    to_flat: Tensor
+    queries: tuple[int, ...]
+
+    @classmethod
+    def of(cls, keys: PaddedPlan, positions: Tensor) -> "_PaddedQueryPlan":
+        """Lay the tokens at `positions` `[P]` out sequence by sequence."""
+        owner = np.searchsorted(np.cumsum(keys.lengths), positions.numpy(), side="right")
+        counts = np.bincount(owner, minlength=len(keys.lengths))
+        by_owner = np.argsort(owner, kind="stable")
+        place = np.empty(len(owner), dtype=np.int64)
+        place[by_owner] = np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner[by_owner]]
+        first_place = np.empty(len(counts), dtype=np.int64)
+        queries: list[int] = []
+        places = 0
+        for group in keys.groups:
+            members = np.array(group.members)
+            queries.append(int(counts[members].max()))
+            first_place[members] = places + np.arange(len(members)) * queries[-1]
+            places += len(members) * queries[-1]
+        to_flat = first_place[owner] + place
+        to_padded = np.zeros(places, dtype=np.int64)
+        to_padded[to_flat] = np.arange(len(owner))
+        return cls(
+            keys=keys,
+            to_padded=torch.from_numpy(to_padded),
+            to_flat=torch.from_numpy(to_flat),
+            queries=tuple(queries),
+        )
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return `[P, H, D]`."""
+        groups = self.keys.groups
+        sizes = [len(g.members) * count for g, count in zip(groups, self.queries, strict=True)]
+        parts = torch.split(query.index_select(0, self.to_padded), sizes)
+        contexts = []
+        for group, count, part, rows_key, rows_value in zip(
+            groups, self.queries, parts, self.keys.rows(key), self.keys.rows(value), strict=True
+        ):
+            shape = (len(group.members), count, *query.shape[1:])
+            rows_query = part.view(shape).transpose(1, 2)
+            context = functional.scaled_dot_product_attention(
+                rows_query, rows_key, rows_value, attn_mask=group.key_mask
+            )
+            contexts.append(context.transpose(1, 2).flatten(0, 1))
+        return torch.cat(contexts).index_select(0, self.to_flat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +228,10 @@ class ExplicitPlan:
         if self.observe is not None:
             self.observe([maps[row][:, :length, :length] for row, length in self._rows()])
         return flat
+
+    def at(self, positions: Tensor) -> QueryPlan | None:
+        """Return None: the maps have a row for every token."""
+        return None
 
     def _rows(self) -> list[tuple[int, int]]:
         """Return, sequence by sequence, its row among those of all groups, and its length."""

@@ -105,7 +105,8 @@ def entry_xml(cluster: Cluster, *, wrapped: bool = True) -> str:
 def release_archive(xml: bytes, levels: Sequence[str] = ("uniref100", "uniref90")) -> bytes:
     """Return a release archive: a gzipped tar of tars, of `levels` and at last of UniRef50."""
     members = {f"{level}.tar": _level_archive(level, b"<not read>") for level in levels}
-    return gzip.compress(tar(members | {"uniref50.tar": _level_archive("uniref50", xml)}))
+    archive = tar(members | {"uniref50.tar": _level_archive("uniref50", xml)})
+    return gzip.compress(archive, mtime=0)
 
 
 def tar(members: dict[str, bytes]) -> bytes:
@@ -124,7 +125,7 @@ def _level_archive(level: str, xml: bytes) -> bytes:
         {
             "README": b"UniRef",
             f"{level}.release_note": b"Release: 2018_03",
-            f"{level}.xml.gz": gzip.compress(xml),
+            f"{level}.xml.gz": gzip.compress(xml, mtime=0),
         }
     )
 
