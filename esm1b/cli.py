@@ -7,8 +7,9 @@ import sys
 
 import typer
 
-from esm1b.commands import corpus, evaluation, exchange, training, use
-from esm1b.errors import DownloadError, Stopped, UserError
+from esm1b.commands import corpus, evaluation, exchange, planning, training, use
+from esm1b.errors import DownloadError, RunFailure, Stopped, UserError
+from esm1b.pretraining.launch import is_first_process
 
 __all__ = ["app", "main"]
 
@@ -38,7 +39,9 @@ app.command()(corpus.download)
 app.command()(corpus.shard)
 app.command()(corpus.tokenize)
 app.command("corpus-info")(corpus.corpus_info)
+app.command()(planning.estimate)
 app.command()(training.pretrain)
+app.command()(planning.audit)
 app.add_typer(evaluate, name="evaluate")
 evaluate.command()(evaluation.perplexity)
 evaluate.command()(evaluation.contacts)
@@ -53,7 +56,7 @@ app.command("fill-mask")(use.fill_mask)
 
 def main() -> None:
     """Run the command line; see `esm1b --help`."""
-    is_first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "")) in ("", "0")
+    is_first = is_first_process(os.environ)
     logging.basicConfig(
         level=logging.INFO if is_first else logging.WARNING,
         format="%(asctime)s %(message)s",
@@ -68,6 +71,10 @@ def main() -> None:
         sys.exit(2)
     except (ChildProcessError, DownloadError) as error:
         print(f"esm1b: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except RunFailure as error:
+        if is_first:
+            print(f"esm1b: error: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if error.errno not in _USERS:

@@ -91,8 +91,10 @@ class PretrainingConfig(Section):
     """decoupled weight decay of the matrices"""
     gradient_clipping: Annotated[float, Field(gt=0)] | None = None
     """largest norm of the whole gradient, or null"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """of the forward and backward pass; master weights are always fp32"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """of the forward and backward pass; master weights are always fp32, fp16 scales the loss"""
+    init_from: str | None = None
+    """model directory whose weights the run starts from; null: weights drawn by the seed"""
     log_interval: Annotated[int, Field(ge=1)] = 10
     """updates between lines of metrics.jsonl"""
     validation_interval: Annotated[int, Field(ge=1)] = 300
@@ -103,6 +105,10 @@ class PretrainingConfig(Section):
     """updates between checkpoints"""
     checkpoints_kept: Annotated[int, Field(ge=2)] = 2
     """newest checkpoints that are kept"""
+    milestone_interval: Annotated[int, Field(ge=1)] | None = None
+    """updates between milestones: checkpoints kept for good, with a model directory each"""
+    stop_at_loss_spike: bool = False
+    """whether a loss far above the recent ones stops the run or is only logged"""
 
 
 class PerplexityConfig(Section):

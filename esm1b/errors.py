@@ -1,6 +1,6 @@
 """What can end a command besides success, and the exit status that each one means."""
 
-__all__ = ["DownloadError", "Stopped", "UserError"]
+__all__ = ["DownloadError", "RunFailure", "Stopped", "UserError"]
 
 
 class UserError(Exception):
@@ -15,6 +15,13 @@ class DownloadError(Exception):
     """The network did not deliver what was asked for: exit status 1.
 
     The message is one line that names each server and what it answered.
+    """
+
+
+class RunFailure(Exception):  # noqa: N818 (what became of the run)
+    """A training run could not go on: exit status 1.
+
+    The message is one line that says why.
     """
 
 

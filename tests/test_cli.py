@@ -81,10 +81,12 @@ def model(tmp_path: Path) -> Path:
 
 def test_the_commands() -> None:
     assert COMMANDS == [
+        ("audit",),
         ("contacts",),
         ("corpus-info",),
         ("download",),
         ("embed",),
+        ("estimate",),
         ("evaluate", "contacts"),
         ("evaluate", "perplexity"),
         ("evaluate", "secondary-structure"),
@@ -106,7 +108,7 @@ def test_help_shows_an_example(names: tuple[str, ...]) -> None:
     text = " ".join(result.output.split())
     assert "Example: " in text
     assert f"esm1b {' '.join(names)} " in text.split("Example: ")[1]
-    assert "--output" in text or names in [("corpus-info",), ("fill-mask",)]
+    assert "--output" in text or names in [("corpus-info",), ("estimate",), ("fill-mask",)]
 
 
 @pytest.mark.parametrize("group", [(), ("evaluate",)], ids=["esm1b", "evaluate"])
@@ -351,21 +353,33 @@ def test_the_status_of_a_stop(
     )
 
 
+TORCHRUN = {
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "8",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
 @pytest.mark.parametrize(
-    ("variable", "rank", "level"),
+    ("environment", "level"),
     [
-        ("RANK", "0", logging.INFO),
-        ("RANK", "3", logging.WARNING),
-        ("SLURM_PROCID", "1", logging.WARNING),
-        ("RANK", "first", logging.WARNING),
+        ({}, logging.INFO),
+        ({**TORCHRUN, "RANK": "0"}, logging.INFO),
+        ({**TORCHRUN, "RANK": "3"}, logging.WARNING),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, logging.INFO),
+        ({"RANK": "first"}, logging.INFO),
     ],
+    ids=["alone", "first", "fourth", "half an environment", "no number"],
 )
 def test_only_the_first_process_logs(
-    variable: str, rank: str, level: int, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A process that cannot tell which one it is speaks, for it has something to say."""
     monkeypatch.setattr("esm1b.cli.app", lambda: None)
-    for name in ("RANK", "SLURM_PROCID"):
+    for name in ("RANK", "SLURM_PROCID", *TORCHRUN):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(variable, rank)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     main()
     assert logging.getLogger().level == level

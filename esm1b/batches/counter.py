@@ -20,10 +20,7 @@ class Purpose(IntEnum):
 
     ORDER = 0
     CROP = 1
-    MASKED_COUNT = 2
-    MASKED_POSITIONS = 3
-    CORRUPTION = 4
-    REPLACEMENT = 5
+    MASKING = 2
 
 
 def keys(

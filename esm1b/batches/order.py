@@ -3,17 +3,33 @@
 Epochs are laid end to end. A sequence counts its residues, at most the crop, and two special
 tokens, so every epoch has the same number of tokens. Update k holds the sequences whose first
 token falls in [k B, (k + 1) B): B tokens on average, and it may span two epochs.
+
+An epoch's order is a permutation that can be computed at any rank. To find a token in it, the
+tokens of the blocks of ranks before it are added up once, which takes two or three seconds for 60
+million sequences; the update that follows then needs no more than its own block.
 """
 
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from threading import Lock
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.batches.counter import Purpose, keys
+from esm1b.batches.permutation import Permutation
 
-__all__ = ["SequenceOrder", "UpdateSequences"]
+__all__ = ["Position", "SequenceOrder", "UpdateSequences"]
+
+# Ranks whose tokens are added up: 15,000 sums for 60 million sequences, half a millisecond to
+# compute one block's order again.
+_BLOCK: Final = 4096
+# Sequences looked at once, so that no array has one entry for each sequence.
+_CHUNK: Final = 16 * _BLOCK
+# An update may span epochs, so the current one and the next are kept.
+_EPOCHS_KEPT: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +40,19 @@ class UpdateSequences:
     sequences: NDArray[np.int64]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """How far a run is: whole epochs, and sequences of the next one in its order."""
+
+    epoch: int
+    sequences: int
+
+
 class SequenceOrder:
-    """The order of a corpus: any update can be asked for at any time.
+    """The order of a corpus: any update can be asked for at any time, from any thread.
 
     Args:
-        lengths: int32 `[sequences]`, residues of each sequence.
+        lengths: `[sequences]`, residues of each sequence, at least one sequence; kept, not copied.
         crop_residues: longer sequences count as this many residues.
         tokens_per_update: B, special tokens included.
         seed: of the shuffling.
@@ -38,11 +62,15 @@ class SequenceOrder:
         self, lengths: NDArray[np.int32], *, crop_residues: int, tokens_per_update: int, seed: int
     ) -> None:
         self.tokens_per_update = tokens_per_update
+        self._lengths = lengths
+        self._crop_residues = crop_residues
         self._seed = seed
-        self._tokens = np.minimum(lengths, crop_residues).astype(np.int64) + 2
-        self.tokens_per_epoch = int(self._tokens.sum())
-        # An update may span epochs, so the current one and the next are kept.
-        self._epoch = lru_cache(maxsize=2)(self._shuffled_epoch)
+        self.tokens_per_epoch = sum(
+            int(self._tokens(lengths[start : start + _CHUNK]).sum())
+            for start in range(0, len(lengths), _CHUNK)
+        )
+        self._kept: OrderedDict[int, _Epoch] = OrderedDict()
+        self._lock = Lock()
 
     def update(self, number: int) -> UpdateSequences:
         """Return the sequences of update `number`, counted from 0, in their order."""
@@ -51,10 +79,10 @@ class SequenceOrder:
         epochs: list[NDArray[np.int64]] = []
         sequences: list[NDArray[np.int64]] = []
         for epoch in range(begin // self.tokens_per_epoch, (end - 1) // self.tokens_per_epoch + 1):
-            permutation, first_tokens = self._epoch(epoch)
             offset = epoch * self.tokens_per_epoch
-            first, last = np.searchsorted(first_tokens, (begin - offset, end - offset))
-            sequences.append(permutation[first:last])
+            first = self._sequences_before(epoch, begin - offset)
+            last = self._sequences_before(epoch, end - offset)
+            sequences.append(self.permuted(epoch, np.arange(first, last)))
             epochs.append(np.full(last - first, epoch, dtype=np.int64))
         return UpdateSequences(epochs=np.concatenate(epochs), sequences=np.concatenate(sequences))
 
@@ -62,9 +90,66 @@ class SequenceOrder:
         """Return how many epochs `updates` updates are."""
         return updates * self.tokens_per_update / self.tokens_per_epoch
 
-    def _shuffled_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the epoch's permutation and the place of each sequence's first token in it."""
-        indices = np.arange(len(self._tokens), dtype=np.int64)
-        permutation = np.argsort(keys(Purpose.ORDER, self._seed, epoch, indices), kind="stable")
-        tokens = self._tokens[permutation]
-        return permutation, np.cumsum(tokens) - tokens
+    def position(self, updates: int) -> Position:
+        """Return what the updates before number `updates` hold together."""
+        epoch, tokens = divmod(updates * self.tokens_per_update, self.tokens_per_epoch)
+        sequences = self._sequences_before(epoch, tokens)
+        if sequences == len(self._lengths):
+            return Position(epoch=epoch + 1, sequences=0)
+        return Position(epoch=epoch, sequences=sequences)
+
+    def permuted(self, epoch: int, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which sequence stands at each of `ranks` `[n]` of an epoch, int64 `[n]`."""
+        return self._epoch(epoch).permutation(ranks)
+
+    def _sequences_before(self, epoch: int, token: int) -> int:
+        """Return how many sequences of an epoch have their first token before `token`."""
+        if token <= 0:
+            return 0
+        if token >= self.tokens_per_epoch:
+            return len(self._lengths)
+        laid_out = self._epoch(epoch)
+        with self._lock:
+            block, first_token = laid_out.block_of(token)
+        ranks = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(self._lengths)))
+        tokens = self._tokens(self._lengths.take(laid_out.permutation(ranks)))
+        first_tokens = first_token + np.cumsum(tokens) - tokens
+        return block * _BLOCK + int(np.searchsorted(first_tokens, token))
+
+    def _epoch(self, epoch: int) -> "_Epoch":
+        with self._lock:
+            if epoch not in self._kept:
+                permutation = Permutation(len(self._lengths), seed=self._seed, epoch=epoch)
+                self._kept[epoch] = _Epoch(permutation, self._block_sums(permutation))
+            self._kept.move_to_end(epoch)
+            if len(self._kept) > _EPOCHS_KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[epoch]
+
+    def _block_sums(self, permutation: Permutation) -> Iterator[list[int]]:
+        """Yield the tokens of each block of an epoch's ranks, some blocks at once."""
+        for start in range(0, len(self._lengths), _CHUNK):
+            ranks = np.arange(start, min(start + _CHUNK, len(self._lengths)))
+            tokens = self._tokens(self._lengths.take(permutation(ranks)))
+            yield np.add.reduceat(tokens, np.arange(0, len(tokens), _BLOCK)).tolist()
+
+    def _tokens(self, lengths: NDArray[np.int32]) -> NDArray[np.int64]:
+        return np.minimum(lengths, self._crop_residues).astype(np.int64) + 2
+
+
+class _Epoch:
+    """An epoch's permutation, and where the blocks of its ranks begin, as far as was asked."""
+
+    def __init__(self, permutation: Permutation, block_sums: Iterator[list[int]]) -> None:
+        self.permutation = permutation
+        self._block_sums = block_sums
+        # the first token of each block and, in the end, the number of tokens
+        self._first_tokens = [0]
+
+    def block_of(self, token: int) -> tuple[int, int]:
+        """Return the last block that begins before `token`, and its first token."""
+        while self._first_tokens[-1] < token:
+            for tokens in next(self._block_sums):
+                self._first_tokens.append(self._first_tokens[-1] + tokens)
+        block = bisect_left(self._first_tokens, token) - 1
+        return block, self._first_tokens[block]

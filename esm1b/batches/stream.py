@@ -1,118 +1,67 @@
 """Micro-batches ready to train, prepared ahead of the update that needs them."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.alphabet import CLS, EOS, merge_rare_residues
-from esm1b.batches.counter import Purpose, keys, uniform, words
-from esm1b.batches.masking import Corruption, RareResidues, mask_tokens
+from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
 from esm1b.batches.order import SequenceOrder
-from esm1b.batches.packing import rounds_needed, share_out
+from esm1b.batches.packing import micro_batch_capacity, rounds_needed, share_out
+from esm1b.batches.pinning import pinned
 from esm1b.corpus.tokens import TokenDataset
 
-__all__ = ["BatchRecipe", "MicroBatch", "UpdateStream", "make_batch"]
+__all__ = ["BatchRecipe", "MicroBatch", "UpdateStream", "make_batch", "share_sequences"]
 
-_UPDATES_AHEAD = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchRecipe:
-    """What decides the content of a batch besides the sequences.
-
-    Attributes:
-        crop_residues: longer sequences are cropped at random to this many residues.
-        append_eos: whether `<eos>` closes each sequence.
-        rare_residues: "replace" merges B, U, Z and O into X.
-        seed: of crops and masks.
-    """
-
-    crop_residues: int
-    append_eos: bool
-    rare_residues: RareResidues
-    seed: int
+_UPDATES_AHEAD_OF_A_WORKER: Final = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class MicroBatch:
-    """Masked sequences end to end.
-
-    Attributes:
-        tokens: int64 `[tokens]`.
-        lengths: int64 `[sequences]`, tokens of each, special tokens included.
-        masked_positions: int64 `[masked]`, ascending.
-        targets: int64 `[masked]`.
-    """
-
-    tokens: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    masked_positions: NDArray[np.int64]
-    targets: NDArray[np.int64]
-
-
-def make_batch(
+def share_sequences(
     dataset: TokenDataset,
     sequences: NDArray[np.int64],
-    epochs: NDArray[np.int64],
     recipe: BatchRecipe,
     *,
-    corruption: Corruption = "training",
-) -> MicroBatch:
-    """Return the sequences cropped, framed by special tokens, masked and laid end to end.
+    micro_batch_tokens: int,
+    width: int,
+    processes: int,
+    mean_tokens: int | None = None,
+) -> Sequence[NDArray[np.int64]]:
+    """Return which of `sequences` each micro-batch holds: indices into the array, ascending.
 
-    Without sequences the batch is one `<cls> <eos>` with nothing masked: it trains nothing, but
-    a network can run on it.
+    Of process r are the micro-batches r, r + processes, r + 2 processes and so on: as many for
+    each process, some without sequences where there are few.
+
+    Args:
+        dataset: the tokens.
+        sequences: int64 `[sequences]`, numbers in the corpus.
+        recipe: how they become batches.
+        micro_batch_tokens: how many tokens a process takes at once, on average.
+        width: of the network, for balancing.
+        processes: how many there are.
+        mean_tokens: of an update, which then takes the same number of micro-batches as every
+            other; default: the tokens of these sequences.
     """
     lengths = dataset.lengths[sequences].astype(np.int64)
-    counts = np.minimum(lengths, recipe.crop_residues)
-    crop_words = words(keys(Purpose.CROP, recipe.seed, epochs, sequences), np.zeros_like(lengths))
-    crops = np.floor(uniform(crop_words) * (lengths - counts + 1)).astype(np.int64)
-    residues = dataset.gather(sequences, crops, counts)
-    if recipe.rare_residues == "replace":
-        residues = merge_rare_residues(residues)
-    if len(sequences) == 0:
-        counts = np.zeros(1, dtype=np.int64)
-        epochs = sequences = counts
-    tokens, framed_lengths = _frame(residues, counts, append_eos=recipe.append_eos)
-    masked = mask_tokens(
+    tokens = np.minimum(lengths, recipe.crop_residues) + recipe.special_tokens
+    rounds = rounds_needed(
+        int(tokens.sum()) if mean_tokens is None else mean_tokens,
+        micro_batch_tokens=micro_batch_tokens,
+        processes=processes,
+    )
+    return share_out(
         tokens,
-        framed_lengths,
-        seed=recipe.seed,
-        epochs=epochs,
-        sequences=sequences,
-        corruption=corruption,
+        micro_batches=rounds * processes,
+        width=width,
+        capacity=micro_batch_capacity(micro_batch_tokens, recipe.maximum_tokens),
     )
-    return MicroBatch(
-        tokens=masked.tokens.astype(np.int64),
-        lengths=framed_lengths,
-        masked_positions=masked.positions,
-        targets=masked.targets.astype(np.int64),
-    )
-
-
-def _frame(
-    residues: NDArray[np.uint8], counts: NDArray[np.int64], *, append_eos: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return tokens with `<cls>` before and `<eos>` after each sequence, and the new lengths."""
-    lengths = counts + (2 if append_eos else 1)
-    ends = np.cumsum(lengths)
-    tokens = np.empty(int(ends[-1]), dtype=np.uint8)
-    is_residue = np.ones(len(tokens), dtype=bool)
-    is_residue[ends - lengths] = False
-    tokens[ends - lengths] = CLS
-    if append_eos:
-        is_residue[ends - 1] = False
-        tokens[ends - 1] = EOS
-    tokens[is_residue] = residues
-    return tokens, lengths
 
 
 class UpdateStream:
-    """The micro-batches of one process, update after update, prepared in a thread of its own.
+    """The micro-batches of one process, update after update.
 
     Args:
         dataset: the training tokens.
@@ -122,6 +71,9 @@ class UpdateStream:
         width: of the network, for balancing.
         rank: this process.
         processes: how many there are.
+        workers: threads that prepare updates ahead, or 0 to prepare each when it is asked for.
+        pin_memory: whether the arrays lie in page-locked memory, from which a GPU copies without
+            waiting; without CUDA they never do.
     """
 
     def __init__(
@@ -134,6 +86,8 @@ class UpdateStream:
         width: int,
         rank: int,
         processes: int,
+        workers: int = 1,
+        pin_memory: bool = False,
     ) -> None:
         self._dataset = dataset
         self._order = order
@@ -142,31 +96,53 @@ class UpdateStream:
         self._width = width
         self._rank = rank
         self._processes = processes
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._waited = 0.0
 
     def update(self, number: int) -> list[MicroBatch]:
         """Return this process's micro-batches of update `number`; every process has as many."""
         members = self._order.update(number)
-        special = 2 if self._recipe.append_eos else 1
-        lengths = self._dataset.lengths[members.sequences].astype(np.int64)
-        tokens = np.minimum(lengths, self._recipe.crop_residues) + special
-        rounds = rounds_needed(
-            int(tokens.sum()),
+        shares = share_sequences(
+            self._dataset,
+            members.sequences,
+            self._recipe,
             micro_batch_tokens=self._micro_batch_tokens,
+            width=self._width,
             processes=self._processes,
+            mean_tokens=self._order.tokens_per_update,
         )
-        shares = share_out(tokens, micro_batches=rounds * self._processes, width=self._width)
-        return [
+        batches = [
             make_batch(self._dataset, members.sequences[share], members.epochs[share], self._recipe)
             for share in shares[self._rank :: self._processes]
         ]
+        return [pinned(batch) for batch in batches] if self._pin_memory else batches
 
     def updates(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
-        """Yield updates `first` to `last` - 1, a few prepared ahead."""
-        with ThreadPoolExecutor(max_workers=1) as executor:
-            ahead: deque[Future[list[MicroBatch]]] = deque()
-            for number in range(first, last):
+        """Yield updates `first` to `last` - 1, a few of them prepared ahead."""
+        waiting = perf_counter()
+        for batches in self._prepared(range(first, last)):
+            self._waited += perf_counter() - waiting
+            yield batches
+            waiting = perf_counter()
+
+    def take_wait(self) -> float:
+        """Return for how many seconds `updates` kept its caller waiting since the last call."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def _prepared(self, numbers: range) -> Iterator[list[MicroBatch]]:
+        if self._workers == 0:
+            yield from map(self.update, numbers)
+            return
+        executor = ThreadPoolExecutor(self._workers, thread_name_prefix="batches")
+        ahead: deque[Future[list[MicroBatch]]] = deque()
+        try:
+            for number in numbers:
                 ahead.append(executor.submit(self.update, number))
-                if len(ahead) > _UPDATES_AHEAD:
+                if len(ahead) > _UPDATES_AHEAD_OF_A_WORKER * self._workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)

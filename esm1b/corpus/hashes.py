@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 __all__ = [
     "SAMPLE_KEY",
@@ -14,6 +15,7 @@ __all__ = [
     "id_hashes",
     "joined",
     "sample_hashes",
+    "seed",
     "sequence_hashes",
 ]
 
@@ -24,19 +26,23 @@ _ID_KEY: Final = b"esm1b corpus order"
 
 _WORD: Final = 8
 _LONGEST_ID: Final = 128
-_KEY_WORD: Final = np.uint64(int.from_bytes(hashlib.blake2b(_ID_KEY, digest_size=_WORD).digest()))
 # `[9]` what to keep of a word of which 0 to 8 bytes, the lowest, count
 _MASKS: Final = np.array([2 ** (8 * size) - 1 for size in range(_WORD + 1)], np.uint64)
 
 
 def sequence_hashes(sequences: Iterable[bytes]) -> NDArray[np.uint64]:
     """Return the 64-bit keyed hash of each cleaned sequence, uniform over the whole range."""
-    return _blake2b(sequences, SEQUENCE_KEY)
+    return _hashes(sequences, seed(SEQUENCE_KEY))
 
 
 def sample_hashes(sequences: Iterable[bytes]) -> NDArray[np.uint64]:
     """Return another hash of each cleaned sequence, which decides whether it is in a sample."""
-    return _blake2b(sequences, SAMPLE_KEY)
+    return _hashes(sequences, seed(SAMPLE_KEY))
+
+
+def seed(key: bytes) -> int:
+    """Return what a key makes the hash begin with: its BLAKE2b digest of eight bytes."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=_WORD).digest(), "big")
 
 
 def id_hashes(
@@ -45,7 +51,7 @@ def id_hashes(
     """Return the 64-bit keyed hash of each id, which orders the records of a corpus.
 
     The id's length and then its bytes, eight at a time, are mixed into the key one after another,
-    for all ids at once, which is ten times as fast as a call of BLAKE2b for each.
+    for all ids at once, which is faster than a call for each.
 
     Args:
         text: holds the ids.
@@ -55,7 +61,7 @@ def id_hashes(
     padded = text + bytes(_WORD)
     # the eight bytes from every place on, as little-endian numbers
     words = np.ndarray(len(text) + 1, "<u8", padded, strides=(1,))
-    hashes = _mixed(lengths.astype(np.uint64) ^ _KEY_WORD)
+    hashes = _mixed(lengths.astype(np.uint64) ^ np.uint64(seed(_ID_KEY)))
     for place in range(0, min(int(lengths.max(initial=0)), _LONGEST_ID), _WORD):
         rest = lengths - place
         word = words[np.minimum(starts + place, len(text))]
@@ -63,7 +69,8 @@ def id_hashes(
         hashes = np.where(rest > 0, _mixed(hashes ^ word), hashes)
     for number in np.flatnonzero(lengths > _LONGEST_ID).tolist():
         start = int(starts[number])
-        hashes[number] = _blake2b([text[start : start + int(lengths[number])]], _ID_KEY)[0]
+        name = text[start : start + int(lengths[number])]
+        hashes[number] = xxh3_64_intdigest(name, seed(_ID_KEY))
     return hashes
 
 
@@ -78,14 +85,8 @@ def below(hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     return np.less(hashes, np.uint64(int(fraction * 2**64)))
 
 
-def _blake2b(values: Iterable[bytes], key: bytes) -> NDArray[np.uint64]:
-    copy = hashlib.blake2b(digest_size=8, key=key).copy
-    digests: list[bytes] = []
-    for value in values:
-        state = copy()  # the key is hashed once, not once per value
-        state.update(value)
-        digests.append(state.digest())
-    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+def _hashes(values: Iterable[bytes], start: int) -> NDArray[np.uint64]:
+    return np.array([xxh3_64_intdigest(value, start) for value in values], dtype=np.uint64)
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -81,7 +81,7 @@ class Selection:
         if self.sample is not None:
             definition["sample"] = {
                 "fraction": self.sample,
-                "hash": "blake2b, 8 bytes, big-endian, of the cleaned sequence",
+                "hash": "XXH3 (64 bits) of the cleaned sequence; seed: BLAKE2b of the key",
                 "key": SAMPLE_KEY.decode(),
             }
         if self.excluded is not None:

@@ -76,7 +76,7 @@ class FractionSplit:
         return {
             "method": "sequence-hash",
             "fraction": self.fraction,
-            "hash": "blake2b, 8 bytes, big-endian, of the cleaned sequence",
+            "hash": "XXH3 (64 bits) of the cleaned sequence; seed: BLAKE2b of the key",
             "key": SEQUENCE_KEY.decode(),
         }
 

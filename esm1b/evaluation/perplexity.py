@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID
 from esm1b.batches.masking import Corruption
-from esm1b.batches.packing import rounds_needed, share_out
-from esm1b.batches.stream import BatchRecipe, MicroBatch, make_batch
+from esm1b.batches.stream import BatchRecipe, MicroBatch, make_batch, share_sequences
 from esm1b.corpus.exact_predictions import exact_predictions
 from esm1b.corpus.synthetic import load_truth
 from esm1b.corpus.tokens import TokenDataset, open_tokens
@@ -143,9 +142,10 @@ def _mask(
     """Return every draw of the scored sequences, in batches of a few thousand tokens."""
     parts = []
     for recipe in recipes:
-        tokens = np.minimum(dataset.lengths[scored], recipe.crop_residues).astype(np.int64) + 2
-        batches = rounds_needed(int(tokens.sum()), micro_batch_tokens=_TOKENS_AT_ONCE, processes=1)
-        for share in share_out(tokens, micro_batches=batches, width=width):
+        shares = share_sequences(
+            dataset, scored, recipe, micro_batch_tokens=_TOKENS_AT_ONCE, width=width, processes=1
+        )
+        for share in shares:
             if len(share) == 0:
                 continue
             batch = make_batch(

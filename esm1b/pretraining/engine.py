@@ -1,174 +1,52 @@
 """DeepSpeed around the encoder: an update is a sum of losses over all processes, divided once."""
 
-import logging
-import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from io import StringIO
+from typing import Final
 
 import torch
 import torch.distributed
+from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn import functional
 
 from esm1b.batches.stream import MicroBatch
 from esm1b.config import PretrainingConfig
 from esm1b.errors import UserError
-from esm1b.model.attention_plan import AttentionPath
 from esm1b.model.encoder import Encoder
-from esm1b.model.packed import PackedTokens
-from esm1b.pretraining.launch import Place
+from esm1b.pretraining.hardware import Filling, Hardware
+from esm1b.pretraining.loss_scale import read_loss_scale, write_loss_scale
+from esm1b.pretraining.losses import MaskedLosses, masked_losses
+from esm1b.pretraining.settings import check_layout, deepspeed_settings
+from esm1b.pretraining.sharding import Kind, sharding_of
 
-__all__ = [
-    "Engine",
-    "Filling",
-    "Hardware",
-    "MaskedLosses",
-    "deepspeed_settings",
-    "masked_losses",
-    "start_processes",
-]
+__all__ = ["Engine", "UpdateOutcome"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What the machine decides; it changes the speed of a run, not its batches.
-
-    Attributes:
-        micro_batch_tokens: tokens that a process takes at once, about.
-        zero_stage: what DeepSpeed divides among processes: optimiser state (1), gradients too (2).
-        threads: CPU threads of each process.
-        device: "auto" is CUDA where there is any, one GPU for each process.
-        attention: how tokens attend; "auto" is varlen on CUDA in bf16, sdpa elsewhere.
-        activation_checkpointing: keep less for the backward pass and compute it again.
-        compile: compile the layers; every micro-batch is then filled up to a fixed size.
-    """
-
-    micro_batch_tokens: int = 4096
-    zero_stage: Literal[1, 2] = 1
-    threads: int = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: AttentionPath = "auto"
-    activation_checkpointing: bool = False
-    compile: bool = False
+_KINDS: Final[dict[str, Kind]] = {
+    "weights": "weight",
+    "first_moments": "exp_avg",
+    "second_moments": "exp_avg_sq",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedLosses:
-    """Sums over the masked positions of a batch, as tensors on the device.
+class UpdateOutcome:
+    """What came of an update, as 0-d tensors on the device.
 
     Attributes:
-        loss: float32, cross-entropy in nats over the 33 tokens.
-        correct: int64, positions whose likeliest token is the true one.
+        loss: float32, cross-entropy in nats, the sum over this process's masked positions.
+        correct: int64, this process's masked positions whose likeliest token is the true one.
+        gradient_norm: float32, of the whole gradient before clipping; infinite where skipped.
+        skipped: bool, the same in all processes: the gradient was not finite (in fp16: it
+            overflowed), and weights, moments and Adam's step are as they were.
     """
 
     loss: Tensor
     correct: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filling:
-    """The fixed size of the micro-batches of a compiled network; see `PackedTokens.filled`."""
-
-    capacity: int
-    sequences: int
-    longest: int
-
-    @classmethod
-    def of(cls, *, micro_batch_tokens: int, maximum_tokens: int) -> "Filling":
-        """Return a size that holds micro-batches of `micro_batch_tokens`, about.
-
-        Sequences are shared out whole, so a micro-batch may exceed its share by one of them. Few
-        corpora have sequences of less than 32 tokens on average; a batch that has more, or is
-        larger, takes the next multiple, at the price of another compilation.
-        """
-        capacity = -(-(micro_batch_tokens + maximum_tokens) // 128) * 128
-        return cls(capacity=capacity, sequences=capacity // 32, longest=maximum_tokens)
-
-
-def start_processes(place: Place, hardware: Hardware) -> torch.device:
-    """Join the other processes and return this process's device.
-
-    gloo on CPU, nccl on CUDA. The environment gets torch's five variables.
-
-    Raises:
-        UserError: this process has no GPU of its own, though the run is to use GPUs.
-    """
-    has_cuda = hardware.device == "cuda" or (
-        hardware.device == "auto" and torch.cuda.is_available()
-    )
-    if has_cuda and place.local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {hardware.device}: process {place.local_rank} of this node has no GPU, "
-            f"{torch.cuda.device_count()} are there; expected one for each process, or --device cpu"
-        )
-    if not has_cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
-        # Nothing is compiled on CPU; without this DeepSpeed imports the compiler all the same.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__
-
-    # On CPU DeepSpeed would compile a shared-memory operator at first use: a minute and a half, a
-    # compiler needed, and a lock left behind by a killed build. Plain gloo does without.
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed 0.19 calls a collective by the name that torch 2.13 deprecates.
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor", category=FutureWarning)
-    torch.set_num_threads(hardware.threads)
-    backend = "nccl" if has_cuda else "gloo"
-    if place.processes == 1 and place.port == 0:
-        # A store in memory: nothing listens, so single processes never meet.
-        os.environ.update(place.environment())
-        torch.distributed.init_process_group(
-            backend,
-            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]  # not in __all__
-            rank=0,
-            world_size=1,
-        )
-    else:
-        os.environ.update(place.environment())
-    if has_cuda:
-        torch.cuda.set_device(place.local_rank)
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-    return torch.device("cuda", place.local_rank) if has_cuda else torch.device("cpu")
-
-
-def deepspeed_settings(config: PretrainingConfig, hardware: Hardware) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for a recipe on some hardware."""
-    return {
-        # A micro-batch is counted in tokens, not samples, so DeepSpeed is told of one sample and
-        # the loop says itself which backward pass ends an update.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.gradient_clipping or 0.0,
-        "zero_optimization": {"stage": hardware.zero_stage, "contiguous_gradients": True},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": config.precision == "bf16"},
-        "communication_data_type": "fp32",
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "steps_per_print": 2**62,
-    }
-
-
-def masked_losses(
-    network: nn.Module, batch: MicroBatch, device: torch.device, filling: Filling | None = None
-) -> MaskedLosses:
-    """Run `network` on a batch and return the sums over its masked positions."""
-    packed = PackedTokens.from_tokens(
-        torch.from_numpy(batch.tokens).to(device), batch.lengths.tolist()
-    )
-    if filling is not None:
-        packed = packed.filled(
-            capacity=filling.capacity, sequences=filling.sequences, longest=filling.longest
-        )
-    targets = torch.from_numpy(batch.targets).to(device)
-    logits = network(packed, torch.from_numpy(batch.masked_positions).to(device)).float()
-    return MaskedLosses(
-        loss=functional.cross_entropy(logits, targets, reduction="sum"),
-        correct=(logits.detach().argmax(-1) == targets).sum(),
-    )
+    gradient_norm: Tensor
+    skipped: Tensor
 
 
 class Engine:
@@ -179,6 +57,14 @@ class Engine:
         config: the recipe.
         hardware: the layout.
         device: of this process.
+
+    Attributes:
+        network: the network as DeepSpeed runs it.
+        filling: the fixed size of micro-batches where layers are compiled.
+        shapes: of the parameters, by name.
+
+    Raises:
+        UserError: the layout does not train this recipe, see `check_layout`.
     """
 
     def __init__(
@@ -190,109 +76,181 @@ class Engine:
     ) -> None:
         import deepspeed
 
+        self._precision: str = config.precision
+        check_layout(self._precision, hardware)
+        if self._precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
+            raise UserError(
+                f"pretraining.precision: fp16, in which DeepSpeed does not train on {device.type} "
+                "here; expected CUDA, or bf16 or fp32"
+            )
         self.device = device
         self.filling: Filling | None = None
         if hardware.compile:
-            if device.type != "cuda" or config.precision == "fp32":
+            if device.type != "cuda" or self._precision == "fp32":
                 raise UserError(
-                    f"--compile: on {device.type} in {config.precision}, where attention is not "
-                    "varlen; expected CUDA and bf16"
+                    f"--compile: on {device.type} in {self._precision}, where attention is not "
+                    "varlen; expected CUDA and bf16 or fp16"
                 )
             encoder.compile_layers()
             self.filling = Filling.of(
                 micro_batch_tokens=hardware.micro_batch_tokens,
                 maximum_tokens=encoder.shape.maximum_tokens,
             )
-        self._names = [name for name, _ in encoder.named_parameters()]
+        self.shapes = {name: parameter.shape for name, parameter in encoder.named_parameters()}
         self._processes = torch.distributed.get_world_size()
-        matrices = [p for p in encoder.parameters() if p.ndim > 1]
-        vectors = [p for p in encoder.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            betas=config.adam_betas,
-            eps=config.adam_epsilon,
-            fused=device.type == "cuda",
-        )
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=encoder.to(device),
-            optimizer=optimizer,
-            config=deepspeed_settings(config, hardware),
-        )
+        self._clipping = config.gradient_clipping
+        initial = {name: parameter.data for name, parameter in encoder.named_parameters()}
+        self._adam = _adam(encoder.to(device), config)
+        settings = deepspeed_settings(config, hardware)
+        try:
+            with redirect_stdout(StringIO()):  # in bf16 DeepSpeed prints memory at each stage of it
+                self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                    model=encoder, optimizer=self._adam, config=settings
+                )
+        except ValidationError as error:
+            problems = "; ".join(f"{e['loc']}: {e['input']!r}: {e['msg']}" for e in error.errors())
+            raise UserError(f"{hardware.deepspeed_file}: {problems}") from error
+        self.network: nn.Module = self._engine
+        self._parameters = dict(zip(self.shapes, self._engine.module.parameters(), strict=True))
+        self._sharding = sharding_of(self._optimizer, self._adam)
         self._create_adam_state()
+        if self._precision != "fp16":
+            self._sharding.decide_alone()
+        if self._precision != "fp32":
+            # DeepSpeed rounded the weights before it copied them to float32.
+            self._write("weights", initial.__getitem__)
+            self._sharding.publish()
 
     @property
-    def network(self) -> nn.Module:
-        """The network as DeepSpeed runs it."""
-        network: nn.Module = self._engine
-        return network
+    def names(self) -> list[str]:
+        """The parameters, in the order of the network."""
+        return list(self.shapes)
 
     def update(
         self, batches: Sequence[MicroBatch], *, masked_in_update: int, learning_rate: float
-    ) -> MaskedLosses:
-        """Do one update and return this process's sums.
+    ) -> UpdateOutcome:
+        """Do one update.
+
+        The host waits for the device in fp16, for the loss scale, and where DeepSpeed does after a
+        backward pass: at stage 3, and with its `overlap_comm`.
 
         Args:
-            batches: this process's micro-batches; every process has as many.
+            batches: this process's micro-batches; every process has as many, at least one.
             masked_in_update: masked positions of the update over all processes.
             learning_rate: of this update.
         """
-        for group in self._optimizer.param_groups:
+        for group in self._adam.param_groups:
             group["lr"] = learning_rate
         # DeepSpeed averages gradients over the processes; the loss is a sum over all of them
         # divided by the masked positions of the whole update.
         scale = self._processes / max(masked_in_update, 1)
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for number, batch in enumerate(batches, start=1):
-            self._engine.set_gradient_accumulation_boundary(number == len(batches))
-            sums = masked_losses(self._engine, batch, self.device, self.filling)
-            self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
+        for batch in batches[:-1]:
+            self._engine.set_gradient_accumulation_boundary(False)
+            self._accumulate(batch, scale, loss, correct)
             self._engine.step()
-            loss += sums.loss.detach()
-            correct += sums.correct
-        return MaskedLosses(loss=loss, correct=correct)
-
-    def gradient_norm(self) -> float:
-        """Return the norm of the whole gradient of the last update, before clipping."""
-        return float(self._engine.get_global_grad_norm())
-
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """Return float32 `weights`, `first_moments` and `second_moments` by parameter name.
-
-        Collective: every process calls it and gets whole tensors, on CPU.
-        """
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        state: dict[str, dict[str, Tensor]] = {
-            "weights": {},
-            "first_moments": {},
-            "second_moments": {},
-        }
-        for name, parameter in self._parameters():
-            state["weights"][name] = safe_get_full_fp32_param(parameter).cpu()
-            for kind, key in (("first_moments", "exp_avg"), ("second_moments", "exp_avg_sq")):
-                state[kind][name] = safe_get_full_optimizer_state(parameter, key).cpu()
-        return state
+        self._engine.set_gradient_accumulation_boundary(True)
+        self._accumulate(batches[-1], scale, loss, correct)
+        norm = self._gradient_norm()
+        skipped = ~torch.isfinite(norm)
+        # Fused Adam does nothing where `found_inf` is 1, and divides gradients by `grad_scale`.
+        self._adam.found_inf = skipped.float()  # type: ignore[attr-defined]  # torch's own GradScaler sets both so
+        if self._clipping is not None:
+            self._adam.grad_scale = (norm / self._clipping).clamp(min=1.0)  # type: ignore[attr-defined]
+        self._engine.step()
+        if self._precision == "fp16":
+            skipped = torch.full_like(skipped, self._optimizer.overflow)
+        return UpdateOutcome(
+            loss=loss,
+            correct=correct,
+            gradient_norm=norm.masked_fill(skipped, torch.inf),
+            skipped=skipped,
+        )
 
     @torch.no_grad()
-    def load_state(self, state: dict[str, dict[str, Tensor]], *, updates: int) -> None:
-        """Go on from `state`, saved after `updates` updates under any number of processes."""
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    def state(
+        self, names: Collection[str], *, parts: Collection[str] = tuple(_KINDS)
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return whole float32 tensors on the CPU, by part and parameter name.
 
-        for adam_state in self._optimizer.optimizer.state.values():
-            adam_state["step"].fill_(updates)
-        for name, parameter in self._parameters():
-            weight = state["weights"][name].to(self.device)
-            safe_set_full_fp32_param(parameter, weight)
-            # The weights of the forward pass are a copy that safe_set leaves as it was.
-            parameter.copy_(weight)
-            for kind, key in (("first_moments", "exp_avg"), ("second_moments", "exp_avg_sq")):
-                safe_set_full_optimizer_state(parameter, state[kind][name].to(self.device), key)
+        Collective: every process calls it with the same `parts`, each with names of its own.
+
+        Args:
+            names: parameters that this process wants.
+            parts: of "weights", "first_moments" and "second_moments".
+        """
+        wanted = frozenset(names)
+        state: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+        for part, tensors in state.items():
+            for name, parameter in self._parameters.items():
+                tensor = self._sharding.read(parameter, _KINDS[part])
+                if name in wanted:
+                    # a tensor of its own: the next update does not change what was asked for
+                    tensors[name] = tensor.to("cpu", copy=True)
+        return state
+
+    def load_state(
+        self,
+        read: Callable[[str, str], Tensor],
+        *,
+        adam_steps: int,
+        scaler: Mapping[str, float] | None,
+    ) -> None:
+        """Go on from a state that was saved under any layout. Collective.
+
+        Args:
+            read: returns the whole float32 tensor of a part and a parameter name; it is asked
+                only for what has a share in this process.
+            adam_steps: updates that Adam did.
+            scaler: the loss scale of fp16, if it was saved.
+        """
+        for part in _KINDS:
+            self._write(part, partial(read, part))
+        for state in self._adam.state.values():
+            state["step"].fill_(adam_steps)
+        if scaler is not None and self._precision == "fp16":
+            write_loss_scale(self._optimizer, scaler)
+        self._sharding.publish()
+
+    def adam_steps(self) -> int:
+        """Return how many updates Adam did; those that were skipped do not count."""
+        return int(next(iter(self._adam.state.values()))["step"])
+
+    def scaler(self) -> dict[str, float] | None:
+        """Return the dynamic loss scale and what it counts; None but in fp16."""
+        return read_loss_scale(self._optimizer) if self._precision == "fp16" else None
+
+    def _accumulate(self, batch: MicroBatch, scale: float, loss: Tensor, correct: Tensor) -> None:
+        """Add the gradient of `batch`, and its sums to `loss` and `correct`."""
+        sums: MaskedLosses = masked_losses(self._engine, batch, self.device, self.filling)
+        self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
+        loss += sums.loss.detach()
+        correct += sums.correct
+
+    @torch.no_grad()
+    def _gradient_norm(self) -> Tensor:
+        """Return the norm of the whole gradient, float32 `[]`.
+
+        It is not finite where any of the gradient is not, nor where its square overflows float32,
+        as Adam's second moment would.
+        """
+        squares = [
+            torch.linalg.vector_norm(piece, dtype=torch.float64).square()
+            for piece in self._sharding.gradients()
+        ]
+        total = torch.stack(squares).sum() / self._sharding.copies
+        torch.distributed.all_reduce(total)
+        if self._precision == "fp16":
+            total = total / self._optimizer.loss_scale**2
+        return total.float().sqrt()
+
+    @torch.no_grad()
+    def _write(self, part: str, read: Callable[[str], Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            if self._sharding.holds(parameter):
+                value = read(name).to(self.device)
+                self._sharding.write(parameter, _KINDS[part], value)
 
     def _create_adam_state(self) -> None:
         """Give Adam the state that it would make at its first step.
@@ -301,14 +259,26 @@ class Engine:
         before the second group has any; with the state there from the start the links are whole,
         and a checkpoint can be loaded before the first step.
         """
-        for group in self._optimizer.optimizer.param_groups:
-            for partition in group["params"]:
-                self._optimizer.optimizer.state[partition] = {
-                    "step": torch.zeros((), device=self.device if group["fused"] else None),
-                    "exp_avg": torch.zeros_like(partition),
-                    "exp_avg_sq": torch.zeros_like(partition),
-                }
-        self._optimizer._lazy_init_hp_params_optimizer_state()
+        for master in self._sharding.masters():
+            self._adam.state[master] = {
+                "step": torch.zeros((), device=self.device),
+                "exp_avg": torch.zeros_like(master),
+                "exp_avg_sq": torch.zeros_like(master),
+            }
+        self._sharding.link()
 
-    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return list(zip(self._names, self._engine.module.parameters(), strict=True))
+
+def _adam(encoder: Encoder, config: PretrainingConfig) -> torch.optim.AdamW:
+    """Return Adam with decoupled weight decay, of the matrices alone."""
+    matrices = [p for p in encoder.parameters() if p.ndim > 1]
+    vectors = [p for p in encoder.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=config.adam_betas,
+        eps=config.adam_epsilon,
+        fused=True,
+    )

@@ -1,16 +1,39 @@
-"""Which process this is, whatever started it."""
+"""Which process this is, whatever started it: a function of the environment."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from esm1b.errors import UserError
 
-__all__ = ["Place", "place_from_environment"]
+__all__ = ["Place", "is_first_process", "place_from_environment"]
 
-_TORCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
-_FIRST_PORT = 20_000
-_PORTS = 20_000
+_TORCH: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_SLURM: Final = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+# rank, rank on the node, processes, processes on the node
+_OPEN_MPI: Final = (
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "OMPI_COMM_WORLD_SIZE",
+    "OMPI_COMM_WORLD_LOCAL_SIZE",
+)
+# the launcher of MPICH and of Intel MPI
+_HYDRA: Final = ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", "MPI_LOCALNRANKS")
+# What is the same in all processes that one mpirun starts, and most likely in no others.
+_JOB_NAMES: Final = (
+    "PMIX_NAMESPACE",  # Open MPI 5
+    "OMPI_MCA_ess_base_jobid",  # Open MPI 4
+    "I_MPI_HYDRA_UUID",
+    "SLURM_JOB_ID",
+    "PBS_JOBID",
+    "LSB_JOBID",
+    "JOB_ID",  # Grid Engine
+)
+_FIRST_PORT: Final = 20_000
+_PORTS: Final = 20_000
+# A prime, so that the steps of a job listen far apart.
+_PORTS_PER_STEP: Final = 7919
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +46,7 @@ class Place:
         processes: over all nodes.
         address: host of rank 0.
         port: where rank 0 listens; 0 for a single process.
-        launcher: what started it, for the log.
+        launcher: what started it: "torchrun", "deepspeed", "srun", "mpirun" or "none".
     """
 
     rank: int = 0
@@ -40,37 +63,119 @@ class Place:
 
 
 def place_from_environment(environment: Mapping[str, str]) -> Place:
-    """Return the place that torchrun's variables name, or else srun's, or else a single process.
+    """Return the place that the variables of a launcher name, or else a single process.
 
-    The port of a SLURM job follows from its number, so that jobs on one host do not meet.
+    torchrun and the deepspeed launcher set torch's variables, which count before all others; then
+    come Open MPI's mpirun, Hydra (the mpirun of MPICH and Intel MPI), which both start their
+    daemons with srun inside a SLURM job, and srun.
+
+    MASTER_ADDR and MASTER_PORT, where they are set, are the host of rank 0 and where it listens.
+    Otherwise the port follows from the number of the job, so that jobs on one host do not meet
+    (MPICH outside a batch system tells none: a second run on the host needs its MASTER_PORT).
 
     Raises:
-        UserError: some variables of a launcher are there and others are missing or no integers.
+        UserError: some variables of a launcher are there and others are missing, no integers, or
+            contradict each other; or mpirun spans several nodes and MASTER_ADDR is not set.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
-        values = _required(environment, _TORCH, "torchrun")
-        return Place(
+        return _from_torch(environment)
+    if _any_of(_OPEN_MPI, environment):
+        return _from_mpi(environment, _OPEN_MPI, "Open MPI", "mpirun -x MASTER_ADDR=HOST")
+    is_hydra = _any_of(("MPI_LOCALRANKID", "MPI_LOCALNRANKS"), environment)
+    # srun --mpi=pmi2 sets PMI_RANK and PMI_SIZE too
+    if is_hydra or ("SLURM_STEP_ID" not in environment and _any_of(_HYDRA, environment)):
+        return _from_mpi(environment, _HYDRA, "MPICH", "mpirun -genv MASTER_ADDR HOST")
+    if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
+        return _from_slurm(environment)
+    return Place()
+
+
+def is_first_process(environment: Mapping[str, str]) -> bool:
+    """Return whether this is rank 0, or cannot tell: the process that speaks to the user."""
+    try:
+        return place_from_environment(environment).rank == 0
+    except UserError:
+        return True
+
+
+def _from_torch(environment: Mapping[str, str]) -> Place:
+    values = _required(environment, _TORCH, "torchrun")
+    return _checked(
+        Place(
             rank=_integer(values, "RANK"),
             local_rank=_integer(values, "LOCAL_RANK"),
             processes=_integer(values, "WORLD_SIZE"),
             address=values["MASTER_ADDR"],
             port=_integer(values, "MASTER_PORT"),
-            launcher="torchrun",
+            launcher="deepspeed" if "CROSS_RANK" in environment else "torchrun",
         )
-    if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
-        values = _required(environment, (*_SLURM, "SLURM_JOB_ID"), "srun")
-        processes = _integer(values, "SLURM_NTASKS")
-        if processes > 1:
-            values |= _required(environment, ("SLURM_LAUNCH_NODE_IPADDR",), "srun")
-        return Place(
+    )
+
+
+def _from_mpi(
+    environment: Mapping[str, str], names: tuple[str, str, str, str], launcher: str, example: str
+) -> Place:
+    values = _required(environment, names, f"{launcher}'s mpirun")
+    rank, local_rank, processes, local_processes = (_integer(values, name) for name in names)
+    address = environment.get("MASTER_ADDR")
+    if not address:
+        if local_processes != processes:
+            raise UserError(
+                f"environment: MASTER_ADDR not set; expected the host of rank 0, which mpirun does "
+                f"not tell and {processes} processes on several nodes need: {example}"
+            )
+        address = "127.0.0.1"
+    job = ":".join(environment[name] for name in _JOB_NAMES if environment.get(name))
+    return _checked(
+        Place(
+            rank=rank,
+            local_rank=local_rank,
+            processes=processes,
+            address=address,
+            port=_port(environment, zlib.crc32(job.encode())) if processes > 1 else 0,
+            launcher="mpirun",
+        )
+    )
+
+
+def _from_slurm(environment: Mapping[str, str]) -> Place:
+    values = _required(environment, (*_SLURM, "SLURM_JOB_ID", "SLURM_STEP_ID"), "srun")
+    processes = _integer(values, "SLURM_NTASKS")
+    address = environment.get("MASTER_ADDR") or "127.0.0.1"
+    if processes > 1 and not environment.get("MASTER_ADDR"):
+        launcher = ("SLURM_LAUNCH_NODE_IPADDR",)
+        address = _required(environment, launcher, "srun")["SLURM_LAUNCH_NODE_IPADDR"]
+    job = _integer(values, "SLURM_JOB_ID") + _PORTS_PER_STEP * _integer(values, "SLURM_STEP_ID")
+    return _checked(
+        Place(
             rank=_integer(values, "SLURM_PROCID"),
             local_rank=_integer(values, "SLURM_LOCALID"),
             processes=processes,
-            address=values.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"),
-            port=_FIRST_PORT + _integer(values, "SLURM_JOB_ID") % _PORTS if processes > 1 else 0,
+            address=address,
+            port=_port(environment, job) if processes > 1 else 0,
             launcher="srun",
         )
-    return Place()
+    )
+
+
+def _port(environment: Mapping[str, str], job: int) -> int:
+    if environment.get("MASTER_PORT"):
+        return _integer(environment, "MASTER_PORT")
+    return _FIRST_PORT + job % _PORTS
+
+
+def _checked(place: Place) -> Place:
+    if not 0 <= place.local_rank <= place.rank < place.processes:
+        raise UserError(
+            f"environment: rank {place.rank} (on its node {place.local_rank}) of {place.processes} "
+            f"processes, says {place.launcher}; expected ranks from 0, below the number of "
+            "processes"
+        )
+    return place
+
+
+def _any_of(names: tuple[str, ...], environment: Mapping[str, str]) -> bool:
+    return any(name in environment for name in names)
 
 
 def _required(

@@ -2,73 +2,160 @@
 
 import json
 import logging
+import math
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-__all__ = ["Monitor", "read_metrics"]
+from esm1b.pretraining.launch import Place
+from esm1b.pretraining.weights_and_biases import WeightsAndBiases
+
+__all__ = ["Monitor", "name_log_lines", "read_metrics"]
 
 _log = logging.getLogger(__name__)
+
+_IN_BAR: Final = ("loss", "validation_perplexity", "tokens_per_second")
 
 
 class Monitor:
     """Writes the metrics of one attempt; only the first process has one that is `active`.
 
-    `metrics.jsonl` is append-only: a line has the update, the attempt and the values. Where a
-    restart repeats an update, the later line counts.
+    `metrics.jsonl` is append-only: a line has the update, the attempt and the values, null for one
+    that is not finite. Where a restart repeats an update, the later line counts. A full disk costs
+    lines, not the run.
+
+    Args:
+        directory: of the checkpoints.
+        first: updates done before this attempt.
+        last: updates of the whole run.
+        active: whether to write at all.
+        wandb_project: of Weights & Biases, to log there too.
+        clock: seconds of a clock that never goes back.
+
+    Raises:
+        UserError: Weights & Biases is asked for, but not installed, or nobody is logged in.
     """
 
-    def __init__(self, directory: Path, *, first: int, last: int, active: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        first: int,
+        last: int,
+        active: bool,
+        wandb_project: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._active = active
         if not active:
             return
+        self._wandb = None if wandb_project is None else WeightsAndBiases(directory, wandb_project)
         self._path = directory / "metrics.jsonl"
         earlier = read_metrics(self._path) if self._path.exists() else []
         self._attempt = 1 + max((line["attempt"] for line in earlier), default=0)
-        self._file = self._path.open("a+b")
-        self._end_torn_line()
-        self._board = SummaryWriter(log_dir=str(directory / "tensorboard"), purge_step=first + 1)
-        self._bar = tqdm(initial=first, total=last, desc="pretraining", unit="update", disable=None)
+        self._file = self._path.open("a+b", buffering=0)
+        self._is_torn = not _ends_line(self._path)
+        self._is_full = False
+        self._board: SummaryWriter | None = SummaryWriter(
+            log_dir=str(directory / "tensorboard"), purge_step=first + 1
+        )
+        self._bar = tqdm(
+            initial=first,
+            total=last,
+            desc="pretraining",
+            unit="update",
+            smoothing=0.02,  # validations and checkpoints are part of the time that is left
+            disable=None,
+        )
+        self._last = last
+        self._clock = clock
+        self._update = first
+        self._begin: tuple[int, float] | None = None
 
     def write(self, update: int, values: Mapping[str, float | int | None]) -> None:
         """Add a line for `update`, the number of updates done."""
         if not self._active:
             return
-        line = {"update": update, "attempt": self._attempt, **values}
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, update)
+        finite = {name: _finite(value) for name, value in values.items()}
+        self._write_line({"update": update, "attempt": self._attempt, **finite})
+        self._write_to_board(update, finite)
+        if self._wandb is not None:
+            self._wandb.write(update, finite)
         summary = {name: f"{value:.4g}" for name, value in values.items() if value is not None}
         if sys.stderr.isatty():
-            shown = ("loss", "validation_perplexity", "tokens_per_second")
-            self._bar.set_postfix({name: summary[name] for name in shown if name in summary})
+            self._bar.set_postfix({name: summary[name] for name in _IN_BAR if name in summary})
         else:
-            _log.info("update %d: %s", update, " ".join(f"{n}={v}" for n, v in summary.items()))
+            shown = " ".join(f"{name}={value}" for name, value in summary.items())
+            _log.info("update %d of %d%s: %s", update, self._last, self._time_left(), shown)
 
     def advance(self, update: int) -> None:
         """Move the progress bar to `update`."""
         if self._active:
-            self._bar.update(update - self._bar.n)
+            self._bar.update(update - self._update)
+            self._update = update
+            # The first update of an attempt compiles, reads for the first time, and so on.
+            self._begin = self._begin or (update, self._clock())
 
     def close(self) -> None:
         """Flush and close everything."""
         if self._active:
             self._bar.close()
-            self._board.close()
             self._file.close()
+            self._close_board()
+            if self._wandb is not None:
+                self._wandb.close()
 
-    def _end_torn_line(self) -> None:
-        """End a last line that a kill cut short, so that the next one starts on its own."""
-        if self._file.seek(0, 2) > 0:
-            self._file.seek(-1, 2)
-            if self._file.read(1) != b"\n":
-                self._file.write(b"\n")
+    def _time_left(self) -> str:
+        if self._begin is None or self._update == self._begin[0]:
+            return ""
+        update, began = self._begin
+        seconds = (self._clock() - began) / (self._update - update) * (self._last - self._update)
+        return f" ({tqdm.format_interval(seconds)} left)"
+
+    def _write_line(self, line: Mapping[str, Any]) -> None:
+        data = b"\n" * self._is_torn + json.dumps(line).encode() + b"\n"
+        try:
+            self._is_torn = self._file.write(data) != len(data)
+            is_full = self._is_torn
+            reason = "No space left on device"
+        except OSError as error:
+            is_full = True
+            reason = str(error.strerror)
+        if is_full and not self._is_full:
+            _log.warning("%s: %s; lines are missing from here on", self._path, reason)
+        self._is_full = is_full
+
+    def _write_to_board(self, update: int, values: Mapping[str, float | int | None]) -> None:
+        try:
+            for name, value in values.items():
+                if value is not None and self._board is not None:
+                    self._board.add_scalar(name, value, update)
+        except Exception as error:  # its thread failed, however long ago, for whatever reason
+            self._give_board_up(error)
+
+    def _close_board(self) -> None:
+        try:
+            if self._board is not None:
+                self._board.close()
+        except Exception as error:
+            self._give_board_up(error)
+
+    def _give_board_up(self, error: Exception) -> None:
+        self._board = None
+        _log.warning("TensorBoard: %s; this attempt goes on without", error)
+
+
+def name_log_lines(place: Place) -> None:
+    """Begin the log lines of this process with its rank, unless it is the first one."""
+    if place.rank == 0:
+        return
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Ranked(place.rank, handler.formatter or logging.Formatter()))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -80,6 +167,32 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in _whole_lines(path.read_bytes().splitlines()):
         lines[line["update"], "loss" in line] = line
     return [lines[key] for key in sorted(lines)]
+
+
+class _Ranked(logging.Formatter):
+    """Puts a rank before every line that another formatter makes."""
+
+    def __init__(self, rank: int, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._prefix = f"[{rank}] "
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._prefix + self._inner.format(record).replace("\n", "\n" + self._prefix)
+
+
+def _finite(value: float | int | None) -> float | int | None:
+    """Return `value`, or None in place of what JSON has no number for."""
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _ends_line(path: Path) -> bool:
+    """Return whether no kill cut the last line of a file short."""
+    with path.open("rb") as file:
+        if file.seek(0, 2) == 0:
+            return True
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
 
 
 def _whole_lines(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:

@@ -48,8 +48,7 @@ def training_figure(
         _curve(loss, validation, "validation_loss", label="validation", color=OTHER, marker="o")
         loss.set_title("Loss: cross-entropy, nats")
         loss.legend(loc="upper center")
-        _curve(perplexity, validation, "validation_perplexity", color=OTHER, marker="o")
-        perplexity.set_title("Validation perplexity")
+        _draw_perplexity(perplexity, validation)
         for key, field, title in (
             ("r", "learning_rate", "Learning rate"),
             ("g", "gradient_norm", "Gradient norm"),
@@ -71,6 +70,20 @@ def training_figure(
                 _add_token_axis(panel, tokens_per_update)
 
     return render("training", _WIDTH, 5.2, draw)
+
+
+def _draw_perplexity(axes: Axes, validation: Sequence[Mapping[str, Any]]) -> None:
+    """Draw both perplexities of the held-out sequences, where a run has both."""
+    axes.set_title("Validation perplexity")
+    if not any("validation_mask_perplexity" in line for line in validation):
+        _curve(axes, validation, "validation_perplexity", color=OTHER, marker="o")
+        return
+    for field, label, color in (
+        ("validation_mask_perplexity", "at <mask>", TRAINED),
+        ("validation_perplexity", "masked as in training", OTHER),
+    ):
+        _curve(axes, validation, field, label=label, color=color, marker="o")
+    axes.legend(loc="upper right")
 
 
 def _draw_lengths(axes: Axes, histogram: Mapping[str, Sequence[int]]) -> None:

@@ -17,6 +17,7 @@ from esm1b.files import atomic_directory, write_json
 from esm1b.model.hugging_face import read_shape
 from esm1b.pretraining.monitor import read_metrics
 from esm1b.report import provenance, tables
+from esm1b.report.audit_section import audit_section, read_audit
 from esm1b.report.control import has_control, passed, positive_control
 from esm1b.report.corpus_section import corpus_section
 from esm1b.report.drawing import inline_svg
@@ -35,7 +36,13 @@ _PAGE: Final = "index.html"
 
 
 def write_report(
-    model: Path, *, corpus: Path, training: Path, evaluations: Sequence[Path], output: Path
+    model: Path,
+    *,
+    corpus: Path,
+    training: Path,
+    evaluations: Sequence[Path],
+    output: Path,
+    audit: Path | None = None,
 ) -> None:
     """Write the page of a run to `output`; everything is read, nothing recomputed.
 
@@ -48,6 +55,7 @@ def write_report(
         training: `metrics.jsonl` of the run.
         evaluations: what `evaluate` wrote, at most one directory of each kind.
         output: directory to write.
+        audit: `audit.json` of the run; None leaves out how often each sequence was seen.
 
     Raises:
         UserError: an input is missing, is not of its kind, or is of another model.
@@ -56,6 +64,7 @@ def write_report(
     measured = read_evaluations(evaluations, description)
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     lines = _read_training(training)
+    seen = None if audit is None else audit_section(read_audit(audit, description))
     section = corpus_section(manifest)
     if section["warning"]:
         _LOGGER.warning("%s: %s", corpus, section["warning"])
@@ -76,6 +85,7 @@ def write_report(
             checks=checks,
             passed=passed(checks),
             corpus=section,
+            audit=seen,
             manifest=manifest,
             measured=measured,
             synthetic=has_control(measured),
@@ -84,7 +94,8 @@ def write_report(
             configuration=provenance.configuration(description),
         )
     )
-    with atomic_directory(output, [model, corpus, training, *evaluations]) as directory:
+    inputs = [model, corpus, training, *evaluations, *([] if audit is None else [audit])]
+    with atomic_directory(output, inputs) as directory:
         (directory / _PAGE).write_text(page, encoding="utf-8")
         (directory / "figures").mkdir()
         for name, svg in figures.items():

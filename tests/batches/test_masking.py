@@ -43,10 +43,24 @@ def within_five_deviations(successes: int, trials: int, share: float) -> bool:
 
 def test_pinned_masks() -> None:
     """Changing the masks would change every run: these values stay."""
-    result = masked([list(range(4, 24)) * 2, [4, 5, 6, 7, 8, 9]])
-    assert result.positions.tolist() == [13, 17, 27, 30, 31, 34, 44]
-    assert result.targets.tolist() == [16, 20, 10, 13, 14, 17, 5]
-    assert result.tokens[result.positions].tolist() == [32, 20, 32, 32, 32, 32, 32]
+    result = masked([list(range(4, 24)) * 4, [4, 5, 6, 7, 8, 9]])
+    assert result.positions.tolist() == [7, 20, 21, 22, 45, 54, 55, 63, 64, 69, 70, 74, 88]
+    assert result.targets.tolist() == [10, 23, 4, 5, 8, 17, 18, 6, 7, 12, 13, 17, 9]
+    assert result.tokens[result.positions].tolist() == [
+        32,
+        32,
+        4,
+        32,
+        32,
+        32,
+        32,
+        32,
+        32,
+        32,
+        32,
+        32,
+        32,
+    ]
 
 
 @settings(deadline=None)
@@ -140,6 +154,48 @@ def test_masks_do_not_depend_on_the_neighbours() -> None:
     pieces = np.split(backwards.tokens, np.cumsum([len(p) + 2 for p in residues[::-1]])[:-1])
     for piece, expected in zip(pieces[::-1], tokens, strict=True):
         assert piece.tolist() == expected.tolist()
+
+
+def test_masks_where_most_places_may_not_be_masked() -> None:
+    """Such sequences need many more draws, which changes nothing for their neighbours."""
+    generator = np.random.default_rng(4)
+    sparse = [([4] * few + [X] * (1000 - few)) for few in (0, 1, 2, 7, 20)]
+    ordinary = generator.integers(4, 24, size=(8, 150)).tolist()
+    sequences = list(range(13))
+    together = masked(sparse + ordinary, sequences=sequences, epoch=3)
+    owners = np.searchsorted(np.cumsum([1002] * 5 + [152] * 8), together.positions, side="right")
+    counts = np.bincount(owners, minlength=13)
+    assert counts[0] == 0
+    assert counts[4] == 3
+    assert (counts[5:] - 22 <= 1).all()
+    alone = masked(ordinary, sequences=sequences[5:], epoch=3)
+    assert together.tokens[5 * 1002 :].tolist() == alone.tokens.tolist()
+    # one of 1,000 places, of one in seven sequences
+    single = masked([[X] * 500 + [4] + [X] * 499] * 400)
+    assert within_five_deviations(len(single.positions), 400, 0.15)
+    assert set((single.positions % 1002).tolist()) == {501}
+
+
+def test_pairs_of_places_are_chosen_alike() -> None:
+    # 20 places, 3 of them masked: each of the 1,140 sets as often as the others.
+    result = masked([[5] * 20] * 40_000)
+    places = result.positions.reshape(-1, 3) % 22
+    sets = np.unique(places @ np.array([10_000, 100, 1]), return_counts=True)[1]
+    assert len(sets) == 1140
+    assert stats.chisquare(sets).pvalue > 1e-3
+
+
+def test_what_happens_does_not_depend_on_the_place(
+    many: tuple[NDArray[np.uint8], MaskedTokens],
+) -> None:
+    _, result = many
+    hidden = result.tokens[result.positions] == MASK
+    quarter = (result.positions % 202 - 1) // 50
+    table = np.array([np.bincount(quarter[hidden]), np.bincount(quarter[~hidden])])
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+    # nor on what happens to the place masked before
+    pairs = np.histogram2d(hidden[:-1], hidden[1:], bins=2)[0]
+    assert stats.chi2_contingency(pairs).pvalue > 1e-3
 
 
 def test_masks_are_new_for_each_epoch_sequence_and_seed() -> None:

@@ -1,9 +1,12 @@
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm1b.batches.order import SequenceOrder
+from esm1b.batches.order import Position, SequenceOrder
 
 LENGTHS = np.random.default_rng(0).integers(1, 300, size=997).astype(np.int32)
 
@@ -36,22 +39,22 @@ def test_pinned_order() -> None:
     """Changing the order would change every run: these values stay."""
     order = order_of([10, 20, 30, 40, 50, 60, 70], 100)
     assert updates_of(order, range(6)) == [
-        [(0, 4), (0, 2), (0, 0), (0, 3)],
-        [(0, 6)],
-        [(0, 5), (0, 1), (1, 6)],
-        [(1, 5)],
-        [(1, 4), (1, 2)],
-        [(1, 1), (1, 3), (1, 0), (2, 5)],
+        [(0, 6), (0, 1), (0, 4)],
+        [(0, 2), (0, 3)],
+        [(0, 5), (0, 0), (1, 2)],
+        [(1, 1), (1, 6)],
+        [(1, 0), (1, 5), (1, 3)],
+        [(1, 4), (2, 3)],
     ]
     assert order_of(LENGTHS, 131_072).update(3).sequences[:8].tolist() == [
-        165,
-        447,
-        595,
-        821,
-        813,
-        510,
-        952,
-        601,
+        532,
+        689,
+        2,
+        783,
+        603,
+        287,
+        629,
+        392,
     ]
 
 
@@ -122,3 +125,78 @@ def test_a_seed_decides_alone() -> None:
     assert updates_of(order_of(lengths, 60), range(9)) == updates_of(
         order_of(lengths, 60), range(9)
     )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=40),
+    tokens_per_update=st.integers(1, 1500),
+    updates=st.integers(0, 8),
+)
+def test_position_counts_what_updates_hold(
+    lengths: list[int], tokens_per_update: int, updates: int
+) -> None:
+    order = order_of(lengths, tokens_per_update)
+    held = [pair for update in updates_of(order, range(updates)) for pair in update]
+    position = order.position(updates)
+    assert position.epoch * len(lengths) + position.sequences == len(held)
+    assert 0 <= position.sequences < len(lengths)
+    # The sequences of the epoch that has begun are the first of its order.
+    begun = order.permuted(position.epoch, np.arange(position.sequences)).tolist()
+    assert [sequence for epoch, sequence in held if epoch == position.epoch] == begun
+
+
+def test_literal_positions() -> None:
+    # Updates of 100 tokens; an epoch has 10 + 20 + ... + 70 + 7 * 2 = 294.
+    order = order_of([10, 20, 30, 40, 50, 60, 70], 100)
+    assert [order.position(updates) for updates in (0, 1, 2, 3, 6)] == [
+        Position(epoch=0, sequences=0),
+        Position(epoch=0, sequences=3),
+        Position(epoch=0, sequences=5),
+        Position(epoch=1, sequences=1),
+        Position(epoch=2, sequences=1),
+    ]
+    # The last sequence of an epoch begins before the update ends, though it ends after it.
+    assert order_of([97], 50).position(1) == Position(epoch=1, sequences=0)
+
+
+@pytest.mark.parametrize("sequences", [997, 4096, 4097, 12_345])
+def test_after_one_epoch_every_sequence_was_seen_once(sequences: int) -> None:
+    """Brute force, over more sequences than one block and sizes that divide nothing."""
+    generator = np.random.default_rng(sequences)
+    lengths = generator.integers(1, 300, size=sequences).astype(np.int32)
+    order = order_of(lengths, 7919)
+    seen: Counter[int] = Counter()
+    number = 0
+    while len(seen) < sequences or order.position(number).epoch == 0:
+        held = order.update(number)
+        seen.update(held.sequences[held.epochs == 0].tolist())
+        number += 1
+    assert number == -(-order.tokens_per_epoch // 7919)
+    assert set(seen.values()) == {1}
+    assert sorted(seen) == list(range(sequences))
+    # and the tokens before each update are those of the sequences before it
+    place = 0
+    tokens = np.minimum(lengths, 200) + 2
+    for update in range(number - 1):
+        held = order.update(update)
+        first_tokens = place + np.cumsum(tokens[held.sequences]) - tokens[held.sequences]
+        assert first_tokens[0] >= update * 7919
+        assert first_tokens[-1] < (update + 1) * 7919
+        place += int(tokens[held.sequences].sum())
+
+
+def test_threads_share_an_order() -> None:
+    expected = updates_of(order_of(LENGTHS, 10_000), range(60))
+    order = order_of(LENGTHS, 10_000)
+    with ThreadPoolExecutor(8) as executor:
+        found = list(executor.map(lambda n: updates_of(order, range(n, n + 1))[0], range(60)))
+    assert found == expected
+
+
+def test_lengths_are_not_copied() -> None:
+    lengths = np.full(10_000, 5000, dtype=np.int32)
+    order = SequenceOrder(lengths, crop_residues=1022, tokens_per_update=102_400, seed=1)
+    assert order.tokens_per_epoch == 10_240_000
+    assert len(order.update(50).sequences) == 100
+    assert any(value is lengths for value in vars(order).values())

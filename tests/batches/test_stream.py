@@ -1,12 +1,23 @@
+import hashlib
+import threading
+import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from esm1b.alphabet import X, merge_rare_residues
 from esm1b.batches.order import SequenceOrder
-from esm1b.batches.stream import BatchRecipe, MicroBatch, UpdateStream, make_batch
+from esm1b.batches.stream import (
+    BatchRecipe,
+    MicroBatch,
+    UpdateStream,
+    make_batch,
+    share_sequences,
+)
 from esm1b.corpus.tokens import TokenDataset, open_tokens
 
 RECIPE = BatchRecipe(crop_residues=50, append_eos=True, rare_residues="replace", seed=1)
@@ -19,9 +30,18 @@ def dataset(tokens_directory: Path) -> TokenDataset:
 
 
 def stream(
-    dataset: TokenDataset, micro_batch_tokens: int = 700, rank: int = 0, processes: int = 1
+    dataset: TokenDataset,
+    micro_batch_tokens: int = 700,
+    rank: int = 0,
+    processes: int = 1,
+    *,
+    workers: int = 1,
+    tokens_per_update: int = 2000,
+    pin_memory: bool = False,
 ) -> UpdateStream:
-    order = SequenceOrder(dataset.lengths, crop_residues=50, tokens_per_update=2000, seed=1)
+    order = SequenceOrder(
+        dataset.lengths, crop_residues=50, tokens_per_update=tokens_per_update, seed=1
+    )
     return UpdateStream(
         dataset,
         order,
@@ -30,6 +50,8 @@ def stream(
         width=16,
         rank=rank,
         processes=processes,
+        workers=workers,
+        pin_memory=pin_memory,
     )
 
 
@@ -117,21 +139,74 @@ def test_no_sequences_make_a_batch_that_trains_nothing(dataset: TokenDataset) ->
     assert batch.targets.tolist() == []
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.fixture(scope="module")
+def digests(dataset: TokenDataset) -> list[str]:
+    """Digests of updates 0 to 7, every sequence of which is made alone."""
+    return [digest(make_update_alone(dataset, number)) for number in range(8)]
+
+
+def digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
 @pytest.mark.parametrize("micro_batch_tokens", [300, 900, 10_000])
+@pytest.mark.parametrize("workers", [0, 1, 4])
 def test_an_update_is_the_same_for_every_layout(
-    dataset: TokenDataset, processes: int, micro_batch_tokens: int
+    dataset: TokenDataset,
+    digests: list[str],
+    processes: int,
+    micro_batch_tokens: int,
+    workers: int,
 ) -> None:
-    for number in (0, 3, 4, 17):  # update 3 or 4 spans the first two epochs
-        whole = make_update_alone(dataset, number)
-        ranks = [
-            stream(dataset, micro_batch_tokens, rank, processes).update(number)
-            for rank in range(processes)
-        ]
-        assert len({len(batches) for batches in ranks}) == 1  # as many rounds everywhere
-        assert contents([batch for batches in ranks for batch in batches]) == whole
-        if micro_batch_tokens == 300:
-            assert len(ranks[0]) > 1
+    # update 3 or 4 spans the first two epochs
+    ranks = [
+        list(stream(dataset, micro_batch_tokens, rank, processes, workers=workers).updates(0, 8))
+        for rank in range(processes)
+    ]
+    rounds = max(1, -(-2000 // (micro_batch_tokens * processes)))
+    for number, by_rank in enumerate(zip(*ranks, strict=True)):
+        assert {len(batches) for batches in by_rank} == {rounds}
+        every = [batch for batches in by_rank for batch in batches]
+        assert digest(contents(every)) == digests[number]
+        assert max(len(batch.tokens) for batch in every) <= micro_batch_tokens + 52
+
+
+@pytest.mark.parametrize("number", [0, 1, 77])
+def test_an_update_of_a_tiny_corpus_spans_many_epochs(dataset: TokenDataset, number: int) -> None:
+    per_epoch = int((np.minimum(dataset.lengths, 50) + 2).sum())
+    batches = stream(dataset, tokens_per_update=3 * per_epoch + 100).update(number)
+    assert abs(sum(len(batch.tokens) for batch in batches) - 3 * per_epoch - 100) <= 52
+    sequences = sum(len(batch.lengths) for batch in batches)
+    assert 3 * len(dataset) < sequences < 4 * len(dataset)
+    # of one sequence in several epochs every copy is masked in its own way
+    assert len(set(contents(batches))) > 0.95 * sequences
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_sequences_are_seen_as_often_as_the_position_says(
+    dataset: TokenDataset, processes: int
+) -> None:
+    """Counted in the batches themselves, by the residues of sequences that are not cropped."""
+    order = SequenceOrder(dataset.lengths, crop_residues=50, tokens_per_update=601, seed=1)
+    names = [bytes(merge_rare_residues(dataset.residues(i)).tolist()) for i in range(len(dataset))]
+    ranks = [
+        stream(dataset, 200, rank, processes, tokens_per_update=601) for rank in range(processes)
+    ]
+    updates_of_an_epoch = order.tokens_per_epoch // 601 + 1
+    seen: Counter[bytes] = Counter()
+    for number in range(2 * updates_of_an_epoch):
+        position = order.position(number)
+        begun = order.permuted(position.epoch, np.arange(position.sequences)).tolist()
+        expected = Counter(dict.fromkeys(names, position.epoch))
+        expected.update(names[sequence] for sequence in begun)
+        for name in names:
+            assert len(name) > 50 or seen[name] == expected[name]
+        for rank in ranks:
+            seen.update(
+                bytes(part[1:-1]) for batch in rank.update(number) for part in restored(batch)
+            )
+    assert order.position(updates_of_an_epoch).epoch == 1
 
 
 def make_update_alone(
@@ -166,15 +241,77 @@ def test_more_processes_than_sequences(dataset: TokenDataset) -> None:
     assert sum(batch.tokens.tolist() == [0, 2] for batch in batches) == 8 - sequences
 
 
-def test_preparing_ahead_changes_nothing(dataset: TokenDataset) -> None:
-    ahead = list(stream(dataset).updates(2, 9))
-    assert len(ahead) == 7
-    for number, batches in zip(range(2, 9), ahead, strict=True):
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_preparing_ahead_changes_nothing(dataset: TokenDataset, workers: int) -> None:
+    ahead = list(stream(dataset, workers=workers).updates(2, 19))
+    assert len(ahead) == 17
+    for number, batches in zip(range(2, 19), ahead, strict=True):
         alone = stream(dataset).update(number)
         for ours, theirs in zip(batches, alone, strict=True):
             assert ours.tokens.tolist() == theirs.tokens.tolist()
             assert ours.masked_positions.tolist() == theirs.masked_positions.tolist()
-    assert list(stream(dataset).updates(4, 4)) == []
+    assert list(stream(dataset, workers=workers).updates(4, 4)) == []
+
+
+def test_the_time_waited_is_counted(dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = [threading.Event() for _ in range(5)]
+
+    def slow(number: int) -> list[MicroBatch]:
+        time.sleep(0.2)
+        prepared[number].set()
+        return []
+
+    for workers in (0, 1):
+        updates = stream(dataset, workers=workers)
+        monkeypatch.setattr(updates, "update", slow)
+        assert updates.take_wait() == 0.0
+        assert len(list(updates.updates(0, 3))) == 3
+        assert updates.take_wait() > 0.59
+        assert updates.take_wait() == 0.0
+    # What a thread prepares while the caller is busy is not waited for.
+    for event in prepared:
+        event.clear()
+    for number, _ in enumerate(updates.updates(0, 4)):
+        assert number == 3 or prepared[number + 1].wait(timeout=60)
+    assert 0.19 < updates.take_wait() < 0.59
+
+
+def test_leaving_early_ends_the_threads(dataset: TokenDataset) -> None:
+    before = set(threading.enumerate())
+    updates = stream(dataset, workers=4).updates(0, 1000)
+    next(updates)
+    assert len(set(threading.enumerate()) - before) == 4
+    updates.close()  # type: ignore[attr-defined]  # a generator
+    assert set(threading.enumerate()) == before
+
+
+def test_pinning_changes_nothing(dataset: TokenDataset) -> None:
+    """Where there is no CUDA; where there is, see the test below."""
+    ours = stream(dataset, pin_memory=True).update(3)
+    assert contents(ours) == contents(stream(dataset).update(3))
+
+
+@pytest.mark.gpu
+def test_pinned_memory(dataset: TokenDataset) -> None:
+    for batch in stream(dataset, pin_memory=True).update(3):
+        for array in vars(batch).values():
+            assert torch.from_numpy(array).is_pinned()
+
+
+def test_shares_of_any_sequences(dataset: TokenDataset) -> None:
+    sequences = np.arange(60, 120)
+    shares = share_sequences(
+        dataset, sequences, RECIPE, micro_batch_tokens=400, width=16, processes=2
+    )
+    tokens = np.minimum(dataset.lengths[sequences], 50) + 2
+    assert len(shares) == 2 * -(-int(tokens.sum()) // 800)
+    assert sorted(np.concatenate(shares).tolist()) == list(range(60))
+    assert max(tokens[share].sum() for share in shares) <= 452
+    nothing = np.empty(0, dtype=np.int64)
+    shares = share_sequences(
+        dataset, nothing, RECIPE, micro_batch_tokens=400, width=16, processes=2
+    )
+    assert [share.tolist() for share in shares] == [[], []]
 
 
 def test_an_error_while_preparing_reaches_the_loop(

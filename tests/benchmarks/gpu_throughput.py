@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esm1b.alphabet import TOKENS
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
+from esm1b.pretraining.arithmetic import flops_per_token
 from tests.benchmarks.masked_sequences import MaskedSequences, PackedBatch, PaddedBatch
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "Throughput",
     "fill_capacity",
     "fit_positions",
-    "flops_per_token",
     "measure_packed",
     "measure_padded",
 ]
@@ -70,19 +69,6 @@ class Throughput:
             "first_loss": self.first_loss,
             "peak_memory_gib": round(self.peak_memory_bytes / 2**30, 2),
         }
-
-
-def flops_per_token(shape: EncoderShape, mean_square_length: float) -> float:
-    """Return the operations of a forward and backward pass for a token.
-
-    6 for each weight of the matrices and 12 layers width s for attention scores and contexts, s
-    the length that a token sees on average: the sum of squared lengths over the sum of lengths.
-    Embedding tables are looked up, not multiplied; the head is counted for every token.
-    """
-    tables = (len(TOKENS) + shape.position_rows) * shape.width
-    projection = len(TOKENS) * shape.width  # the token table again, as the last matrix
-    multiplied = shape.parameters() - tables + projection
-    return 6 * multiplied + 12 * shape.layers * shape.width * mean_square_length
 
 
 def fill_capacity(

@@ -112,6 +112,18 @@ def test_gather_is_concatenated_slices(train: TokenDataset, data: st.DataObject)
     assert found.tolist() == expected
 
 
+def test_gather_frames_each_piece(train: TokenDataset) -> None:
+    indices = np.array([3, 0, 3])
+    starts, counts = np.array([0, 1, 0]), np.array([2, 1, 0])
+    framed = train.gather(indices, starts, counts, before=b"\x00", after=b"\x02")
+    first, second = train.residues(3)[:2].tolist()
+    assert framed.tolist() == [0, first, second, 2, 0, int(train.residues(0)[1]), 2, 0, 2]
+    only_before = train.gather(indices, starts, counts, before=b"\x00")
+    assert only_before.tolist() == [0, first, second, 0, int(train.residues(0)[1]), 0]
+    nothing = np.empty(0, dtype=np.int64)
+    assert train.gather(nothing, nothing, nothing, before=b"\x00").tolist() == []
+
+
 @pytest.mark.parametrize(
     ("index", "start", "count"), [(7, 0, 1), (-1, 0, 1), (0, -1, 1), (0, 0, -1), (0, 0, 41)]
 )
@@ -130,6 +142,24 @@ def test_pickling_maps_the_files_again(train: TokenDataset) -> None:
     again = pickle.loads(content)
     assert again.fingerprint == train.fingerprint
     np.testing.assert_array_equal(again.residues(3), train.residues(3))
+
+
+def test_preloaded_shards_no_longer_need_their_files(
+    directories: tuple[Path, Path], train: TokenDataset, tmp_path: Path
+) -> None:
+    tokens = copied(directories[1], tmp_path / "tokens")
+    preloaded = open_tokens(tokens, "train", preload=True)
+    for path in (tokens / "train").iterdir():
+        path.write_bytes(b"")  # a mapped file would end the process here
+    assert preloaded.lengths.tolist() == train.lengths.tolist()
+    assert preloaded.fingerprint == train.fingerprint
+    for index in range(len(train)):
+        assert preloaded.residues(index).tolist() == train.residues(index).tolist()
+    assert not preloaded.residues(0).flags.writeable
+    every = np.arange(len(train))
+    lengths = train.lengths.astype(np.int64)
+    gathered = preloaded.gather(every, np.zeros_like(every), lengths)
+    assert gathered.tolist() == train.gather(every, np.zeros_like(every), lengths).tolist()
 
 
 def test_workers_give_the_same_bytes(directories: tuple[Path, Path], tmp_path: Path) -> None:

@@ -30,6 +30,16 @@ def test_restarts_and_tokens_are_shown_where_there_are_any() -> None:
     assert twice.count(">tokens<") == 2
 
 
+def test_perplexity_at_masks_is_drawn_where_a_run_has_it() -> None:
+    label = ">masked as in training<"
+    assert label not in training_figure(examples.TRAINING)
+    lines = [
+        {**line, "validation_mask_perplexity": 14.0} if "validation_loss" in line else line
+        for line in examples.TRAINING
+    ]
+    assert training_figure(lines).count(label) == 1
+
+
 def test_long_runs_are_thinned() -> None:
     lines = [{**examples.TRAINING[0], "update": update} for update in range(1, 100_001)]
     assert len(training_figure(lines)) < 400_000

@@ -174,7 +174,7 @@ def model_files(name):
 def everything(wildcards):
     """Every output, so that any one that is missing is made again, with what depends on it."""
     made = [rules.shard, rules.tokenize, rules.run_config, rules.pretrain]
-    made += [rules.release, rules.report]
+    made += [rules.release, rules.audit, rules.report]
     if CONFIG.corpus.is_synthetic:
         made.append(rules.synthesize)
     if CONFIG.corpus.release:

@@ -23,10 +23,34 @@ rule release:
         "--output $(dirname {output.config}) > {log} 2>&1"
 
 
+rule audit:
+    input:
+        model="results/{run}/model/model.safetensors",
+        tokens=f"results/corpora/{CONFIG.corpus.name}/tokens/manifest.json",
+        corpus=f"results/corpora/{CONFIG.corpus.name}/corpus/manifest.json",
+    output:
+        "results/{run}/audit/audit.json",
+    log:
+        "logs/{run}/audit.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        checkpoints="checkpoints/{run}",
+    message:
+        "Counting how often each sequence was seen"
+    shell:
+        "esm1b audit {params.checkpoints} --tokens $(dirname {input.tokens}) "
+        "--corpus $(dirname {input.corpus}) --output $(dirname {output}) > {log} 2>&1"
+
+
 rule report:
     input:
         model="results/{run}/model/model.safetensors",
         corpus=f"results/corpora/{CONFIG.corpus.name}/corpus/manifest.json",
+        audit="results/{run}/audit/audit.json",
         evaluations=evaluations,
     output:
         page=report(
@@ -52,5 +76,5 @@ rule report:
         "Making the report"
     shell:
         "esm1b report $(dirname {input.model}) --corpus $(dirname {input.corpus}) "
-        "--training {params.training} {params.evaluations} "
+        "--training {params.training} --audit {input.audit} {params.evaluations} "
         "--output $(dirname {output.page}) > {log} 2>&1"

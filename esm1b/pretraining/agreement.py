@@ -1,0 +1,86 @@
+"""What all processes must know of an update before it begins, agreed upon one update ahead."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+__all__ = ["Agreement", "Totals"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """An update over all processes.
+
+    Attributes:
+        masked: masked positions.
+        tokens: tokens of the sequences.
+        padded: tokens as computed, fillers included.
+        stop: whether any process asks to stop before this update.
+    """
+
+    masked: int
+    tokens: int
+    padded: int
+    stop: bool
+
+
+class Agreement:
+    """Sums over the processes that are under way while an update is computed.
+
+    The numbers of update k + 1 are started before update k and finished before update k + 1, so
+    that nobody waits for them, and a request to stop acts one update later in all processes alike.
+    The tensors are on the CPU in a gloo group of their own: no device is synchronised, and the
+    order of collectives on the device stays free.
+
+    Collective: all processes construct it, and start and finish the same updates.
+
+    Args:
+        timeout_seconds: how much later than this process another may start the same update
+            before `finish` raises.
+    """
+
+    def __init__(self, *, timeout_seconds: float = 100) -> None:
+        self._group = torch.distributed.new_group(
+            backend="gloo", timeout=timedelta(seconds=timeout_seconds)
+        )
+        self._started: tuple[Tensor, torch.distributed.Work] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # After an error the group goes with the default group or the process: leaving it here
+        # could wait for processes that are gone.
+        if error is None:
+            torch.distributed.destroy_process_group(self._group)
+
+    def start(self, *, masked: int, tokens: int, padded: int, stop: bool) -> None:
+        """Send this process's numbers of the next update."""
+        assert self._started is None, "the update that was started last is not finished"
+        sums = torch.tensor([masked, tokens, padded, int(stop)], dtype=torch.int64)
+        work = torch.distributed.all_reduce(sums, group=self._group, async_op=True)
+        assert work is not None
+        self._started = (sums, work)
+
+    def finish(self) -> Totals:
+        """Return the totals of the update that was started last.
+
+        Raises:
+            RuntimeError: a process went away, or did not start that update in time.
+        """
+        assert self._started is not None, "no update is started"
+        sums, work = self._started
+        work.wait()
+        self._started = None
+        masked, tokens, padded, stop = sums.tolist()
+        return Totals(masked=masked, tokens=tokens, padded=padded, stop=stop > 0)

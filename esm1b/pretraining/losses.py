@@ -1,0 +1,61 @@
+"""The training loss of a micro-batch: sums over its masked positions."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from esm1b.batches.stream import MicroBatch
+from esm1b.model.packed import PackedTokens
+from esm1b.pretraining.hardware import Filling
+
+__all__ = ["MaskedLosses", "masked_losses"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLosses:
+    """Sums over the masked positions of a batch, as tensors on the device.
+
+    Attributes:
+        loss: float32, cross-entropy in nats over the 33 tokens.
+        correct: int64, positions whose likeliest token is the true one.
+    """
+
+    loss: Tensor
+    correct: Tensor
+
+
+def masked_losses(
+    network: nn.Module, batch: MicroBatch, device: torch.device, filling: Filling | None = None
+) -> MaskedLosses:
+    """Run `network` on a batch and return the sums over its masked positions.
+
+    The host does not wait for the device.
+    """
+    packed = PackedTokens.from_tokens(torch.from_numpy(batch.tokens), batch.lengths.tolist())
+    if filling is not None:
+        packed = packed.filled(
+            capacity=filling.capacity, sequences=filling.sequences, longest=filling.longest
+        )
+    packed = replace(
+        packed,
+        tokens=_on_device(packed.tokens, device),
+        cumulative_lengths=_on_device(packed.cumulative_lengths, device),
+        sequence_index=_on_device(packed.sequence_index, device),
+        offsets=_on_device(packed.offsets, device),
+    )
+    targets = _on_device(torch.from_numpy(batch.targets), device)
+    positions = _on_device(torch.from_numpy(batch.masked_positions), device)
+    logits = network(packed, positions).float()
+    return MaskedLosses(
+        loss=functional.cross_entropy(logits, targets, reduction="sum"),
+        correct=(logits.detach().argmax(-1) == targets).sum(),
+    )
+
+
+def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device`; only from pinned memory does a copy not wait for the GPU."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)

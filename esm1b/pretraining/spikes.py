@@ -1,0 +1,40 @@
+"""Whether a loss is a spike against the ones before it."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Final
+
+__all__ = ["RECENT_LOSSES", "is_spike"]
+
+RECENT_LOSSES: Final = 100
+"""How many logged losses to compare with."""
+
+# Fewer say too little about the spread.
+_FEWEST: Final = 20
+_LARGEST_DEVIATION: Final = 6.0
+# The standard deviation of a normal distribution over its median absolute deviation.
+_NORMAL: Final = 1.4826
+# A curve that is flat to less than this share of its loss has no spikes below it.
+_SMALLEST_SPREAD: Final = 0.002
+
+
+def is_spike(loss: float, recent: Sequence[float]) -> bool:
+    """Return whether `loss` lies far above the `RECENT_LOSSES` last of `recent`.
+
+    Far is six standard deviations above the median, as estimated from the median absolute
+    deviation: neither moves with the few spikes that `recent` may hold. A loss that is no finite
+    number is a spike. The first 20 losses are not judged.
+
+    Args:
+        loss: in nats.
+        recent: losses logged before, oldest first; those that are not finite are left out.
+    """
+    if not math.isfinite(loss):
+        return True
+    window = [value for value in recent[-RECENT_LOSSES:] if math.isfinite(value)]
+    if len(window) < _FEWEST:
+        return False
+    median = statistics.median(window)
+    deviation = _NORMAL * statistics.median(abs(value - median) for value in window)
+    return loss > median + _LARGEST_DEVIATION * max(deviation, _SMALLEST_SPREAD * median)

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from esm1b.errors import UserError
+from esm1b.pretraining.retention import (
+    check_free_space,
+    remove_leftovers,
+    remove_newer,
+    remove_old,
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for updates in (100, 200, 250, 300, 350, 100_000_000):
+        (tmp_path / f"update-{updates:08d}").mkdir()
+        (tmp_path / f"update-{updates:08d}" / "state.json").touch()
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / ".update-00000400.partial").mkdir()
+    return tmp_path
+
+
+def numbers(directory: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("update-")) for path in directory.glob("update-*"))
+
+
+def test_the_newest_stay(directory: Path) -> None:
+    remove_old(directory, keep=2, every=None)
+    assert numbers(directory) == [350, 100_000_000]
+    remove_old(directory, keep=2, every=None)
+    assert numbers(directory) == [350, 100_000_000]
+    assert (directory / "metrics.jsonl").exists()
+
+
+def test_every_so_many_stay_too(directory: Path) -> None:
+    remove_old(directory, keep=1, every=100)
+    assert numbers(directory) == [100, 200, 300, 100_000_000]
+
+
+def test_at_least_one_stays(directory: Path) -> None:
+    with pytest.raises(ValueError, match="keep is 0; expected 1 or more"):
+        remove_old(directory, keep=0, every=None)
+    assert len(numbers(directory)) == 6
+
+
+def test_newer_ones_go(directory: Path) -> None:
+    remove_newer(directory, than=250)
+    assert numbers(directory) == [100, 200, 250]
+
+
+def test_leftovers_go(directory: Path) -> None:
+    remove_leftovers(directory)
+    assert not list(directory.glob(".*"))
+    assert len(numbers(directory)) == 6
+
+
+def test_room_for_the_checkpoints_to_come(directory: Path) -> None:
+    check_free_space(directory, parameters=1000, checkpoints=7)
+    with pytest.raises(UserError) as caught:
+        check_free_space(directory, parameters=10**15, checkpoints=9)
+    message = str(caught.value)
+    assert message.startswith(f"{directory}: ")
+    assert message.endswith(
+        " bytes are free; expected 36,000,000,003,145,728 for 3 more checkpoints of "
+        "12,000,000,001,048,576 bytes, or fewer pretraining.checkpoints_kept"
+    )
+    with pytest.raises(UserError, match="for 1 more checkpoints"):
+        check_free_space(directory, parameters=10**15, checkpoints=2)
