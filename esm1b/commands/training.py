@@ -63,6 +63,9 @@ def pretrain(
     preload: Annotated[
         bool, typer.Option("--preload", help="read the tokens into memory at the start")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="compare the tokens with their digests first")
+    ] = False,
     stop_after: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="save and exit with 75 after, say, 23h30m, 90m or 3600"),
@@ -99,6 +102,7 @@ def pretrain(
     manner = Manner(
         loader_workers=loader_workers,
         preload=preload,
+        verify=verify,
         stop_after_seconds=(
             None if stop_after is None else parse_duration(stop_after, name="--stop-after")
         ),

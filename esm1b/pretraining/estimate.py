@@ -128,6 +128,8 @@ class Estimate:
     micro_batch_tokens: Mapping[ZeroStage, int | None]
     checkpoint_bytes: int
     checkpoints: int
+    milestone_bytes: int
+    milestones: int
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it for a JSON file; the first of `durations` is the one asked for."""
@@ -293,6 +295,9 @@ def estimate(
         checkpoint_bytes=checkpoint_bytes(shape),
         # one more than are kept, since the next is whole before the oldest goes
         checkpoints=recipe.checkpoints_kept + 1,
+        # with a model directory each: the weights once more
+        milestone_bytes=checkpoint_bytes(shape) + 4 * shape.parameters(),
+        milestones=recipe.updates // (recipe.milestone_interval or recipe.updates + 1),
     )
 
 

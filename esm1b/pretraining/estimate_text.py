@@ -1,6 +1,6 @@
 """The estimate of a run in words and tables, for a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from esm1b.pretraining.estimate import Estimate, MicroBatchMemory
@@ -124,12 +124,17 @@ def _micro_batches(estimate: Estimate) -> Iterator[str]:
         )
 
 
-def _disk(estimate: Estimate) -> Sequence[str]:
-    return [
+def _disk(estimate: Estimate) -> Iterator[str]:
+    yield (
         f"disk: {estimate.checkpoints} checkpoints of {estimate.checkpoint_bytes / 1e9:.2f} GB, "
         f"{estimate.checkpoints * estimate.checkpoint_bytes / 1e9:.1f} GB "
         "(checkpoints_kept and the next)"
-    ]
+    )
+    if estimate.milestones:
+        yield (
+            f"      {estimate.milestones} milestones of {estimate.milestone_bytes / 1e9:.2f} GB, "
+            f"{estimate.milestones * estimate.milestone_bytes / 1e9:.1f} GB, a model with each"
+        )
 
 
 def _cell(estimate: Estimate, row: MicroBatchMemory, stage: ZeroStage) -> str:

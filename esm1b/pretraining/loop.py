@@ -13,6 +13,7 @@ import torch.distributed
 from esm1b.batches.masking import MASKED_SHARE
 from esm1b.config import Config
 from esm1b.corpus.token_dataset import TokenDataset, open_tokens
+from esm1b.corpus.verification import read_either_manifest, verify
 from esm1b.files import check_replaceable
 from esm1b.pretraining.attempt import Attempt, Manner
 from esm1b.pretraining.attempts import Attempts
@@ -88,6 +89,8 @@ def pretrain(
             def start() -> None:
                 if manner.wandb_project is not None:
                     check_installed(manner.wandb_project)
+                if manner.verify:
+                    verify(tokens, read_either_manifest(tokens))
                 held.enter_context(directory_lock(checkpoints))
                 check_fingerprint(checkpoints, run_fingerprint(config, train))
                 check_replaceable(output, [tokens, checkpoints])

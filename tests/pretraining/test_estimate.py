@@ -166,6 +166,7 @@ def test_the_text() -> None:
         "  together                     -      6.20      5.61      5.77",
         "     16,384       1                -            30.3*            29.7*            29.9*",
         "disk: 4 checkpoints of 7.83 GB, 31.3 GB (checkpoints_kept and the next)",
+        "      10 milestones of 10.44 GB, 104.4 GB, a model with each",
     ):
         assert line in text.splitlines()
     assert "it has no bf16" in estimate_text(of_esm1b("V100", gpus=8))

@@ -1,0 +1,67 @@
+"""What tests change in the processes of a run before it starts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from esm1b.batches.micro_batch import MicroBatch
+from esm1b.pretraining import attempt, engine
+from esm1b.pretraining.losses import masked_losses
+
+__all__ = ["every_loss_is_infinite", "one_loss_is_infinite", "one_loss_is_large", "the_third_fails"]
+
+
+def one_loss_is_infinite(rank: int) -> None:
+    """Make the gradient of update 5 infinite, in the last process alone."""
+    _scale_losses({5: float("inf")})
+
+
+def every_loss_is_infinite(rank: int) -> None:
+    """Make all gradients infinite."""
+    _scale_losses({update: float("inf") for update in range(1, 1000)})
+
+
+def one_loss_is_large(rank: int) -> None:
+    """Make the loss that is logged of update 25 a spike."""
+    values = attempt.Attempt._training_values
+
+    def with_spike(self: attempt.Attempt, outcome: Any, masked: int, rate: float) -> Any:
+        if self.updates == 25:
+            masked = max(masked // 3, 1)
+        return values(self, outcome, masked, rate)
+
+    attempt.Attempt._training_values = with_spike  # type: ignore[method-assign]  # in this process
+
+
+def the_third_fails(rank: int) -> None:
+    """End the third update with an error of the run's own."""
+    update = engine.Engine.update
+    count = 0
+
+    def failing(self: engine.Engine, batches: Sequence[MicroBatch], **others: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise ValueError("the third update fails")
+        return update(self, batches, **others)
+
+    engine.Engine.update = failing  # type: ignore[method-assign]  # in this process
+
+
+def _scale_losses(factors: dict[int, float]) -> None:
+    update = engine.Engine.update
+    count = 0
+
+    def counted(self: engine.Engine, batches: Sequence[MicroBatch], **others: Any) -> Any:
+        nonlocal count
+        count += 1
+        return update(self, batches, **others)
+
+    def scaled(*arguments: Any) -> Any:
+        losses = masked_losses(*arguments)
+        factor = factors.get(count)
+        if factor is None:
+            return losses
+        return type(losses)(loss=losses.loss * factor, correct=losses.correct)
+
+    engine.Engine.update = counted  # type: ignore[method-assign]  # in this process
+    vars(engine)["masked_losses"] = scaled

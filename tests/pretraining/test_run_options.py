@@ -1,0 +1,234 @@
+"""What a run can be asked for besides training, and what it does when updates go wrong."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from esm1b.pretraining.attempts import read_attempts
+from esm1b.pretraining.checkpoint_files import read_state
+from esm1b.pretraining.monitor import read_metrics
+from tests.pretraining.fork_server import ForkServer, LaunchedRun
+
+RECIPE = {
+    "updates": 12,
+    "tokens_per_update": 1000,
+    "crop_residues": 100,
+    "learning_rate": 0.005,
+    "warmup_updates": 4,
+    "log_interval": 1,
+    "validation_interval": 6,
+    "validation_sequences": 10,
+    "checkpoint_interval": 4,
+}
+MODEL = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 24, "maximum_tokens": 102}
+PATCHES = "tests.pretraining.run_patches"
+
+
+class Run:
+    """A run that may be started several times."""
+
+    def __init__(self, server: ForkServer, folder: Path, tokens: Path) -> None:
+        self._server = server
+        self._starts = 0
+        self.folder = folder
+        self.tokens = tokens
+        self.checkpoints = folder / "checkpoints"
+        self.model = folder / "model"
+
+    def start(
+        self, *options: str, processes: int = 1, patch: str | None = None, **recipe: Any
+    ) -> tuple[list[int], LaunchedRun]:
+        """Return the exit statuses of a start with some changes to the recipe."""
+        self._starts += 1
+        content = {"run": "options", "seed": 2, "model": MODEL, "pretraining": RECIPE | recipe}
+        path = self.folder / "config.json"
+        path.write_text(json.dumps(content))
+        started = self._server.start(
+            self.folder / f"start-{self._starts}",
+            [
+                "pretrain",
+                str(path),
+                f"--tokens={self.tokens}",
+                f"--checkpoints={self.checkpoints}",
+                f"--output={self.model}",
+                "--device=cpu",
+                *options,
+            ],
+            processes=processes,
+            patch=None if patch is None else f"{PATCHES}:{patch}",
+        )
+        return started.wait(), started
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the training lines."""
+        lines = read_metrics(self.checkpoints / "metrics.jsonl")
+        return [line for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture
+def run(server: ForkServer, tmp_path: Path, tokens_directory: Path) -> Run:
+    return Run(server, tmp_path, tokens_directory)
+
+
+def last_line(run: LaunchedRun, rank: int = 0) -> str:
+    return (run.folder / f"rank-{rank}.err").read_text().splitlines()[-1]
+
+
+def test_a_time_budget_saves_and_stops(run: Run) -> None:
+    statuses, started = run.start("--stop-after=5s", updates=100_000)
+    assert statuses == [75]
+    updates = run.metrics()[-1]["update"]
+    assert last_line(started) == (
+        f"esm1b: stopped: saved after update {updates} of 100000; the same command goes on"
+    )
+    assert (run.checkpoints / f"update-{updates:08d}").is_dir()
+    assert not run.model.exists()
+    assert read_attempts(run.checkpoints / "attempts.jsonl")[-1]["event"] == "stopped"
+
+
+def test_milestones_stay_with_a_model_each(run: Run) -> None:
+    statuses, started = run.start(milestone_interval=5, checkpoints_kept=2)
+    assert statuses == [0], started.errors()
+    kept = sorted(path.name for path in run.checkpoints.glob("update-*"))
+    assert kept == [f"update-{number:08d}" for number in (5, 10, 12)]
+    milestones = sorted(path.name for path in (run.checkpoints / "milestones").iterdir())
+    assert milestones == ["update-00000005", "update-00000010"]
+    details = json.loads(
+        (run.checkpoints / "milestones" / milestones[0] / "esm1b.json").read_text()
+    )
+    assert details["updates"] == 5
+
+
+def test_it_starts_from_the_weights_of_a_model(run: Run, server: ForkServer) -> None:
+    assert run.start()[0] == [0]
+    other = Run(server, run.folder / "other", run.tokens)
+    other.folder.mkdir()
+    statuses, started = other.start(init_from=str(run.model), learning_rate=1e-12)
+    assert statuses == [0], started.errors()
+    first, second = (load_file(r.model / "model.safetensors") for r in (run, other))
+    for name, tensor in first.items():
+        assert (tensor - second[name]).abs().max() < 1e-9, name
+    assert other.metrics()[0]["loss"] < run.metrics()[0]["loss"] - 0.05
+
+
+def test_weights_of_another_shape_are_refused(run: Run, server: ForkServer) -> None:
+    assert run.start(updates=1)[0] == [0]
+    other = Run(server, run.folder / "other", run.tokens)
+    other.folder.mkdir()
+    shutil.copytree(run.model, other.folder / "model-16")
+    path = other.folder / "model-16" / "config.json"
+    path.write_text(path.read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
+    statuses, started = other.start(init_from=str(path.parent))
+    assert statuses == [2]
+    assert last_line(started).startswith("esm1b: error: ")
+    assert "model-16" in last_line(started)
+
+
+def test_damaged_tokens_are_found_when_asked(run: Run) -> None:
+    shutil.copytree(run.tokens, run.folder / "tokens")
+    run.tokens = run.folder / "tokens"
+    path = next((run.tokens / "train").iterdir())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    statuses, started = run.start("--verify")
+    assert statuses == [2]
+    assert str(path) in last_line(started)
+
+
+def test_batches_do_not_depend_on_how_they_are_loaded(run: Run, server: ForkServer) -> None:
+    assert run.start("--loader-workers=0")[0] == [0]
+    other = Run(server, run.folder / "other", run.tokens)
+    other.folder.mkdir()
+    assert other.start("--preload", "--loader-workers=3", "--micro-batch-tokens=auto")[0] == [0]
+    assert [line["loss"] for line in other.metrics()] == [line["loss"] for line in run.metrics()]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--micro-batch-tokens=many", "--micro-batch-tokens: 'many'; expected a number of tokens"),
+        ("--micro-batch-tokens=0", "--micro-batch-tokens: '0'; expected a number of tokens"),
+        ("--stop-after=soon", "--stop-after: 'soon'; expected a duration such as 23h30m"),
+        ("--deepspeed=missing.json", "missing.json: No such file or directory"),
+        ("--compile", "--compile: on cpu in fp32"),
+    ],
+)
+def test_wrong_options_are_told(run: Run, option: str, message: str) -> None:
+    statuses, started = run.start(option)
+    assert statuses == [2]
+    assert last_line(started).startswith(f"esm1b: error: {message}")
+
+
+def test_bf16_needs_a_zero_stage(run: Run) -> None:
+    statuses, started = run.start("--zero-stage=0", precision="bf16")
+    assert statuses == [2]
+    assert last_line(started).startswith("esm1b: error: --zero-stage 0: with")
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_recorded(run: Run) -> None:
+    statuses, started = run.start(
+        "--micro-batch-tokens=300", processes=2, patch="one_loss_is_infinite"
+    )
+    assert statuses == [0, 0], started.errors()
+    lines = run.metrics()
+    assert lines[4]["loss"] is None
+    assert lines[4]["gradient_norm"] is None
+    assert [line["skipped"] for line in lines] == [0] * 4 + [1] * 8
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    state = read_state(run.checkpoints / "update-00000012")
+    (skipped,) = state.skipped
+    assert skipped.update == 5
+    assert state.adam_steps == 11
+    named = " ".join(map(str, skipped.sequences[:10]))
+    told = [line for line in started.errors().splitlines() if "is not finite" in line]
+    assert len(told) == 1
+    assert f"it held {len(skipped.sequences)} sequences: {named}" in told[0]
+
+
+def test_a_run_that_only_skips_ends(run: Run) -> None:
+    statuses, started = run.start(patch="every_loss_is_infinite", updates=200)
+    assert statuses == [1]
+    assert last_line(started) == (
+        "esm1b: error: the gradients of the 51 updates up to 51 are not finite"
+    )
+
+
+def test_a_spike_is_logged_or_stops_the_run(run: Run, server: ForkServer) -> None:
+    statuses, started = run.start(patch="one_loss_is_large", updates=30)
+    assert statuses == [0], started.errors()
+    told = [line for line in started.errors().splitlines() if "far above" in line]
+    assert len(told) == 1
+    assert "update 25: its loss of " in told[0]
+    other = Run(server, run.folder / "other", run.tokens)
+    other.folder.mkdir()
+    statuses, started = other.start(patch="one_loss_is_large", updates=30, stop_at_loss_spike=True)
+    assert statuses == [1]
+    assert last_line(started).endswith("and pretraining.stop_at_loss_spike is set")
+
+
+def test_two_failures_at_one_place_stop_for_good(run: Run) -> None:
+    for _ in range(2):
+        statuses, started = run.start(patch="the_third_fails")
+        assert statuses == [1]
+        assert "ValueError: the third update fails" in started.errors()
+    statuses, started = run.start()
+    assert statuses == [1]
+    assert last_line(started) == (
+        "esm1b: error: stopped for good: 2 attempts failed that went on from update 0, the last "
+        "with 'ValueError: the third update fails'; remove "
+        f"{run.checkpoints}/attempts.jsonl to try again"
+    )
+    (run.checkpoints / "attempts.jsonl").unlink()
+    assert run.start()[0] == [0]
