@@ -48,6 +48,8 @@ class Agreement:
         self._group = torch.distributed.new_group(
             backend="gloo", timeout=timedelta(seconds=timeout_seconds)
         )
+        # A process without updates would leave at once, while another is still connecting to it.
+        torch.distributed.barrier(self._group)
         self._started: tuple[Tensor, torch.distributed.Work] | None = None
 
     def __enter__(self) -> Self:

@@ -4,8 +4,9 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 import torch.distributed
@@ -16,6 +17,9 @@ from esm1b.model.attention_plan import AttentionPath
 from esm1b.pretraining.launch import Place
 
 __all__ = ["Filling", "Hardware", "start_processes"]
+
+# For a process that is late: to join the others, or at a collective the watchdog knows nothing of.
+_LONGEST_WAIT: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,5 +118,7 @@ def start_processes(place: Place, hardware: Hardware) -> torch.device:
         os.environ.update(place.environment())
     if has_cuda:
         torch.cuda.set_device(place.local_rank)
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=_LONGEST_WAIT
+    )
     return torch.device("cuda", place.local_rank) if has_cuda else torch.device("cpu")

@@ -81,46 +81,45 @@ def pretrain(
     train = open_tokens(tokens, "train", preload=manner.preload)
     held_out = open_tokens(tokens, "validation", preload=manner.preload)
     checkpoints.mkdir(parents=True, exist_ok=True)
-    device = start_processes(place, hardware)
-    try:
-        with ExitStack() as held:
-            held.enter_context(stop)
+    with ExitStack() as held:
+        held.enter_context(stop)
+        device = start_processes(place, hardware)
+        held.callback(torch.distributed.destroy_process_group)
+        locked = held.enter_context(ExitStack())
+        held.enter_context(watchdog)
 
-            def start() -> None:
-                if manner.wandb_project is not None:
-                    check_installed(manner.wandb_project)
-                if manner.verify:
-                    verify(tokens, read_either_manifest(tokens))
-                held.enter_context(directory_lock(checkpoints))
-                check_fingerprint(checkpoints, run_fingerprint(config, train))
-                check_replaceable(output, [tokens, checkpoints])
-                check_free_space(
-                    checkpoints,
-                    parameters=config.model.shape().parameters(),
-                    checkpoints=config.pretraining.checkpoints_kept + 1,
-                )
-
-            on_first(start, place)
-            if manner.automatic_micro_batch:
-                hardware = _with_automatic_micro_batch(config, hardware, place, device)
-            attempt = Attempt(
-                config,
-                train,
-                held_out,
+        def start() -> None:
+            if manner.wandb_project is not None:
+                check_installed(manner.wandb_project)
+            if manner.verify:
+                verify(tokens, read_either_manifest(tokens))
+            locked.enter_context(directory_lock(checkpoints))
+            check_fingerprint(checkpoints, run_fingerprint(config, train))
+            check_replaceable(output, [tokens, checkpoints])
+            check_free_space(
                 checkpoints,
-                hardware=hardware,
-                manner=manner,
-                place=place,
-                device=device,
+                parameters=config.model.shape().parameters(),
+                checkpoints=config.pretraining.checkpoints_kept + 1,
             )
-            attempts = Attempts(checkpoints, update=attempt.updates, active=place.rank == 0)
-            held.enter_context(watchdog)
-            on_first(attempts.check, place)
-            with attempts:
-                attempt.train(stop, watchdog)
-            attempt.export(output)
-    finally:
-        torch.distributed.destroy_process_group()
+
+        on_first(start, place)
+        if manner.automatic_micro_batch:
+            hardware = _with_automatic_micro_batch(config, hardware, place, device)
+        attempt = Attempt(
+            config,
+            train,
+            held_out,
+            checkpoints,
+            hardware=hardware,
+            manner=manner,
+            place=place,
+            device=device,
+        )
+        attempts = Attempts(checkpoints, update=attempt.updates, active=place.rank == 0)
+        on_first(attempts.check, place)
+        with attempts:
+            attempt.train(stop, watchdog)
+        attempt.export(output)
 
 
 def run_fingerprint(config: Config, dataset: TokenDataset) -> dict[str, Any]:

@@ -188,8 +188,8 @@ def _is_alive(process: int) -> bool:
 
 
 def _serve() -> None:
-    import deepspeed  # noqa: F401 (what takes the time)
 
+    import esm1b.cli
     import esm1b.commands.training
     import esm1b.pretraining.loop  # noqa: F401
 
