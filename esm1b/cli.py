@@ -8,7 +8,7 @@ import sys
 import typer
 
 from esm1b.commands import corpus, evaluation, exchange, planning, training, use
-from esm1b.errors import DownloadError, RunFailure, Stopped, UserError
+from esm1b.errors import DownloadError, RunFailure, SharedUserError, Stopped, UserError
 from esm1b.pretraining.launch import is_first_process
 
 __all__ = ["app", "main"]
@@ -66,7 +66,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        if is_first:  # or every process of a run says the same
+        if is_first or not isinstance(error, SharedUserError):
             print(f"esm1b: error: {error}", file=sys.stderr)
         sys.exit(2)
     except (ChildProcessError, DownloadError) as error:

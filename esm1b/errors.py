@@ -1,6 +1,6 @@
 """What can end a command besides success, and the exit status that each one means."""
 
-__all__ = ["DownloadError", "RunFailure", "Stopped", "UserError"]
+__all__ = ["DownloadError", "RunFailure", "SharedUserError", "Stopped", "UserError"]
 
 
 class UserError(Exception):
@@ -9,6 +9,10 @@ class UserError(Exception):
     The message is one line that names the file, the record or field, the bad value and what was
     expected.
     """
+
+
+class SharedUserError(UserError):
+    """A `UserError` that all processes of a run raise alike, so that one of them tells it."""
 
 
 class DownloadError(Exception):

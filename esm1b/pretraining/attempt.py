@@ -16,27 +16,28 @@ from esm1b.batches.order import SequenceOrder
 from esm1b.batches.stream import BatchRecipe, UpdateStream
 from esm1b.config import Config
 from esm1b.corpus.token_dataset import TokenDataset
-from esm1b.errors import RunFailure, Stopped, UserError
+from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.model.encoder import Encoder
 from esm1b.model.provenance import Provenance
 from esm1b.model.weights import save_model
 from esm1b.pretraining import checkpoint
 from esm1b.pretraining.agreement import Agreement, Totals
-from esm1b.pretraining.collectives import on_first
+from esm1b.pretraining.checkpoint_files import checkpoints as saved_checkpoints
+from esm1b.pretraining.collectives import ActionError, everywhere, on_first
 from esm1b.pretraining.engine import Engine, UpdateOutcome
 from esm1b.pretraining.hardware import Hardware
 from esm1b.pretraining.initial_weights import set_initial_weights
 from esm1b.pretraining.launch import Place
-from esm1b.pretraining.monitor import Monitor
-from esm1b.pretraining.retention import remove_newer
+from esm1b.pretraining.monitor import Monitor, read_metrics
+from esm1b.pretraining.retention import is_milestone, set_newer_aside
 from esm1b.pretraining.saving import Saving
 from esm1b.pretraining.schedule import inverse_square_root
 from esm1b.pretraining.skipped import SkippedUpdate
 from esm1b.pretraining.skips import Skips
-from esm1b.pretraining.spikes import is_spike
+from esm1b.pretraining.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.stop_request import StopRequest
 from esm1b.pretraining.throughput import Throughput
-from esm1b.pretraining.validation import Validation
+from esm1b.pretraining.validation import BATCH_TOKENS, Validation
 from esm1b.pretraining.watchdog import Watchdog
 from esm1b.versions import versions
 
@@ -136,22 +137,29 @@ class Attempt:
             attention=hardware.attention,
             activation_checkpointing=hardware.activation_checkpointing,
         )
-        set_initial_weights(encoder, config)
+        if not on_first(lambda: bool(saved_checkpoints(checkpoints)), place):
+            everywhere(lambda: set_initial_weights(encoder, config), place)
         self._engine = Engine(encoder, self._recipe, hardware, device)
         self._validation = Validation(
             held_out,
             batch_recipe,
             sequences=self._recipe.validation_sequences,
             place=place,
+            # filled up to the size of training's batches, so that nothing more is compiled
+            batch_tokens=(
+                BATCH_TOKENS
+                if self._engine.filling is None
+                else min(BATCH_TOKENS, hardware.micro_batch_tokens)
+            ),
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
         self._saving = Saving(checkpoints, self._recipe, self._engine, place)
         self._skips = Skips()
         self._skipped: list[SkippedUpdate] = []
         self._skipped_in_a_row = 0
-        self._losses: list[float] = []
         self.updates = 0
         is_restart = self._load()
+        self._losses = on_first(self._logged_losses, place)
         _log.info(
             "%d parameters, %d training sequences, %.2f epochs in %d updates; process %d of %d "
             "(%s), %s, ZeRO stage %d, %s",
@@ -176,13 +184,8 @@ class Attempt:
             RunFailure: too many updates in a row were not finite, or a loss spike is to end
                 the run.
         """
-        monitor = Monitor(
-            self._checkpoints,
-            first=self.updates,
-            last=self._recipe.updates,
-            active=self._place.rank == 0,
-            wandb_project=self._manner.wandb_project,
-        )
+        monitor = self._monitor()
+        self._export_milestone()
         try:
             with Agreement() as agreement:
                 self._throughput.restart()
@@ -226,14 +229,51 @@ class Attempt:
         if newest is None:
             return False
         if newest.updates > self._recipe.updates:
-            raise UserError(
+            raise SharedUserError(
                 f"{self._checkpoints}: its newest checkpoint is of update {newest.updates}; "
                 f"expected at most pretraining.updates {self._recipe.updates}, or another directory"
             )
         self.updates = newest.updates
         self._skipped = newest.skipped
-        on_first(lambda: remove_newer(self._checkpoints, than=newest.updates), self._place)
+        on_first(lambda: set_newer_aside(self._checkpoints, than=newest.updates), self._place)
         return True
+
+    def _logged_losses(self) -> list[float]:
+        """Return the last losses that attempts before this one logged of the updates done."""
+        path = self._checkpoints / "metrics.jsonl"
+        lines = read_metrics(path) if path.exists() else []
+        losses = [line.get("loss") for line in lines if line["update"] <= self.updates]
+        return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]
+
+    def _monitor(self) -> Monitor:
+        monitors: list[Monitor] = []
+
+        def open_monitor() -> None:
+            monitors.append(
+                Monitor(
+                    self._checkpoints,
+                    first=self.updates,
+                    last=self._recipe.updates,
+                    active=self._place.rank == 0,
+                    wandb_project=self._manner.wandb_project,
+                )
+            )
+
+        everywhere(open_monitor, self._place)
+        return monitors[0]
+
+    def _export_milestone(self) -> None:
+        """Write the model directory of a milestone that has none yet; failing, go on."""
+        if not is_milestone(self.updates, self._recipe.milestone_interval):
+            return
+        path = self._checkpoints / "milestones" / f"update-{self.updates:08d}"
+        if on_first(path.exists, self._place):
+            return
+        try:
+            self.export(path)
+        except ActionError as error:
+            if self._place.rank == 0:
+                _log.warning("%s: not written: %s; the run goes on", path, error)
 
     def _agreed_updates(
         self, agreement: Agreement, stop: StopRequest, watchdog: Watchdog
@@ -297,9 +337,7 @@ class Attempt:
             self._throughput.restart()
         if is_saved:
             self._saving.save(self.updates, self._skipped, is_last=is_last)
-            milestones = self._recipe.milestone_interval
-            if milestones is not None and self.updates % milestones == 0:
-                self.export(self._checkpoints / "milestones" / f"update-{self.updates:08d}")
+            self._export_milestone()
             self._throughput.restart()
 
     def _note_skips(self, *, but_newest: int) -> None:

@@ -22,6 +22,7 @@ _SPEAKERS: Final = ("gloo/transport", "pair closure", "nccl", "NCCL", "DistNetwo
 _LOST_PEER: Final = (
     "Connection closed by peer",
     "Connection reset by peer",
+    "Connection was likely closed",
     "Broken pipe",
     "Timed out waiting",
     "timed out",

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from safetensors import safe_open
 from torch import Size, Tensor
 
-from esm1b.errors import RunFailure, UserError
+from esm1b.errors import RunFailure, SharedUserError, UserError
 from esm1b.files import fsync_directory
 from esm1b.pretraining.checkpoint_files import (
     StoredFile,
@@ -157,7 +157,7 @@ def load_newest(directory: Path, engine: StateHolder, *, place: Place) -> SavedS
             updates=state.updates, skipped=state.skipped, scaler=state.scaler, path=path
         )
     if found:
-        raise UserError(
+        raise SharedUserError(
             f"{directory}: none of its {len(found)} checkpoints is whole; expected one, or none at "
             "all to start from the beginning"
         )

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import torch.distributed
 
-from esm1b.errors import RunFailure, UserError
+from esm1b.errors import RunFailure, SharedUserError, UserError
 from esm1b.pretraining.launch import Place
 
 __all__ = ["ActionError", "everywhere", "gathered", "on_first"]
@@ -56,7 +56,7 @@ def everywhere(action: Callable[[], T], place: Place) -> list[T]:
     failures = [(rank, found) for rank, found in enumerate(outcomes) if found.failure is not None]
     for _, found in failures:
         if found.is_users:
-            raise UserError(found.failure) from caught
+            raise SharedUserError(found.failure) from caught
     for rank, found in failures:
         where = f"process {rank + 1} of {place.processes}: " if place.processes > 1 else ""
         raise ActionError(f"{where}{found.failure}") from caught

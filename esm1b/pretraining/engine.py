@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from esm1b.batches.stream import MicroBatch
 from esm1b.config import PretrainingConfig
-from esm1b.errors import UserError
+from esm1b.errors import SharedUserError
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.hardware import Filling, Hardware
 from esm1b.pretraining.loss_scale import read_loss_scale, write_loss_scale
@@ -79,7 +79,7 @@ class Engine:
         self._precision: str = config.precision
         check_layout(self._precision, hardware)
         if self._precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
-            raise UserError(
+            raise SharedUserError(
                 f"pretraining.precision: fp16, in which DeepSpeed does not train on {device.type} "
                 "here; expected CUDA, or bf16 or fp32"
             )
@@ -87,7 +87,7 @@ class Engine:
         self.filling: Filling | None = None
         if hardware.compile:
             if device.type != "cuda" or self._precision == "fp32":
-                raise UserError(
+                raise SharedUserError(
                     f"--compile: on {device.type} in {self._precision}, where attention is not "
                     "varlen; expected CUDA and bf16 or fp16"
                 )
@@ -109,7 +109,7 @@ class Engine:
                 )
         except ValidationError as error:
             problems = "; ".join(f"{e['loc']}: {e['input']!r}: {e['msg']}" for e in error.errors())
-            raise UserError(f"{hardware.deepspeed_file}: {problems}") from error
+            raise SharedUserError(f"{hardware.deepspeed_file}: {problems}") from error
         self.network: nn.Module = self._engine
         self._parameters = dict(zip(self.shapes, self._engine.module.parameters(), strict=True))
         self._sharding = sharding_of(self._optimizer, self._adam)

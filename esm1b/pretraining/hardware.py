@@ -84,7 +84,10 @@ def start_processes(place: Place, hardware: Hardware) -> torch.device:
     has_cuda = hardware.device == "cuda" or (
         hardware.device == "auto" and torch.cuda.is_available()
     )
-    if has_cuda and place.local_rank >= torch.cuda.device_count():
+    gpu = place.local_rank
+    if has_cuda and place.launcher == "srun" and torch.cuda.device_count() == 1:
+        gpu = 0  # srun --gpus-per-task=1 shows each process its own GPU alone
+    if has_cuda and gpu >= torch.cuda.device_count():
         raise UserError(
             f"--device {hardware.device}: process {place.local_rank} of this node has no GPU, "
             f"{torch.cuda.device_count()} are there; expected one for each process, or --device cpu"
@@ -117,8 +120,8 @@ def start_processes(place: Place, hardware: Hardware) -> torch.device:
     else:
         os.environ.update(place.environment())
     if has_cuda:
-        torch.cuda.set_device(place.local_rank)
+        torch.cuda.set_device(gpu)
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=_LONGEST_WAIT
     )
-    return torch.device("cuda", place.local_rank) if has_cuda else torch.device("cpu")
+    return torch.device("cuda", gpu) if has_cuda else torch.device("cpu")

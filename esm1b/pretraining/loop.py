@@ -64,7 +64,7 @@ def pretrain(
         UserError: the data or the recipe is not that of the checkpoints, the directory is in use
             by another run, or it has no room for the checkpoints.
         Stopped: a signal, the time budget or the launcher's death asked to stop; all is saved.
-        NoProgress: earlier attempts failed where this one would begin.
+        RunFailure: earlier attempts failed where this one would begin, or the run cannot go on.
     """
     manner = Manner() if manner is None else manner
     stop = StopRequest(TimeBudget(manner.stop_after_seconds))
@@ -100,6 +100,7 @@ def pretrain(
                 checkpoints,
                 parameters=config.model.shape().parameters(),
                 checkpoints=config.pretraining.checkpoints_kept + 1,
+                every=config.pretraining.milestone_interval,
             )
 
         on_first(start, place)

@@ -8,7 +8,14 @@ from typing import Final
 from esm1b.errors import UserError
 from esm1b.pretraining import checkpoint_files
 
-__all__ = ["check_free_space", "remove", "remove_leftovers", "remove_newer", "remove_old"]
+__all__ = [
+    "check_free_space",
+    "is_milestone",
+    "remove",
+    "remove_leftovers",
+    "remove_old",
+    "set_newer_aside",
+]
 
 # A float32 weight and its two moments.
 _BYTES_PER_PARAMETER: Final = 12
@@ -27,15 +34,26 @@ def remove_old(directory: Path, *, keep: int, every: int | None) -> None:
     if keep < 1:
         raise ValueError(f"keep is {keep}; expected 1 or more")
     for updates, path in list(checkpoint_files.checkpoints(directory).items())[:-keep]:
-        if every is None or updates % every:
+        if not is_milestone(updates, every):
             remove(path)
 
 
-def remove_newer(directory: Path, *, than: int) -> None:
-    """Remove the damaged checkpoints that `load_newest` passed over: those after update `than`."""
+def is_milestone(updates: int, every: int | None) -> bool:
+    """Return whether the checkpoint after `updates` updates is kept for good."""
+    return every is not None and updates > 0 and updates % every == 0
+
+
+def set_newer_aside(directory: Path, *, than: int) -> None:
+    """Rename the damaged checkpoints that `load_newest` passed over: those after update `than`.
+
+    They are not removed: what could not be read now may be readable later, and only their owner
+    can tell.
+    """
     for updates, path in checkpoint_files.checkpoints(directory).items():
         if updates > than:
-            remove(path)
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -52,14 +70,23 @@ def remove(path: Path) -> None:
     shutil.rmtree(hidden)
 
 
-def check_free_space(directory: Path, *, parameters: int, checkpoints: int) -> None:
+def check_free_space(
+    directory: Path, *, parameters: int, checkpoints: int, every: int | None = None
+) -> None:
     """Check that `directory` has room for so many checkpoints, those it holds counted in.
+
+    Args:
+        directory: of the checkpoints.
+        parameters: of the network.
+        checkpoints: to be there at once, besides those of each `every`-th update.
+        every: see `remove_old`.
 
     Raises:
         UserError: naming the bytes that are free and those needed.
     """
     size = _BYTES_PER_PARAMETER * parameters + _BYTES_BESIDES
-    missing = max(checkpoints - len(checkpoint_files.checkpoints(directory)), 1)
+    held = [u for u in checkpoint_files.checkpoints(directory) if not is_milestone(u, every)]
+    missing = max(checkpoints - len(held), 1)
     free = shutil.disk_usage(directory).free
     if free < missing * size:
         raise UserError(

@@ -13,12 +13,13 @@ from torch import nn
 from esm1b.batches.masking import Corruption
 from esm1b.batches.stream import BatchRecipe, make_batch
 from esm1b.corpus.token_dataset import TokenDataset
-from esm1b.errors import UserError
+from esm1b.errors import SharedUserError
+from esm1b.pretraining.collectives import gathered
 from esm1b.pretraining.hardware import Filling
 from esm1b.pretraining.launch import Place
 from esm1b.pretraining.losses import masked_losses
 
-__all__ = ["VALIDATION_SEED", "Validation"]
+__all__ = ["BATCH_TOKENS", "VALIDATION_SEED", "Validation"]
 
 # Of the masks of validation and evaluation: the same for every run, so that runs can be compared.
 VALIDATION_SEED: Final = 20_180_302
@@ -29,7 +30,7 @@ _CORRUPTIONS: Final[dict[str, Corruption]] = {
     "validation_mask": "mask-only",
 }
 # Tokens of a batch. Whatever a GPU holds in training, without gradients it holds these.
-_BATCH_TOKENS: Final = 8192
+BATCH_TOKENS: Final = 8192
 # A network that diverged has no perplexity that a float could hold.
 _LARGEST_EXPONENT: Final = 700.0
 
@@ -52,13 +53,23 @@ class Validation:
         recipe: of the training batches; the masks have a seed of their own.
         sequences: how many to use; all where there are fewer.
         place: of this process, which computes every so-many-th batch.
+        batch_tokens: of a batch, about.
+
+    Raises:
+        UserError: the sequences have no residue to mask.
     """
 
     def __init__(
-        self, dataset: TokenDataset, recipe: BatchRecipe, *, sequences: int, place: Place
+        self,
+        dataset: TokenDataset,
+        recipe: BatchRecipe,
+        *,
+        sequences: int,
+        place: Place,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         recipe = replace(recipe, seed=VALIDATION_SEED)
-        members = _batch_members(dataset.lengths[:sequences], recipe)
+        members = _batch_members(dataset.lengths[:sequences], recipe, batch_tokens)
         # Every process runs as many batches, since a network that is divided among them (ZeRO 3)
         # runs in all or in none; the last ones may have no sequences.
         self._batches = -(-len(members) // place.processes) * place.processes
@@ -71,6 +82,12 @@ class Validation:
             ]
             for corruption in _CORRUPTIONS.values()
         ]
+        masked = sum(len(batch.targets) for share in self._shares for batch in share)
+        if sum(gathered(masked, place)) == 0:
+            raise SharedUserError(
+                "validation: the held-out sequences have no residue to mask; expected longer "
+                "ones, or more of them"
+            )
 
     @torch.no_grad()
     def values(
@@ -81,9 +98,6 @@ class Validation:
         `validation_loss` is the cross-entropy in nats over the chosen positions,
         `validation_perplexity` its exponential, `validation_accuracy` the share of positions whose
         likeliest token is the true one; `validation_mask_loss` and so on at `<mask>` only.
-
-        Raises:
-            UserError: the sequences have no residue to mask.
         """
         # [corruptions, batches, (loss, correct, masked)]
         sums = torch.zeros(len(self._shares), self._batches, 3, dtype=torch.float64, device=device)
@@ -100,20 +114,17 @@ class Validation:
         values: dict[str, float] = {}
         for name, batches in zip(_CORRUPTIONS, sums.tolist(), strict=True):
             loss, correct, masked = (math.fsum(column) for column in zip(*batches, strict=True))
-            if masked == 0:
-                raise UserError(
-                    "validation: the held-out sequences have no residue to mask; expected longer "
-                    "ones, or more of them"
-                )
             values[f"{name}_loss"] = loss / masked
             values[f"{name}_perplexity"] = math.exp(min(loss / masked, _LARGEST_EXPONENT))
             values[f"{name}_accuracy"] = correct / masked
         return values
 
 
-def _batch_members(lengths: NDArray[np.int32], recipe: BatchRecipe) -> list[NDArray[np.int64]]:
+def _batch_members(
+    lengths: NDArray[np.int32], recipe: BatchRecipe, batch_tokens: int
+) -> list[NDArray[np.int64]]:
     """Return the sequences of each batch: those whose first token falls into its tokens."""
     tokens = np.minimum(lengths.astype(np.int64), recipe.crop_residues) + recipe.special_tokens
-    batch = (np.cumsum(tokens) - tokens) // _BATCH_TOKENS
+    batch = (np.cumsum(tokens) - tokens) // batch_tokens
     first_of_batch = np.flatnonzero(np.diff(batch)) + 1
     return np.split(np.arange(len(tokens)), first_of_batch)

@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn, Self
 
 import torch.distributed
 
-from esm1b.errors import RunFailure, Stopped, UserError
+from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.pretraining.attempts import is_lost_peer
 from esm1b.pretraining.launch import Place
 from esm1b.pretraining.line_connection import LineConnection, listen
@@ -104,7 +104,7 @@ class Watchdog:
     ) -> None:
         if not self._thread.is_alive():
             return
-        if error is None or isinstance(error, Stopped | UserError | RunFailure):
+        if error is None or isinstance(error, Stopped | SharedUserError | RunFailure):
             # all processes end alike, each with its own word of it
             self._tell("left")
         elif is_lost_peer(error):

@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from esm1b.batches.micro_batch import MicroBatch
+from esm1b.errors import UserError
 from esm1b.pretraining import attempt, engine
 from esm1b.pretraining.losses import masked_losses
 
-__all__ = ["every_loss_is_infinite", "one_loss_is_infinite", "one_loss_is_large", "the_third_fails"]
+__all__ = [
+    "every_loss_is_infinite",
+    "one_loss_is_infinite",
+    "one_loss_is_large",
+    "the_last_has_no_weights",
+    "the_third_fails",
+]
 
 
 def one_loss_is_infinite(rank: int) -> None:
@@ -30,6 +37,16 @@ def one_loss_is_large(rank: int) -> None:
         return values(self, outcome, masked, rate)
 
     attempt.Attempt._training_values = with_spike  # type: ignore[method-assign]  # in this process
+
+
+def the_last_has_no_weights(rank: int) -> None:
+    """Let the second process alone find no weights to start from."""
+
+    def no_weights(encoder: Any, config: Any) -> None:
+        if rank == 1:
+            raise UserError("model: not on this node")
+
+    vars(attempt)["set_initial_weights"] = no_weights
 
 
 def the_third_fails(rank: int) -> None:

@@ -24,7 +24,7 @@ from esm1b.pretraining.checkpoint import PARTS, SavedState, SaveError, load_newe
 from esm1b.pretraining.checkpoint_files import StoredFile, shares
 from esm1b.pretraining.fingerprint import check_fingerprint
 from esm1b.pretraining.launch import Place
-from esm1b.pretraining.retention import remove_newer
+from esm1b.pretraining.retention import set_newer_aside
 from esm1b.pretraining.skipped import SkippedUpdate
 from tests.pretraining.worlds import gloo, in_world
 
@@ -242,8 +242,12 @@ def test_all_damaged(directory: Path) -> None:
 def test_those_passed_over_make_room(directory: Path) -> None:
     (directory / "update-00000010" / "state.json").unlink()
     assert updates_loaded(directory) == 4
-    remove_newer(directory, than=4)
-    assert names(directory) == ["update-00000002", "update-00000004"]
+    set_newer_aside(directory, than=4)
+    assert names(directory) == [
+        "damaged-update-00000010",
+        "update-00000002",
+        "update-00000004",
+    ]
 
 
 def test_an_interrupted_save_is_never_loaded(directory: Path) -> None:

@@ -55,6 +55,6 @@ def test_two_processes_fail_together() -> None:
         [0, 1],
         "of 0",
         ("ActionError", "process 2 of 2: two lines"),
-        ("UserError", "a key"),
+        ("SharedUserError", "a key"),
     ]
     assert in_world(2, visit) == [expected, expected]

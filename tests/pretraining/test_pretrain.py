@@ -129,7 +129,7 @@ class Run:
         return [line["loss"] for line in lines if "loss" in line]
 
     def saved(self) -> list[str]:
-        return sorted(path.name for path in self.checkpoints.glob("*update-*"))
+        return sorted(path.name for path in self.checkpoints.glob("update-*"))
 
 
 def environment() -> dict[str, str]:
@@ -335,6 +335,7 @@ def test_without_the_newest_checkpoint_it_repeats_the_updates(
     result = run.start()
     assert result.returncode == 0, result.stderr
     assert "going on after update 8" in result.stderr
+    assert (run.checkpoints / "damaged-update-00000012").is_dir()
     assert run.saved() == ["update-00000008", "update-00000012"]
     assert run.weights() == undisturbed.weights()
     assert run.losses() == undisturbed.losses()

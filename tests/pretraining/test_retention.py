@@ -5,9 +5,10 @@ import pytest
 from esm1b.errors import UserError
 from esm1b.pretraining.retention import (
     check_free_space,
+    is_milestone,
     remove_leftovers,
-    remove_newer,
     remove_old,
+    set_newer_aside,
 )
 
 
@@ -44,9 +45,19 @@ def test_at_least_one_stays(directory: Path) -> None:
     assert len(numbers(directory)) == 6
 
 
-def test_newer_ones_go(directory: Path) -> None:
-    remove_newer(directory, than=250)
+def test_newer_ones_are_set_aside_and_not_lost(directory: Path) -> None:
+    before = numbers(directory)
+    set_newer_aside(directory, than=250)
     assert numbers(directory) == [100, 200, 250]
+    aside = sorted(path.name for path in directory.glob("damaged-*"))
+    assert aside == [f"damaged-update-{number:08d}" for number in before if number > 250]
+    set_newer_aside(directory, than=250)
+    assert sorted(path.name for path in directory.glob("damaged-*")) == aside
+
+
+def test_the_beginning_is_no_milestone() -> None:
+    assert [updates for updates in range(0, 31, 5) if is_milestone(updates, 10)] == [10, 20, 30]
+    assert not is_milestone(10, None)
 
 
 def test_leftovers_go(directory: Path) -> None:

@@ -110,6 +110,22 @@ def test_milestones_stay_with_a_model_each(run: Run) -> None:
     assert details["updates"] == 5
 
 
+def test_a_milestone_whose_model_is_missing_gets_it_later(run: Run) -> None:
+    assert run.start(milestone_interval=5, updates=5)[0] == [0]
+    milestone = run.checkpoints / "milestones" / "update-00000005"
+    weights = (milestone / "model.safetensors").read_bytes()
+    shutil.rmtree(milestone)
+    assert run.start(milestone_interval=5)[0] == [0]
+    assert (milestone / "model.safetensors").read_bytes() == weights
+
+
+def test_an_error_of_one_process_is_told_and_ends_all(run: Run) -> None:
+    statuses, started = run.start(processes=2, patch="the_last_has_no_weights", init_from="model")
+    assert statuses == [2, 2]
+    told = [line for line in started.errors().splitlines() if line.startswith("esm1b: error:")]
+    assert told == ["esm1b: error: model: not on this node"]
+
+
 def test_it_starts_from_the_weights_of_a_model(run: Run, server: ForkServer) -> None:
     assert run.start()[0] == [0]
     other = Run(server, run.folder / "other", run.tokens)
@@ -213,6 +229,9 @@ def test_a_spike_is_logged_or_stops_the_run(run: Run, server: ForkServer) -> Non
     assert "update 25: its loss of " in told[0]
     other = Run(server, run.folder / "other", run.tokens)
     other.folder.mkdir()
+    # the losses before the last checkpoint count after a restart too
+    assert other.start(updates=24)[0] == [0]
+    shutil.rmtree(other.model)
     statuses, started = other.start(patch="one_loss_is_large", updates=30, stop_at_loss_spike=True)
     assert statuses == [1]
     assert last_line(started).endswith("and pretraining.stop_at_loss_spike is set")

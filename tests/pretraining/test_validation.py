@@ -33,8 +33,10 @@ NAMES = [
 
 def values(place: Place, tokens: Path, recipe: BatchRecipe = RECIPE) -> dict[str, float]:
     dataset = open_tokens(tokens, "validation")
-    with gloo(place), patch.object(validation, "_BATCH_TOKENS", SMALL_BATCHES):
-        found = Validation(dataset, recipe, sequences=SEQUENCES, place=place)
+    with gloo(place):
+        found = Validation(
+            dataset, recipe, sequences=SEQUENCES, place=place, batch_tokens=SMALL_BATCHES
+        )
         network = random_encoder(SHAPE).train()
         result = found.values(network, CPU)
         assert network.training
@@ -92,8 +94,7 @@ def test_any_number_of_processes_gets_the_same(
 def test_batches_follow_from_the_lengths() -> None:
     lengths = np.array([98, 120, 50, 98, 1, 298, 5], dtype=np.int32)
     # tokens 100, 102, 52, 100, 3, 102, 7 begin at 0, 100, 202, 254, 354, 357, 459
-    with patch.object(validation, "_BATCH_TOKENS", 200):
-        members = validation._batch_members(lengths, RECIPE)
+    members = validation._batch_members(lengths, RECIPE, 200)
     assert [batch.tolist() for batch in members] == [[0, 1], [2, 3, 4, 5], [6]]
 
 
