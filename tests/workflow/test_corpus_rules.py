@@ -69,6 +69,7 @@ EVERY_JOB = {
     "evaluate_contacts",
     "evaluate_secondary_structure",
     "release",
+    "audit",
     "report",
 }
 

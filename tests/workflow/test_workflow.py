@@ -103,6 +103,7 @@ def test_a_finished_run_has_nothing_to_do_and_what_the_user_wants(finished: Path
     [
         ("results/demonstration/report/summary.txt", {"report"}),
         ("results/demonstration/release/README.md", {"release"}),
+        ("results/demonstration/audit/audit.json", {"audit", "report"}),
         (
             "results/demonstration/evaluation/contacts/metrics.json",
             {"evaluate_contacts", "release", "report"},
@@ -116,6 +117,7 @@ def test_a_finished_run_has_nothing_to_do_and_what_the_user_wants(finished: Path
                 "evaluate_contacts",
                 "evaluate_secondary_structure",
                 "release",
+                "audit",
                 "report",
             },
         ),
