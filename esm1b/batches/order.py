@@ -98,6 +98,11 @@ class SequenceOrder:
             return Position(epoch=epoch + 1, sequences=0)
         return Position(epoch=epoch, sequences=sequences)
 
+    def sequences_seen(self, updates: int) -> int:
+        """Return how many sequences the updates before number `updates` hold, over all epochs."""
+        position = self.position(updates)
+        return position.epoch * len(self._lengths) + position.sequences
+
     def permuted(self, epoch: int, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return which sequence stands at each of `ranks` `[n]` of an epoch, int64 `[n]`."""
         return self._epoch(epoch).permutation(ranks)

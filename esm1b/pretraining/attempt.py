@@ -394,7 +394,6 @@ class Attempt:
             if self._place.rank == 0:
                 _log.warning("%s", message)
         self._losses.append(loss)
-        position = self._order.position(self.updates)
         return {
             "loss": _finite(loss),
             "perplexity": _finite(math.exp(min(loss, 700))),
@@ -404,7 +403,7 @@ class Attempt:
             **self._throughput.values(),
             "data_wait_seconds": self._stream.take_wait(),
             "epoch": self._order.epoch_at(self.updates),
-            "sequences_seen": position.epoch * len(self._train) + position.sequences,
+            "sequences_seen": self._order.sequences_seen(self.updates),
             "skipped": len(self._skipped),
         }
 

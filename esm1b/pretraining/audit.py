@@ -91,7 +91,7 @@ def audit(
     counted, failures = _count(order, updates, sequences)
     failures += _out_of_turn(order, compared, sequences)
     failures += _unlike_order(order, skipped)
-    failures += _unlike_log(order, lines, sequences)
+    failures += _unlike_log(order, lines)
     _take_out(counted, skipped)
     occurrences: Counter[int] = Counter()
     for start in range(0, sequences, _AT_ONCE):
@@ -207,11 +207,7 @@ def _out_of_turn(order: SequenceOrder, numbers: Sequence[int], sequences: int) -
     failures = []
     for number in numbers:
         members = order.update(number)
-        begin, end = (
-            position.epoch * sequences + position.sequences
-            for position in (order.position(number), order.position(number + 1))
-        )
-        places = np.arange(begin, end)
+        places = np.arange(order.sequences_seen(number), order.sequences_seen(number + 1))
         epochs = places // sequences
         due = [
             order.permuted(epoch, places[epochs == epoch] % sequences)
@@ -244,14 +240,11 @@ def _unlike_order(order: SequenceOrder, skipped: Sequence[SkippedUpdate]) -> lis
     return failures
 
 
-def _unlike_log(
-    order: SequenceOrder, lines: Sequence[tuple[int, int]], sequences: int
-) -> list[str]:
+def _unlike_log(order: SequenceOrder, lines: Sequence[tuple[int, int]]) -> list[str]:
     """Return at which updates the log has another number of sequences than the order."""
     failures = []
     for update, seen in lines:
-        position = order.position(update)
-        due = position.epoch * sequences + position.sequences
+        due = order.sequences_seen(update)
         if seen != due:
             failures.append(
                 f"metrics.jsonl has {seen:,} sequences at update {update:,}, not {due:,}"

@@ -10,7 +10,7 @@ from esm1b.pretraining.checkpoint import SaveError
 from esm1b.pretraining.collectives import on_first
 from esm1b.pretraining.engine import Engine
 from esm1b.pretraining.launch import Place
-from esm1b.pretraining.retention import remove_old
+from esm1b.pretraining.retention import is_milestone, remove_old
 from esm1b.pretraining.skipped import SkippedUpdate
 
 __all__ = ["MOST_FAILURES", "Saving"]
@@ -46,11 +46,11 @@ class Saving:
 
     def is_due(self, updates: int) -> bool:
         """Return whether to save after `updates` updates; the same in all processes."""
-        every = (self._recipe.checkpoint_interval, self._recipe.milestone_interval)
         return (
             updates == self._recipe.updates
             or updates == self._retry_at
-            or any(interval is not None and updates % interval == 0 for interval in every)
+            or updates % self._recipe.checkpoint_interval == 0
+            or is_milestone(updates, self._recipe.milestone_interval)
         )
 
     def save(self, updates: int, skipped: list[SkippedUpdate], *, is_last: bool = False) -> None:
