@@ -1,6 +1,5 @@
 """The command line: what `esm1b` offers, and how commands end."""
 
-import errno
 import logging
 import os
 import sys
@@ -8,17 +7,19 @@ import sys
 import typer
 
 from esm1b.commands import corpus, evaluation, exchange, planning, training, use
-from esm1b.errors import DownloadError, RunFailure, SharedUserError, Stopped, UserError
+from esm1b.errors import (
+    DownloadError,
+    RunFailure,
+    SharedUserError,
+    Stopped,
+    UserError,
+    paths_of_the_user,
+)
 from esm1b.pretraining.launch import is_first_process
 
 __all__ = ["app", "main"]
 
 STOPPED = 75
-# What a path that cannot be used gives.
-_USERS = {
-    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
-    *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
-}
 
 app = typer.Typer(
     help="ESM-1b, from UniRef50 to a trained, evaluated model. Every stage of the workflow is a "
@@ -64,7 +65,8 @@ def main() -> None:
         force=True,
     )
     try:
-        app()
+        with paths_of_the_user():
+            app()
     except UserError as error:
         if is_first or not isinstance(error, SharedUserError):
             print(f"esm1b: error: {error}", file=sys.stderr)
@@ -76,11 +78,6 @@ def main() -> None:
         if is_first:
             print(f"esm1b: error: {error}", file=sys.stderr)
         sys.exit(1)
-    except OSError as error:
-        if error.errno not in _USERS:
-            raise
-        print(f"esm1b: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
     except Stopped as stopped:
         if is_first:
             print(f"esm1b: stopped: {stopped}; the same command goes on", file=sys.stderr)

@@ -1,6 +1,24 @@
 """What can end a command besides success, and the exit status that each one means."""
 
-__all__ = ["DownloadError", "RunFailure", "SharedUserError", "Stopped", "UserError"]
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+__all__ = [
+    "DownloadError",
+    "RunFailure",
+    "SharedUserError",
+    "Stopped",
+    "UserError",
+    "paths_of_the_user",
+]
+
+# What the system says of a path that cannot be used.
+_UNUSABLE: Final = {
+    *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
+    *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
+}
 
 
 class UserError(Exception):
@@ -34,3 +52,18 @@ class Stopped(Exception):  # noqa: N818 (a request to stop is no error)
 
     The same command, given again, goes on from there.
     """
+
+
+@contextmanager
+def paths_of_the_user() -> Iterator[None]:
+    """Take an `OSError` for the user's where it says that a path cannot be used.
+
+    Raises:
+        UserError: naming the path and what the system says of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNUSABLE:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}") from error

@@ -3,9 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -28,12 +26,12 @@ from esm1b.pretraining.engine import Engine, UpdateOutcome
 from esm1b.pretraining.hardware import Hardware
 from esm1b.pretraining.initial_weights import set_initial_weights
 from esm1b.pretraining.launch import Place
+from esm1b.pretraining.manner import Manner
 from esm1b.pretraining.monitor import Monitor, read_metrics
-from esm1b.pretraining.retention import is_milestone, set_newer_aside
+from esm1b.pretraining.retention import is_milestone, milestone_path, set_newer_aside
 from esm1b.pretraining.saving import Saving
 from esm1b.pretraining.schedule import inverse_square_root
-from esm1b.pretraining.skipped import SkippedUpdate
-from esm1b.pretraining.skips import Skips
+from esm1b.pretraining.skip_record import SkipRecord
 from esm1b.pretraining.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.stop_request import StopRequest
 from esm1b.pretraining.throughput import Throughput
@@ -41,34 +39,9 @@ from esm1b.pretraining.validation import BATCH_TOKENS, Validation
 from esm1b.pretraining.watchdog import Watchdog
 from esm1b.versions import versions
 
-__all__ = ["Attempt", "Manner"]
+__all__ = ["Attempt"]
 
 _log = logging.getLogger(__name__)
-
-# Updates in a row without a finite gradient: more than fp16 takes to find its loss scale.
-_MOST_SKIPPED_IN_A_ROW: Final = 50
-_SEQUENCES_NAMED: Final = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manner:
-    """How a run is run; nothing here changes what it computes.
-
-    Attributes:
-        loader_workers: threads that prepare batches ahead; 0 prepares them when they are needed.
-        preload: read the tokens into memory at the start instead of mapping their files.
-        verify: compare the tokens with their digests at the start; else only sizes are looked at.
-        stop_after_seconds: save and stop when so much time has passed.
-        wandb_project: of Weights & Biases, to log there too.
-        automatic_micro_batch: take the largest micro-batch that the device has memory for.
-    """
-
-    loader_workers: int = 1
-    preload: bool = False
-    verify: bool = False
-    stop_after_seconds: int | None = None
-    wandb_project: str | None = None
-    automatic_micro_batch: bool = False
 
 
 class Attempt:
@@ -154,9 +127,7 @@ class Attempt:
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
         self._saving = Saving(checkpoints, self._recipe, self._engine, place)
-        self._skips = Skips()
-        self._skipped: list[SkippedUpdate] = []
-        self._skipped_in_a_row = 0
+        self._skips = SkipRecord(self._order, place)
         self.updates = 0
         is_restart = self._load()
         self._losses = on_first(self._logged_losses, place)
@@ -234,7 +205,7 @@ class Attempt:
                 f"expected at most pretraining.updates {self._recipe.updates}, or another directory"
             )
         self.updates = newest.updates
-        self._skipped = newest.skipped
+        self._skips.restore(newest.skipped, updates=newest.updates)
         on_first(lambda: set_newer_aside(self._checkpoints, than=newest.updates), self._place)
         return True
 
@@ -266,7 +237,7 @@ class Attempt:
         """Write the model directory of a milestone that has none yet; failing, go on."""
         if not is_milestone(self.updates, self._recipe.milestone_interval):
             return
-        path = self._checkpoints / "milestones" / f"update-{self.updates:08d}"
+        path = milestone_path(self._checkpoints, self.updates)
         if on_first(path.exists, self._place):
             return
         try:
@@ -291,8 +262,8 @@ class Attempt:
             watchdog.arrived(self.updates)
             totals = agreement.finish()
             if totals.stop:
-                self._note_skips(but_newest=0)
-                self._saving.save(self.updates, self._skipped, is_last=True)
+                self._skips.note(but_newest=0)
+                self._saving.save(self.updates, self._skips.skipped, is_last=True)
                 raise Stopped(f"saved after update {self.updates} of {self._recipe.updates}")
             following = next(stream, None)
             if following is not None:
@@ -327,7 +298,7 @@ class Attempt:
         is_last = self.updates == self._recipe.updates
         is_saved = self._saving.is_due(self.updates)
         is_logged = is_last or self.updates % self._recipe.log_interval == 0
-        self._note_skips(but_newest=0 if is_saved or is_logged else 1)
+        self._skips.note(but_newest=0 if is_saved or is_logged else 1)
         if is_logged:
             monitor.write(self.updates, self._training_values(outcome, totals.masked, rate))
         if is_last or self.updates % self._recipe.validation_interval == 0:
@@ -336,44 +307,9 @@ class Attempt:
             monitor.write(self.updates, values)
             self._throughput.restart()
         if is_saved:
-            self._saving.save(self.updates, self._skipped, is_last=is_last)
+            self._saving.save(self.updates, self._skips.skipped, is_last=is_last)
             self._export_milestone()
             self._throughput.restart()
-
-    def _note_skips(self, *, but_newest: int) -> None:
-        """Record which updates were skipped, as far as that is known without waiting.
-
-        Raises:
-            RunFailure: too many in a row.
-        """
-        for update, is_skipped in self._skips.known(but_newest=but_newest):
-            if not is_skipped:
-                self._skipped_in_a_row = 0
-                continue
-            members = self._order.update(update - 1)
-            self._skipped.append(
-                SkippedUpdate(
-                    update=update,
-                    epochs=members.epochs.tolist(),
-                    sequences=members.sequences.tolist(),
-                )
-            )
-            if self._place.rank == 0:
-                named = " ".join(map(str, members.sequences[:_SEQUENCES_NAMED]))
-                _log.warning(
-                    "update %d: its gradient is not finite, so nothing was changed; it held %d "
-                    "sequences: %s%s",
-                    update,
-                    len(members.sequences),
-                    named,
-                    " ..." if len(members.sequences) > _SEQUENCES_NAMED else "",
-                )
-            self._skipped_in_a_row += 1
-            if self._skipped_in_a_row > _MOST_SKIPPED_IN_A_ROW:
-                raise RunFailure(
-                    f"the gradients of the {self._skipped_in_a_row} updates up to {update} are not "
-                    "finite"
-                )
 
     def _training_values(
         self, outcome: UpdateOutcome, masked: int, rate: float
@@ -386,7 +322,6 @@ class Attempt:
         sums = torch.stack((outcome.loss.double(), outcome.correct.double()))
         torch.distributed.all_reduce(sums)
         loss, accuracy = (sums / max(masked, 1)).tolist()
-        norm = float(outcome.gradient_norm)
         if is_spike(loss, self._losses):
             message = f"update {self.updates}: its loss of {loss:.4g} is far above those before it"
             if self._recipe.stop_at_loss_spike and math.isfinite(loss):
@@ -395,19 +330,14 @@ class Attempt:
                 _log.warning("%s", message)
         self._losses.append(loss)
         return {
-            "loss": _finite(loss),
-            "perplexity": _finite(math.exp(min(loss, 700))),
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700)),
             "accuracy": accuracy,
             "learning_rate": rate,
-            "gradient_norm": _finite(norm),
+            "gradient_norm": float(outcome.gradient_norm),
             **self._throughput.values(),
             "data_wait_seconds": self._stream.take_wait(),
             "epoch": self._order.epoch_at(self.updates),
             "sequences_seen": self._order.sequences_seen(self.updates),
-            "skipped": len(self._skipped),
+            "skipped": len(self._skips.skipped),
         }
-
-
-def _finite(value: float) -> float | None:
-    """Return `value`, or None in place of what JSON has no number for."""
-    return value if math.isfinite(value) else None

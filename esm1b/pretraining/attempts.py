@@ -16,6 +16,8 @@ __all__ = ["Attempts", "NoProgress", "is_lost_peer", "read_attempts"]
 _log = logging.getLogger(__name__)
 
 _MOST_FAILURES: Final = 2
+# A machine may go away by chance, but not so often in one interval of checkpoints.
+_MOST_ENDED: Final = 5
 # What gloo, nccl and the store of torch 2.13 say when the other side of a connection is gone or
 # does not answer. Their exceptions have no class in common but RuntimeError, which tells nothing.
 _SPEAKERS: Final = ("gloo/transport", "pair closure", "nccl", "NCCL", "DistNetwork", "DistStore")
@@ -68,15 +70,24 @@ class Attempts:
         """Check that another attempt makes sense.
 
         Raises:
-            NoProgress: two attempts failed that went on from this very update. Attempts that were
-                killed, stopped or lost a process do not count.
+            NoProgress: two attempts failed that went on from this very update, or five ended
+                without any progress, killed and such that lost a process included. An attempt that
+                was asked to stop counts as neither.
         """
-        failures = _failures_from(self._update, read_attempts(self._path))
+        lines = read_attempts(self._path)
+        failures = _failures_from(self._update, lines)
         if len(failures) >= _MOST_FAILURES:
             last = failures[-1].partition("\n")[0]
             raise NoProgress(
                 f"stopped for good: {len(failures)} attempts failed that went on from update "
                 f"{self._update}, the last with {last!r}; remove {self._path} to try again"
+            )
+        ended = _ended_from(self._update, lines)
+        if ended >= _MOST_ENDED:
+            raise NoProgress(
+                f"stopped for good: {ended} attempts were killed, lost a process or failed that "
+                f"went on from update {self._update}, before anything was saved; remove "
+                f"{self._path} to try again"
             )
 
     def __enter__(self) -> Self:
@@ -167,3 +178,16 @@ def _failures_from(update: int, lines: list[dict[str, Any]]) -> list[str]:
         elif line["event"] == "failed":
             failures[line["attempt"]] = line["message"]
     return list(failures.values())
+
+
+def _ended_from(update: int, lines: list[dict[str, Any]]) -> int:
+    """Return how many of the last attempts began at `update` and neither stopped nor finished."""
+    ended: set[int] = set()
+    for line in lines:
+        if line["event"] == "started" and line["update"] != update:
+            ended = set()
+        elif line["event"] == "started":
+            ended.add(line["attempt"])
+        elif line["event"] in ("stopped", "finished"):
+            ended.discard(line["attempt"])
+    return len(ended)

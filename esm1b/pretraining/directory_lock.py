@@ -1,5 +1,6 @@
 """One run to a directory of checkpoints."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -8,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from esm1b.errors import UserError
 
@@ -17,6 +18,8 @@ __all__ = ["directory_lock"]
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.2
+# Lustre mounted without flock, NFS without its lock daemon.
+_NO_LOCKS: Final = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def directory_lock(directory: Path, *, patience_seconds: float = 60) -> Iterator
     """Keep a second run out of `directory`.
 
     The lock goes with the process that holds it, however that one ends, so none is ever stale; the
-    file itself stays, and tells who holds it.
+    file itself stays, and tells who holds it. On a file system without locks it only warns.
 
     Args:
         directory: of the checkpoints.
@@ -36,7 +39,7 @@ def directory_lock(directory: Path, *, patience_seconds: float = 60) -> Iterator
     with (directory / "lock").open("a+") as file:
         until = time.monotonic() + patience_seconds
         is_told = False
-        while not _is_locked(file.fileno()):
+        while not _is_locked(file):
             file.seek(0)
             holder = file.read().strip() or "unknown"
             if time.monotonic() >= until:
@@ -54,9 +57,17 @@ def directory_lock(directory: Path, *, patience_seconds: float = 60) -> Iterator
         yield
 
 
-def _is_locked(descriptor: int) -> bool:
+def _is_locked(file: IO[str]) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _log.warning(
+            "%s: this file system has no locks (%s), so nothing keeps a second run away",
+            file.name,
+            error.strerror,
+        )
     return True

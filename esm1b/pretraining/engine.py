@@ -17,9 +17,13 @@ from esm1b.config import PretrainingConfig
 from esm1b.errors import SharedUserError
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.hardware import Filling, Hardware
-from esm1b.pretraining.loss_scale import read_loss_scale, write_loss_scale
+from esm1b.pretraining.loss_scale import (
+    read_loss_scale,
+    stay_at_least_scale,
+    write_loss_scale,
+)
 from esm1b.pretraining.losses import MaskedLosses, masked_losses
-from esm1b.pretraining.settings import check_layout, deepspeed_settings
+from esm1b.pretraining.settings import check_compiled, check_layout, deepspeed_settings
 from esm1b.pretraining.sharding import Kind, sharding_of
 
 __all__ = ["Engine", "UpdateOutcome"]
@@ -86,11 +90,7 @@ class Engine:
         self.device = device
         self.filling: Filling | None = None
         if hardware.compile:
-            if device.type != "cuda" or self._precision == "fp32":
-                raise SharedUserError(
-                    f"--compile: on {device.type} in {self._precision}, where attention is not "
-                    "varlen; expected CUDA and bf16 or fp16"
-                )
+            check_compiled(encoder.shape, encoder.attention, device.type, self._precision)
             encoder.compile_layers()
             self.filling = Filling.of(
                 micro_batch_tokens=hardware.micro_batch_tokens,
@@ -114,7 +114,9 @@ class Engine:
         self._parameters = dict(zip(self.shapes, self._engine.module.parameters(), strict=True))
         self._sharding = sharding_of(self._optimizer, self._adam)
         self._create_adam_state()
-        if self._precision != "fp16":
+        if self._precision == "fp16":
+            stay_at_least_scale(self._optimizer)
+        else:
             self._sharding.decide_alone()
         if self._precision != "fp32":
             # DeepSpeed rounded the weights before it copied them to float32.

@@ -6,6 +6,7 @@ from typing import Any
 
 from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
+from esm1b.pretraining.checkpoint_files import checkpoints
 
 __all__ = ["check_fingerprint", "check_same_run", "recorded_fingerprint"]
 
@@ -13,16 +14,16 @@ _RECORD = "run.json"
 
 
 def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Record what determines the run at its first start; refuse anything else later.
+    """Record what determines the run; refuse anything else once there are checkpoints.
 
     Raises:
         UserError: naming the keys that differ, with both values.
     """
     recorded = recorded_fingerprint(directory)
-    if recorded is None:
-        write_json(directory / _RECORD, fingerprint)
-    else:
+    if recorded is not None and checkpoints(directory):
         check_same_run(directory, recorded, fingerprint)
+    elif recorded != fingerprint:
+        write_json(directory / _RECORD, fingerprint)
 
 
 def recorded_fingerprint(directory: Path) -> dict[str, Any] | None:

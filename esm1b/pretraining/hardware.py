@@ -16,7 +16,7 @@ from esm1b.errors import UserError
 from esm1b.model.attention_plan import AttentionPath
 from esm1b.pretraining.launch import Place
 
-__all__ = ["Filling", "Hardware", "start_processes"]
+__all__ = ["Filling", "Hardware", "gpu_of", "start_processes"]
 
 # For a process that is late: to join the others, or at a collective the watchdog knows nothing of.
 _LONGEST_WAIT: Final = timedelta(minutes=10)
@@ -84,14 +84,7 @@ def start_processes(place: Place, hardware: Hardware) -> torch.device:
     has_cuda = hardware.device == "cuda" or (
         hardware.device == "auto" and torch.cuda.is_available()
     )
-    gpu = place.local_rank
-    if has_cuda and place.launcher == "srun" and torch.cuda.device_count() == 1:
-        gpu = 0  # srun --gpus-per-task=1 shows each process its own GPU alone
-    if has_cuda and gpu >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {hardware.device}: process {place.local_rank} of this node has no GPU, "
-            f"{torch.cuda.device_count()} are there; expected one for each process, or --device cpu"
-        )
+    gpu = gpu_of(place, visible=torch.cuda.device_count()) if has_cuda else None
     if not has_cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
         # Nothing is compiled on CPU; without this DeepSpeed imports the compiler all the same.
@@ -107,21 +100,36 @@ def start_processes(place: Place, hardware: Hardware) -> torch.device:
     for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
     torch.set_num_threads(hardware.threads)
-    backend = "nccl" if has_cuda else "gloo"
+    backend = "gloo" if gpu is None else "nccl"
+    # DeepSpeed takes LOCAL_RANK for the number of the GPU.
+    os.environ.update(place.environment() | ({} if gpu is None else {"LOCAL_RANK": str(gpu)}))
     if place.processes == 1 and place.port == 0:
         # A store in memory: nothing listens, so single processes never meet.
-        os.environ.update(place.environment())
         torch.distributed.init_process_group(
             backend,
             store=torch.distributed.HashStore(),  # type: ignore[attr-defined]  # not in __all__
             rank=0,
             world_size=1,
         )
-    else:
-        os.environ.update(place.environment())
-    if has_cuda:
+    if gpu is not None:
         torch.cuda.set_device(gpu)
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=_LONGEST_WAIT
     )
-    return torch.device("cuda", gpu) if has_cuda else torch.device("cpu")
+    return torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
+
+
+def gpu_of(place: Place, *, visible: int) -> int:
+    """Return which of the `visible` GPUs of its node a process takes.
+
+    Raises:
+        UserError: none is left for it.
+    """
+    if place.launcher == "srun" and visible == 1:
+        return 0  # srun --gpus-per-task=1 shows each process its own GPU alone
+    if place.local_rank >= visible:
+        raise UserError(
+            f"--device: process {place.local_rank} of this node has no GPU, {visible} are there; "
+            "expected one for each process, or --device cpu"
+        )
+    return place.local_rank

@@ -1,5 +1,6 @@
 """Which process this is, whatever started it: a function of the environment."""
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,8 +144,9 @@ def _from_slurm(environment: Mapping[str, str]) -> Place:
     processes = _integer(values, "SLURM_NTASKS")
     address = environment.get("MASTER_ADDR") or "127.0.0.1"
     if processes > 1 and not environment.get("MASTER_ADDR"):
-        launcher = ("SLURM_LAUNCH_NODE_IPADDR",)
-        address = _required(environment, launcher, "srun")["SLURM_LAUNCH_NODE_IPADDR"]
+        # SLURM_LAUNCH_NODE_IPADDR is where srun was typed: under salloc, the login node
+        nodes = _required(environment, ("SLURM_STEP_NODELIST",), "srun")["SLURM_STEP_NODELIST"]
+        address = _first_host(nodes)
     job = _integer(values, "SLURM_JOB_ID") + _PORTS_PER_STEP * _integer(values, "SLURM_STEP_ID")
     return _checked(
         Place(
@@ -156,6 +158,12 @@ def _from_slurm(environment: Mapping[str, str]) -> Place:
             launcher="srun",
         )
     )
+
+
+def _first_host(nodes: str) -> str:
+    """Return the first of SLURM's list of hosts: "gpu07" of "gpu[07-08,11],login1"."""
+    first = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodes)
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first.group() if first else "")
 
 
 def _port(environment: Mapping[str, str], job: int) -> int:

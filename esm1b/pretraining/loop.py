@@ -14,18 +14,21 @@ from esm1b.batches.masking import MASKED_SHARE
 from esm1b.config import Config
 from esm1b.corpus.token_dataset import TokenDataset, open_tokens
 from esm1b.corpus.verification import read_either_manifest, verify
+from esm1b.errors import paths_of_the_user
 from esm1b.files import check_replaceable
-from esm1b.pretraining.attempt import Attempt, Manner
+from esm1b.pretraining.attempt import Attempt
 from esm1b.pretraining.attempts import Attempts
 from esm1b.pretraining.collectives import gathered, on_first
 from esm1b.pretraining.directory_lock import directory_lock
 from esm1b.pretraining.fingerprint import check_fingerprint
 from esm1b.pretraining.hardware import Hardware, start_processes
 from esm1b.pretraining.launch import Place, place_from_environment
+from esm1b.pretraining.manner import Manner
 from esm1b.pretraining.memory import automatic_micro_batch_tokens
 from esm1b.pretraining.monitor import name_log_lines
 from esm1b.pretraining.retention import check_free_space
 from esm1b.pretraining.settings import check_layout
+from esm1b.pretraining.slurm_address import with_known_address
 from esm1b.pretraining.stop_request import StopRequest
 from esm1b.pretraining.time_budget import TimeBudget
 from esm1b.pretraining.watchdog import Watchdog
@@ -68,7 +71,7 @@ def pretrain(
     """
     manner = Manner() if manner is None else manner
     stop = StopRequest(TimeBudget(manner.stop_after_seconds))
-    place = place_from_environment(os.environ)
+    place = with_known_address(place_from_environment(os.environ))
     attempts: Attempts | None = None
 
     def note_failure(message: str) -> None:
@@ -80,7 +83,6 @@ def pretrain(
     check_layout(config.pretraining.precision, hardware)
     train = open_tokens(tokens, "train", preload=manner.preload)
     held_out = open_tokens(tokens, "validation", preload=manner.preload)
-    checkpoints.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         held.enter_context(stop)
         device = start_processes(place, hardware)
@@ -88,7 +90,9 @@ def pretrain(
         locked = held.enter_context(ExitStack())
         held.enter_context(watchdog)
 
+        @paths_of_the_user()
         def start() -> None:
+            checkpoints.mkdir(parents=True, exist_ok=True)
             if manner.wandb_project is not None:
                 check_installed(manner.wandb_project)
             if manner.verify:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["read_loss_scale", "write_loss_scale"]
+__all__ = ["read_loss_scale", "stay_at_least_scale", "write_loss_scale"]
 
 # by name, the attributes of DeepSpeed's DynamicLossScaler that change
 _ATTRIBUTES: Final = {
@@ -25,3 +25,8 @@ def write_loss_scale(optimizer: Any, state: Mapping[str, float]) -> None:
     for name, attribute in _ATTRIBUTES.items():
         before = getattr(optimizer.loss_scaler, attribute)
         setattr(optimizer.loss_scaler, attribute, type(before)(state[name]))
+
+
+def stay_at_least_scale(optimizer: Any) -> None:
+    """Skip an update that overflows at the least scale like any other, instead of raising."""
+    optimizer.loss_scaler.raise_error_at_min_scale = False

@@ -11,6 +11,7 @@ from esm1b.pretraining import checkpoint_files
 __all__ = [
     "check_free_space",
     "is_milestone",
+    "milestone_path",
     "remove",
     "remove_leftovers",
     "remove_old",
@@ -24,9 +25,11 @@ _BYTES_BESIDES: Final = 2**20
 
 
 def remove_old(directory: Path, *, keep: int, every: int | None) -> None:
-    """Remove checkpoints but the newest `keep`, and those of each `every`-th update.
+    """Remove checkpoints but the newest `keep`, and milestones.
 
-    It is called after a save, which read back what it wrote, so one that is whole stays.
+    A milestone is that of each `every`-th update, and any whose model directory is there: `every`
+    may have been another number. It is called after a save, which read back what it wrote, so one
+    that is whole stays.
 
     Raises:
         ValueError: `keep` is less than 1.
@@ -34,13 +37,22 @@ def remove_old(directory: Path, *, keep: int, every: int | None) -> None:
     if keep < 1:
         raise ValueError(f"keep is {keep}; expected 1 or more")
     for updates, path in list(checkpoint_files.checkpoints(directory).items())[:-keep]:
-        if not is_milestone(updates, every):
+        if not _stays(directory, updates, every):
             remove(path)
 
 
 def is_milestone(updates: int, every: int | None) -> bool:
     """Return whether the checkpoint after `updates` updates is kept for good."""
     return every is not None and updates > 0 and updates % every == 0
+
+
+def milestone_path(directory: Path, updates: int) -> Path:
+    """Return the model directory of the milestone after `updates` updates."""
+    return directory / "milestones" / f"update-{updates:08d}"
+
+
+def _stays(directory: Path, updates: int, every: int | None) -> bool:
+    return is_milestone(updates, every) or milestone_path(directory, updates).exists()
 
 
 def set_newer_aside(directory: Path, *, than: int) -> None:
@@ -57,9 +69,12 @@ def set_newer_aside(directory: Path, *, than: int) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what an interrupted save or removal left."""
+    """Remove what an interrupted save or removal left.
+
+    What does not go, such as a file that NFS keeps while it is read, is left for the next time.
+    """
     for path in directory.glob(".update-*"):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
@@ -85,7 +100,7 @@ def check_free_space(
         UserError: naming the bytes that are free and those needed.
     """
     size = _BYTES_PER_PARAMETER * parameters + _BYTES_BESIDES
-    held = [u for u in checkpoint_files.checkpoints(directory) if not is_milestone(u, every)]
+    held = [u for u in checkpoint_files.checkpoints(directory) if not _stays(directory, u, every)]
     missing = max(checkpoints - len(held), 1)
     free = shutil.disk_usage(directory).free
     if free < missing * size:

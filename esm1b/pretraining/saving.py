@@ -7,7 +7,7 @@ from typing import Final
 from esm1b.config import PretrainingConfig
 from esm1b.pretraining import checkpoint
 from esm1b.pretraining.checkpoint import SaveError
-from esm1b.pretraining.collectives import on_first
+from esm1b.pretraining.collectives import ActionError, on_first
 from esm1b.pretraining.engine import Engine
 from esm1b.pretraining.launch import Place
 from esm1b.pretraining.retention import is_milestone, remove_old
@@ -87,4 +87,8 @@ class Saving:
         self._failures = 0
         self._retry_at = None
         keep, every = self._recipe.checkpoints_kept, self._recipe.milestone_interval
-        on_first(lambda: remove_old(self._directory, keep=keep, every=every), self._place)
+        try:
+            on_first(lambda: remove_old(self._directory, keep=keep, every=every), self._place)
+        except ActionError as error:  # what was to be saved is safe
+            if self._place.rank == 0:
+                _log.warning("an old checkpoint was not removed: %s", error)

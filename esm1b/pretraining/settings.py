@@ -4,24 +4,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from esm1b.config import PretrainingConfig
-from esm1b.errors import UserError
+from esm1b.errors import SharedUserError, UserError
 from esm1b.files import read_json
+from esm1b.model.attention_plan import AttentionPath, choose_path
+from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.hardware import Hardware
 
-__all__ = ["check_layout", "deepspeed_settings"]
+__all__ = ["check_compiled", "check_layout", "deepspeed_settings"]
 
 # What a user's file may set: how DeepSpeed moves data and what it reports. Everything else decides
 # the arithmetic of an update, which is the recipe's, or where its state lies.
-_REPORTS: Final = (
-    "comms_logger",
-    "dump_state",
-    "flops_profiler",
-    "memory_breakdown",
-    "steps_per_print",
-    "timers",
-    "wall_clock_breakdown",
-)
+_REPORTS: Final[dict[str, type]] = {
+    "comms_logger": dict,
+    "dump_state": bool,
+    "flops_profiler": dict,
+    "memory_breakdown": bool,
+    "steps_per_print": int,
+    "timers": dict,
+    "wall_clock_breakdown": bool,
+}
+_TYPE_NAMES: Final = {dict: "an object", bool: "true or false", int: "a number, 1 or more"}
 _ZERO: Final = (
     "allgather_bucket_size",
     "allgather_partitions",
@@ -64,6 +69,30 @@ def check_layout(precision: str, hardware: Hardware) -> None:
         )
     if hardware.deepspeed_file is not None:
         _users_settings(hardware.deepspeed_file)
+
+
+def check_compiled(
+    shape: EncoderShape, attention: AttentionPath, device: str, precision: str
+) -> None:
+    """Check that compiled layers attend by varlen; other paths pad each batch to another shape.
+
+    Raises:
+        UserError: they would not.
+    """
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    head_width = shape.width // shape.heads
+    path = choose_path(
+        "auto" if attention == "varlen" else attention,
+        device=torch.device(device),
+        dtype=dtype,
+        head_width=head_width,
+    )
+    if path != "varlen":
+        raise SharedUserError(
+            f"--compile: on {device} in {precision}, with heads {head_width} wide and --attention "
+            f"{attention}, attention is not varlen; expected CUDA, bf16 or fp16, a head width that "
+            "is a multiple of 8 up to 256, and --attention auto or varlen"
+        )
 
 
 def deepspeed_settings(config: PretrainingConfig, hardware: Hardware) -> dict[str, Any]:
@@ -111,6 +140,10 @@ def _users_settings(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {type(settings).__name__}; expected an object of settings")
     for key, value in settings.items():
         if key in _REPORTS:
+            kind = _REPORTS[key]
+            is_count = type(value) is int and value >= 1
+            if not (is_count if kind is int else isinstance(value, kind)):
+                raise UserError(f"{path}: {key}: {value!r}; expected {_TYPE_NAMES[kind]}")
             continue
         within = value if key == "zero_optimization" and isinstance(value, dict) else None
         for name in [key] if within is None else [f"{key}.{inner}" for inner in within]:

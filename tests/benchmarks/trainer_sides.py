@@ -21,10 +21,11 @@ from esm1b.corpus.token_dataset import open_tokens
 from esm1b.files import write_json
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens
-from esm1b.pretraining.attempt import Attempt, Manner
+from esm1b.pretraining.attempt import Attempt
 from esm1b.pretraining.hardware import Filling, Hardware, start_processes
 from esm1b.pretraining.initial_weights import set_initial_weights
 from esm1b.pretraining.launch import Place
+from esm1b.pretraining.manner import Manner
 from esm1b.pretraining.monitor import read_metrics
 from esm1b.pretraining.schedule import inverse_square_root
 from esm1b.pretraining.stop_request import StopRequest

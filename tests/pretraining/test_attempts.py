@@ -84,13 +84,29 @@ def test_two_failures_without_progress_stop_for_good(tmp_path: Path) -> None:
 
 def test_what_is_not_its_own_making_neither_counts_nor_forgives(tmp_path: Path) -> None:
     attempt(tmp_path, 4, FAILURE)
-    for _ in range(3):
+    killed(tmp_path, 4)
+    attempt(tmp_path, 4, CLOSED)
+    for _ in range(9):
+        attempt(tmp_path, 4, Stopped("before any update"))
+    attempt(tmp_path, 4, UserError("no space"))
+    attempt(tmp_path, 4, FAILURE)
+    assert refusal(tmp_path, 4).startswith("stopped for good: 2 attempts failed")
+
+
+def test_five_that_save_nothing_stop_for_good_whatever_ended_them(tmp_path: Path) -> None:
+    for _ in range(2):
         killed(tmp_path, 4)
         attempt(tmp_path, 4, CLOSED)
         attempt(tmp_path, 4, Stopped("before any update"))
-        attempt(tmp_path, 4, UserError("no space"))
-    attempt(tmp_path, 4, FAILURE)
-    assert refusal(tmp_path, 4).startswith("stopped for good: 2 attempts failed")
+    killed(tmp_path, 8)  # progress
+    for _ in range(2):
+        killed(tmp_path, 4)  # the newer checkpoint was damaged
+        attempt(tmp_path, 4, CLOSED)
+    killed(tmp_path, 4)
+    assert refusal(tmp_path, 4) == (
+        "stopped for good: 5 attempts were killed, lost a process or failed that went on from "
+        f"update 4, before anything was saved; remove {tmp_path}/attempts.jsonl to try again"
+    )
 
 
 def test_progress_forgives(tmp_path: Path) -> None:

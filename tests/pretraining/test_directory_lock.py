@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import subprocess
 import sys
 import time
@@ -41,6 +43,25 @@ def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path) -> None:
     # the lock went with the process; what it wrote into the file does not matter
     with directory_lock(tmp_path, patience_seconds=0):
         assert (tmp_path / "lock").read_text().startswith("process ")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with directory_lock(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith("process ")
+    assert caplog.messages == [
+        f"{tmp_path}/lock: this file system has no locks (no locks here), so nothing keeps a "
+        "second run away"
+    ]
 
 
 def test_a_run_waits_for_one_that_is_about_to_end(tmp_path: Path) -> None:

@@ -251,6 +251,7 @@ def trained_under(layout: Layout, place: Place, shared: Path) -> dict[str, Any]:
     seen["resumed"] = resumed.state(resumed.names)
     if layout.precision == "fp16":
         seen["skips"] = skips(resumed, place)
+        seen["least scale"] = scale_after_overflows(resumed, place)
     return seen
 
 
@@ -271,6 +272,15 @@ def skips(engine: Engine, place: Place) -> list[dict[str, Any]]:
             }
         )
     return results
+
+
+def scale_after_overflows(engine: Engine, place: Place) -> float | None:
+    """Return the loss scale after more overflows in a row than it has powers of two."""
+    with faults(engine, place, loss_factor=float("nan")):
+        outcomes = [do_update(engine, update, place) for update in range(101, 119)]
+    assert all(outcome.skipped for outcome in outcomes)
+    scaler = engine.scaler()
+    return None if scaler is None else scaler["scale"]
 
 
 def resumed_from(
@@ -391,6 +401,14 @@ def test_an_update_that_is_not_finite_changes_nothing(
 
 
 @EVERY_CASE
+def test_an_overflow_at_the_least_scale_is_skipped_too(
+    worlds: Worlds, processes: int, layout: Layout
+) -> None:
+    expected = 1.0 if layout.precision == "fp16" else None
+    assert worlds.seen[processes][layout].get("least scale") == expected
+
+
+@EVERY_CASE
 def test_the_host_does_not_wait_for_the_device(
     worlds: Worlds, processes: int, layout: Layout
 ) -> None:
@@ -423,16 +441,14 @@ def test_resumed_in_another_layout_it_goes_on(worlds: Worlds) -> None:
 
 def test_layouts_that_do_not_train_are_refused(worlds: Worlds) -> None:
     said = dict(worlds.said)
+    for precision in ("bf16", "fp32"):
+        assert said.pop(f"compiled in {precision}").startswith(f"--compile: on cpu in {precision}")
     assert "'loud': Input should be a valid boolean" in said.pop("settings")
     assert said == {
         "fp16 on a CPU": "pretraining.precision: fp16, in which DeepSpeed does not train on cpu "
         "here; expected CUDA, or bf16 or fp32",
         "stage 0 in bf16": "--zero-stage 0: with pretraining.precision bf16; expected 1, 2 or 3, "
         "which keep float32 master weights",
-        "compiled in bf16": "--compile: on cpu in bf16, where attention is not varlen; expected "
-        "CUDA and bf16 or fp16",
-        "compiled in fp32": "--compile: on cpu in fp32, where attention is not varlen; expected "
-        "CUDA and bf16 or fp16",
     }
 
 

@@ -12,6 +12,7 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     check_fingerprint(tmp_path, run)
     assert recorded_fingerprint(tmp_path) == run
     check_fingerprint(tmp_path, dict(reversed(run.items())))
+    (tmp_path / "update-00000020").mkdir()
     with pytest.raises(UserError) as caught:
         check_fingerprint(tmp_path, run | {"model.width": 32, "seed": 2})
     assert str(caught.value) == (
@@ -21,6 +22,15 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.heads was None and is 4"):
         check_fingerprint(tmp_path, run | {"model.heads": 4})
     check_fingerprint(tmp_path, run)
+
+
+def test_a_recipe_is_free_to_change_until_there_is_a_checkpoint(tmp_path: Path) -> None:
+    check_fingerprint(tmp_path, {"pretraining.precision": "fp16"})
+    check_fingerprint(tmp_path, {"pretraining.precision": "bf16"})
+    assert recorded_fingerprint(tmp_path) == {"pretraining.precision": "bf16"}
+    (tmp_path / "update-00000020").mkdir()
+    with pytest.raises(UserError, match=r"pretraining\.precision was 'bf16' and is 'fp32'"):
+        check_fingerprint(tmp_path, {"pretraining.precision": "fp32"})
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:

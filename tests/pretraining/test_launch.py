@@ -18,7 +18,7 @@ SRUN = {
     "SLURM_NTASKS": "8",
     "SLURM_JOB_ID": "1234567",
     "SLURM_STEP_ID": "0",
-    "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+    "SLURM_STEP_NODELIST": "gpu[07-08,11]",
 }
 # As Open MPI 5.0.11, MPICH 5.0.2 and Intel MPI 2021.18 set them.
 OPEN_MPI = {
@@ -46,7 +46,7 @@ BY_TORCH = Place(
     rank=5, local_rank=1, processes=8, address="node1", port=29400, launcher="torchrun"
 )
 # 1,234,567 mod 20,000 = 14,567
-BY_SLURM = Place(rank=5, local_rank=1, processes=8, address="10.0.0.7", port=34567, launcher="srun")
+BY_SLURM = Place(rank=5, local_rank=1, processes=8, address="gpu07", port=34567, launcher="srun")
 # zlib.crc32(b"prterun-vm-7183@1") = 4,271,229,112
 BY_MPI = Place(
     rank=1, local_rank=1, processes=2, address="127.0.0.1", port=29112, launcher="mpirun"
@@ -78,7 +78,7 @@ PLACES: dict[str, tuple[dict[str, str], Place]] = {
         BY_SLURM,
     ),
     "one task under srun": (
-        {key: value for key, value in MPI_DAEMON.items() if key != "SLURM_LAUNCH_NODE_IPADDR"},
+        {key: value for key, value in MPI_DAEMON.items() if key != "SLURM_STEP_NODELIST"},
         Place(launcher="srun"),
     ),
     # sbatch sets SLURM_PROCID for the script itself, which is no step
@@ -108,6 +108,20 @@ def test_place(name: str) -> None:
     assert place_from_environment(environment) == place
 
 
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("n1", "n1"),
+        ("n1,n2", "n1"),
+        ("n[1-2]", "n1"),
+        ("gpu-a[009,011-014].cluster,cpu1", "gpu-a009.cluster"),
+        ("rack[2-3]-node[01-16]", "rack2-node01"),
+    ],
+)
+def test_rank_0_of_srun_is_on_the_first_node_of_the_step(nodes: str, host: str) -> None:
+    assert place_from_environment(SRUN | {"SLURM_STEP_NODELIST": nodes}).address == host
+
+
 def missing(environment: dict[str, str], name: str) -> dict[str, str]:
     return {key: value for key, value in environment.items() if key != name}
 
@@ -125,7 +139,7 @@ REFUSED: list[tuple[dict[str, str], str]] = [
             missing(SRUN, name),
             f"environment: {name} not set; expected with the other variables of srun",
         )
-        for name in ("SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_LAUNCH_NODE_IPADDR")
+        for name in ("SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_NODELIST")
     ),
     *(
         (
@@ -174,7 +188,7 @@ def test_for_torch() -> None:
         "RANK": "5",
         "LOCAL_RANK": "1",
         "WORLD_SIZE": "8",
-        "MASTER_ADDR": "10.0.0.7",
+        "MASTER_ADDR": "gpu07",
         "MASTER_PORT": "34567",
     }
 

@@ -6,6 +6,7 @@ from esm1b.errors import UserError
 from esm1b.pretraining.retention import (
     check_free_space,
     is_milestone,
+    milestone_path,
     remove_leftovers,
     remove_old,
     set_newer_aside,
@@ -37,6 +38,14 @@ def test_the_newest_stay(directory: Path) -> None:
 def test_every_so_many_stay_too(directory: Path) -> None:
     remove_old(directory, keep=1, every=100)
     assert numbers(directory) == [100, 200, 300, 100_000_000]
+
+
+def test_a_milestone_stays_when_others_are_to_be_milestones(directory: Path) -> None:
+    milestone_path(directory, 250).mkdir(parents=True)
+    remove_old(directory, keep=1, every=100)
+    assert numbers(directory) == [100, 200, 250, 300, 100_000_000]
+    remove_old(directory, keep=1, every=None)
+    assert numbers(directory) == [250, 100_000_000]
 
 
 def test_at_least_one_stays(directory: Path) -> None:

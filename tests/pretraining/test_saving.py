@@ -1,10 +1,11 @@
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from esm1b.config import PretrainingConfig
-from esm1b.pretraining import checkpoint
+from esm1b.pretraining import checkpoint, retention
 from esm1b.pretraining.checkpoint import SaveError
 from esm1b.pretraining.launch import Place
 from esm1b.pretraining.saving import Saving
@@ -50,6 +51,25 @@ def test_the_newest_and_the_milestones_stay(tmp_path: Path, disk: dict[str, Any]
     assert disk["saved"] == [20, 30, 40, 60, 80]
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == [f"update-{update:08d}" for update in (30, 60, 80)]
+
+
+def test_an_old_checkpoint_that_does_not_go_is_told_and_the_run_goes_on(
+    tmp_path: Path,
+    disk: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+
+    monkeypatch.setattr(retention, "remove", busy)
+    keeper = saving(tmp_path)
+    for update in (20, 40, 60):
+        keeper.save(update, [])
+    assert disk["saved"] == [20, 40, 60]
+    assert caplog.messages == [
+        f"an old checkpoint was not removed: {tmp_path}/update-00000020: Device or resource busy"
+    ]
 
 
 def test_a_save_that_fails_is_tried_again_soon(tmp_path: Path, disk: dict[str, Any]) -> None:

@@ -6,8 +6,10 @@ import pytest
 
 from esm1b.config import PretrainingConfig
 from esm1b.errors import UserError
+from esm1b.model.attention_plan import AttentionPath
+from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.hardware import Filling, Hardware
-from esm1b.pretraining.settings import check_layout, deepspeed_settings
+from esm1b.pretraining.settings import check_compiled, check_layout, deepspeed_settings
 
 
 def settings_file(tmp_path: Path, content: object) -> Path:
@@ -117,6 +119,43 @@ def test_keys_that_decide_the_arithmetic_are_refused(
         "recipe and the options of pretrain say; expected only zero_optimization (allgather_bucket"
     )
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"steps_per_print": 0}, "steps_per_print: 0; expected a number, 1 or more"),
+        ({"steps_per_print": True}, "steps_per_print: True; expected a number, 1 or more"),
+        ({"steps_per_print": "10"}, "steps_per_print: '10'; expected a number, 1 or more"),
+        ({"comms_logger": 3}, "comms_logger: 3; expected an object"),
+        ({"wall_clock_breakdown": 1}, "wall_clock_breakdown: 1; expected true or false"),
+    ],
+)
+def test_values_of_another_kind_are_refused(tmp_path: Path, content: object, problem: str) -> None:
+    path = settings_file(tmp_path, content)
+    with pytest.raises(UserError) as caught:
+        check_layout("fp32", Hardware(deepspeed_file=path))
+    assert str(caught.value) == f"{path}: {problem}"
+
+
+def test_compiled_layers_attend_by_varlen() -> None:
+    shape = EncoderShape(layers=1, width=64, heads=4)
+    fitting: list[tuple[AttentionPath, str]] = [
+        *(("auto", "bf16"), ("varlen", "bf16"), ("auto", "fp16")),
+    ]
+    for attention, precision in fitting:
+        check_compiled(shape, attention, "cuda", precision)
+    others: list[tuple[AttentionPath, str, str, int]] = [
+        ("sdpa", "cuda", "bf16", 4),
+        ("explicit", "cuda", "bf16", 4),
+        ("auto", "cuda", "fp32", 4),
+        ("varlen", "cpu", "bf16", 4),
+        ("auto", "cuda", "bf16", 16),  # heads 4 wide
+    ]
+    for attention, device, precision, heads in others:
+        narrow = EncoderShape(layers=1, width=64, heads=heads)
+        with pytest.raises(UserError, match=f"--compile: on {device} in {precision}, with heads"):
+            check_compiled(narrow, attention, device, precision)
 
 
 def test_a_file_that_is_no_settings(tmp_path: Path) -> None:

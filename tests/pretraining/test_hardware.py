@@ -1,0 +1,21 @@
+import pytest
+
+from esm1b.errors import UserError
+from esm1b.pretraining.hardware import gpu_of
+from esm1b.pretraining.launch import Place
+
+
+@pytest.mark.parametrize(
+    ("launcher", "visible", "gpu"),
+    [("torchrun", 4, 3), ("srun", 4, 3), ("srun", 1, 0)],
+)
+def test_each_process_takes_a_gpu_of_its_own(launcher: str, visible: int, gpu: int) -> None:
+    place = Place(rank=7, local_rank=3, processes=8, launcher=launcher)
+    assert gpu_of(place, visible=visible) == gpu
+
+
+@pytest.mark.parametrize(("launcher", "visible"), [("torchrun", 1), ("srun", 2), ("srun", 0)])
+def test_a_process_without_a_gpu_is_refused(launcher: str, visible: int) -> None:
+    place = Place(rank=7, local_rank=3, processes=8, launcher=launcher)
+    with pytest.raises(UserError, match=f"process 3 of this node has no GPU, {visible} are there"):
+        gpu_of(place, visible=visible)
