@@ -43,7 +43,7 @@ def import_model(path: Path, output: Path) -> None:
             settings, none of which is run.
         RuntimeError: what was read back differs; nothing is at `output` then.
     """
-    check_replaceable(output, [path])
+    check_replaceable(output, "model", [path])
     if path.is_dir():
         provenance = read_provenance(path)
         encoder, contact_head = read_hugging_face(path)
@@ -80,7 +80,7 @@ def export_model(
         RuntimeError: what was read back differs; nothing new is at `output` then.
     """
     if format == "hf":
-        check_replaceable(output, [model, *evaluations])
+        check_replaceable(output, "model", [model, *evaluations])
     description = describe_model(model)
     measured = read_evaluations(evaluations, description)
     encoder, contact_head = read_hugging_face(model)
@@ -104,7 +104,7 @@ def _save_verified(
     contact_head: ContactHead | None,
     results: Sequence[CardResult],
 ) -> None:
-    with atomic_directory(output) as temporary:
+    with atomic_directory(output, "model") as temporary:
         inner = temporary / "model"
         save_model(encoder, inner, provenance, contact_head=contact_head, results=results)
         if read_provenance(inner) != provenance:

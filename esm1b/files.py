@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal, get_args
 
 from esm1b.errors import UserError
 
 __all__ = [
     "STAMP",
+    "OutputKind",
     "atomic_directory",
     "atomic_file",
     "check_replaceable",
@@ -24,6 +26,19 @@ __all__ = [
 ]
 
 STAMP: Final = ".esm1b"
+OutputKind = Literal[
+    "audit",
+    "contact-maps",
+    "contacts",
+    "corpus",
+    "embeddings",
+    "model",
+    "perplexity",
+    "report",
+    "secondary-structure",
+    "synthetic",
+    "tokens",
+]
 
 
 @contextmanager
@@ -52,15 +67,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_replaceable(path: Path, inputs: Iterable[Path] = ()) -> None:
+def check_replaceable(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) -> None:
     """Check that `path` can become an output directory: new, without files, or an earlier output.
 
     Args:
         path: the directory to be.
+        kind: of output; an earlier one of another kind is kept.
         inputs: files and directories that are read meanwhile.
 
     Raises:
-        UserError: `path` is a file, holds files that are somebody's own, or is or holds an input.
+        UserError: `path` is a file, holds files that are somebody's own or an output of another
+            kind, is or holds an input, or cannot be made.
     """
     for source in inputs:
         if path.resolve() in (source.resolve(), *source.resolve().parents):
@@ -69,28 +86,30 @@ def check_replaceable(path: Path, inputs: Iterable[Path] = ()) -> None:
             )
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file; expected a directory to write to")
-    if not (path / STAMP).exists() and any(entry.is_file() for entry in path.rglob("*")):
-        raise UserError(
-            f"{path}: holds files but no {STAMP}, so it is not an earlier output of esm1b; "
-            "expected a new or an empty directory"
-        )
+    if path.resolve().is_mount():
+        raise UserError(f"{path}: is a mount point, which cannot be replaced; expected another one")
+    if any(entry.is_file() and entry != path / STAMP for entry in path.rglob("*")):
+        _check_kind(path, kind)
+    _check_writable(path)
 
 
 @contextmanager
-def atomic_directory(path: Path, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+def atomic_directory(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
 
-    What was at `path` is replaced whole if an earlier call wrote it, which the empty file `.esm1b`
-    in it tells.
+    What was at `path` is replaced whole if an earlier call wrote it with the same kind, which is
+    the one word of the file `.esm1b` in it.
 
     Args:
         path: the directory to be.
+        kind: of output; an earlier one of another kind is kept.
         inputs: files and directories that are read meanwhile.
 
     Raises:
-        UserError: `path` is a file, holds files that are somebody's own, or is or holds an input.
+        UserError: as `check_replaceable`.
     """
-    check_replaceable(path, inputs)
+    check_replaceable(path, kind, inputs)
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     replaced = path.with_name(f".{path.name}.replaced")
@@ -98,7 +117,7 @@ def atomic_directory(path: Path, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        (temporary / STAMP).touch()
+        (temporary / STAMP).write_text(f"{kind}\n", encoding="utf-8")
         for file in temporary.rglob("*"):
             if file.is_file():
                 fsync_file(file)
@@ -154,3 +173,34 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_kind(path: Path, kind: OutputKind) -> None:
+    stamp = path / STAMP
+    found = stamp.read_text(encoding="utf-8", errors="replace").strip() if stamp.exists() else None
+    if found == kind:
+        return
+    if found is None:
+        problem = f"holds files but no {STAMP}, so it is not an earlier output of esm1b"
+    elif found in get_args(OutputKind):
+        problem = f"is an output of another kind, {found}"
+    else:
+        problem = (
+            f"its {STAMP} names no known kind, as earlier versions left it; "
+            "remove the directory if it may go"
+        )
+    raise UserError(
+        f"{path}: {problem}; expected a new directory or an earlier output of kind {kind}"
+    )
+
+
+def _check_writable(path: Path) -> None:
+    """Make and remove a directory where `path` is to be: permissions alone tell too little."""
+    place = next(parent for parent in path.resolve().parents if parent.exists())
+    try:
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=place):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be made in {place}: {error.strerror}; expected a place to write to"
+        ) from error

@@ -204,6 +204,21 @@ def test_an_output_of_somebody_else(tmp_path: Path, refusal: Refusal) -> None:
     assert found.startswith(f"{tmp_path / 'mine'}: holds files but no .esm1b")
 
 
+def test_an_output_of_another_kind(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "a.fasta").write_text(FASTA)
+    (tmp_path / "ids.txt").write_text("second\n")
+    for name in ("corpus", "corpus2"):
+        ids = tmp_path / "ids.txt"
+        shard([str(tmp_path / "a.fasta")], tmp_path / name, shards=1, validation_ids=ids)
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    found = refusal("tokenize", tmp_path / "corpus", "--output", tmp_path / "corpus2")
+    assert found == (
+        f"{tmp_path / 'corpus2'}: is an output of another kind, corpus; "
+        "expected a new directory or an earlier output of kind tokens"
+    )
+    assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+
 def test_a_corpus_that_is_none(tmp_path: Path, refusal: Refusal) -> None:
     found = refusal("tokenize", tmp_path, "--output", tmp_path / "tokens")
     assert found.startswith(f"{tmp_path}")

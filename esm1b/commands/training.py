@@ -40,7 +40,10 @@ def pretrain(
     ] = "auto",
     attention: Annotated[
         Literal["auto", "varlen", "sdpa", "explicit"],
-        typer.Option(help="auto is varlen on cuda in bf16, sdpa elsewhere"),
+        typer.Option(
+            help="auto is varlen on cuda in bf16 and fp16, where the width of a head is a "
+            "multiple of 8 up to 256, and sdpa elsewhere"
+        ),
     ] = "auto",
     activation_checkpointing: Annotated[
         bool,
@@ -74,12 +77,14 @@ def pretrain(
         str | None, typer.Option(metavar="PROJECT", help="log to Weights & Biases too")
     ] = None,
 ) -> None:
-    """Train the encoder with masked-language modelling, under torchrun, srun or alone.
+    """Train the encoder with masked-language modelling, with any launcher or none.
 
-    Started again, it goes on from the newest checkpoint, under any number of processes. SIGTERM,
-    SIGINT or SIGUSR1 saves and exits with status 75, which torchrun reports as 1.
+    Launchers are torchrun, srun, mpirun and DeepSpeed's. Started again, it goes on from the newest
+    checkpoint, under any number of processes. SIGTERM, SIGINT or SIGUSR1 saves and exits with
+    status 75, which torchrun reports as 1.
 
-    Example: torchrun --standalone --nproc-per-node=2 --no-python esm1b pretrain config.yaml
+    Example: torchrun --standalone --nproc-per-node=2 --shutdown-timeout=600
+    --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 --no-python esm1b pretrain config.yaml
     --tokens tokens --checkpoints checkpoints/run --output model
     """
     from esm1b.config import load_config

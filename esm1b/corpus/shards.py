@@ -108,7 +108,7 @@ def shard(
     read_files += [path for path in (validation_ids, exclude) if path is not None]
     with (
         explain_full_disk(output, progress.need),
-        atomic_directory(output, read_files) as directory,
+        atomic_directory(output, "corpus", read_files) as directory,
     ):
         spill = directory / "spill"
         for folder in (spill, *(directory / name for name in SPLITS)):

@@ -73,8 +73,8 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
     Raises:
         UserError: `output` holds something else.
     """
-    families = draw_families(settings)
-    with atomic_directory(output) as directory:
+    with atomic_directory(output, "synthetic") as directory:
+        families = draw_families(settings)
         names: list[str] = []
         sequences: list[str] = []
         rows: list[dict[str, object]] = []

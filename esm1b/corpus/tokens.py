@@ -69,7 +69,7 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
     residues = sum(shard["residues"] for shard in shards)
     with (
         explain_full_disk(output, lambda: f"about {size_in_words(residues)}"),
-        atomic_directory(output, [corpus]) as directory,
+        atomic_directory(output, "tokens", [corpus]) as directory,
     ):
         for split in SPLITS:
             (directory / split).mkdir()

@@ -18,7 +18,7 @@ from esm1b.evaluation.results import describe_model, write_metrics
 from esm1b.evaluation.structure_geometry import CONTACT_DISTANCE, Glycine
 from esm1b.evaluation.structure_table import KINDS
 from esm1b.evaluation.structures import read_structures
-from esm1b.files import atomic_directory, write_json
+from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.inference.model import load_model, untrained_model
 
 __all__ = ["evaluate_contacts"]
@@ -54,6 +54,7 @@ def evaluate_contacts(
     Raises:
         UserError: the data are not usable or leave nothing to test.
     """
+    check_replaceable(output, "contacts", [model_directory, data])
     everything = proteins_of(read_structures(data, glycine=glycine), data)
     model = load_model(model_directory)
     short_enough = fitting_length(everything, model.longest_sequence)
@@ -79,7 +80,7 @@ def evaluate_contacts(
         "longest_sequence": model.longest_sequence,
         "seed": seed,
     }
-    with atomic_directory(output, [model_directory, data]) as directory:
+    with atomic_directory(output, "contacts", [model_directory, data]) as directory:
         pq.write_table(protein_table(scores), directory / "proteins.parquet")
         pq.write_table(map_table(scores), directory / "contact_maps.parquet")
         write_json(

@@ -25,7 +25,7 @@ from esm1b.corpus.tokens import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Interval, bootstrap_ratio
 from esm1b.evaluation.results import Comparison, Metric, describe_model, write_metrics
-from esm1b.files import atomic_directory
+from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import Model, load_model, untrained_model
 from esm1b.pretraining.validation import VALIDATION_SEED
 
@@ -84,6 +84,7 @@ def evaluate_perplexity(
     Raises:
         UserError: an input is missing or damaged, or the truth does not describe the sequences.
     """
+    check_replaceable(output, "perplexity", [model_directory, tokens])
     model = load_model(model_directory)
     held_out = open_tokens(tokens, "validation")
     scored = np.arange(min(sequences, len(held_out)), dtype=np.int64)
@@ -120,7 +121,7 @@ def evaluate_perplexity(
     counts = results[-1][3]
     if truth is not None:
         metrics.append(_gap_closed(clean, len(scored), seed))
-    with atomic_directory(output, [model_directory, tokens]) as directory:
+    with atomic_directory(output, "perplexity", [model_directory, tokens]) as directory:
         pq.write_table(_table(held_out, scored, clean, counts), directory / "sequences.parquet")
         write_metrics(
             directory,

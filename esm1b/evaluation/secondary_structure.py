@@ -37,7 +37,7 @@ from esm1b.evaluation.secondary_structure_summary import (
     protein_table,
     subsets_of,
 )
-from esm1b.files import atomic_directory
+from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import load_model, untrained_model
 
 __all__ = ["evaluate_secondary_structure"]
@@ -77,6 +77,7 @@ def evaluate_secondary_structure(
     Raises:
         UserError: the data are not usable or leave nothing to fit or to test.
     """
+    check_replaceable(output, "secondary-structure", [model_directory, data])
     everything = read_labelled_proteins(data)
     model = load_model(model_directory)
     short_enough = fitting_length(everything, model.longest_sequence)
@@ -126,7 +127,7 @@ def evaluate_secondary_structure(
         "seed": seed,
     }
     subsets = subsets_of(split.rest)
-    with atomic_directory(output, [model_directory, data]) as directory:
+    with atomic_directory(output, "secondary-structure", [model_directory, data]) as directory:
         pq.write_table(protein_table(confusions, split.rest), directory / "proteins.parquet")
         write_metrics(
             directory,

@@ -95,7 +95,7 @@ def predict_contacts(
     model = load_model(model_directory, device=device)
     model.fitted_contact_head()  # before the input is looked through
     with (
-        atomic_directory(output, [model_directory, Path(fasta)]) as directory,
+        atomic_directory(output, "contact-maps", [model_directory, Path(fasta)]) as directory,
         checked_fasta(
             fasta,
             longest=model.longest_sequence,

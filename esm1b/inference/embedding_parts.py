@@ -10,7 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from esm1b.files import STAMP, atomic_file, check_replaceable
+from esm1b.files import STAMP, atomic_directory, atomic_file, check_replaceable
 from esm1b.inference.embedding_table import METADATA
 
 __all__ = ["EmbeddingParts"]
@@ -34,13 +34,15 @@ class EmbeddingParts:
 
     def __init__(self, directory: Path, schema: pa.Schema) -> None:
         """Find the parts that an earlier attempt left, and remove what is of no use."""
-        check_replaceable(directory)
+        if any(directory.glob("*.arrow")):
+            check_replaceable(directory, "embeddings")
+        else:
+            with atomic_directory(directory, "embeddings"):
+                pass
         self.rows = 0
         self._directory = directory
         self._schema = schema
         self._paths: list[Path] = []
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / STAMP).touch()
         while (path := self._path(self.rows)).exists() and self._is_ours(path):
             self._paths.append(path)
             self.rows += sum(chunk.num_rows for chunk in _chunks(path))

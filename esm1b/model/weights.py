@@ -42,7 +42,7 @@ def save_model(
     """
     fitted = contact_head is not None and contact_head.is_fitted
     card = model_card(encoder.shape, provenance, contact_head_fitted=fitted, results=results)
-    with atomic_directory(directory) as temporary:
+    with atomic_directory(directory, "model") as temporary:
         save_file(_hugging_face_tensors(encoder, provenance, contact_head), temporary / _WEIGHTS)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         # safetensors lets nobody else read its files.

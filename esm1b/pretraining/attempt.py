@@ -27,7 +27,8 @@ from esm1b.pretraining.hardware import Hardware
 from esm1b.pretraining.initial_weights import set_initial_weights
 from esm1b.pretraining.launch import Place
 from esm1b.pretraining.manner import Manner
-from esm1b.pretraining.monitor import Monitor, read_metrics
+from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.monitor import Monitor
 from esm1b.pretraining.retention import is_milestone, milestone_path, set_newer_aside
 from esm1b.pretraining.saving import Saving
 from esm1b.pretraining.schedule import inverse_square_root
@@ -146,8 +147,13 @@ class Attempt:
             f"going on after update {self.updates}" if is_restart else "starting",
         )
 
-    def train(self, stop: StopRequest, watchdog: Watchdog) -> None:
+    def train(self, stop: StopRequest, watchdog: Watchdog, *, number: int) -> None:
         """Do the updates that are left.
+
+        Args:
+            stop: asks to save and stop.
+            watchdog: to be told how far this process is.
+            number: of this attempt, from 1; looked at in the first process.
 
         Raises:
             Stopped: as `stop` asked; everything is saved.
@@ -155,7 +161,7 @@ class Attempt:
             RunFailure: too many updates in a row were not finite, or a loss spike is to end
                 the run.
         """
-        monitor = self._monitor()
+        monitor = self._monitor(number)
         self._export_milestone()
         try:
             with Agreement() as agreement:
@@ -216,13 +222,14 @@ class Attempt:
         losses = [line.get("loss") for line in lines if line["update"] <= self.updates]
         return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]
 
-    def _monitor(self) -> Monitor:
+    def _monitor(self, number: int) -> Monitor:
         monitors: list[Monitor] = []
 
         def open_monitor() -> None:
             monitors.append(
                 Monitor(
                     self._checkpoints,
+                    attempt=number,
                     first=self.updates,
                     last=self._recipe.updates,
                     active=self._place.rank == 0,
@@ -262,9 +269,14 @@ class Attempt:
             watchdog.arrived(self.updates)
             totals = agreement.finish()
             if totals.stop:
+                reason = stop.reason() or "another process was asked to"
+                if self._place.rank == 0:
+                    _log.info("stopping (%s): saving after update %d", reason, self.updates)
                 self._skips.note(but_newest=0)
                 self._saving.save(self.updates, self._skips.skipped, is_last=True)
-                raise Stopped(f"saved after update {self.updates} of {self._recipe.updates}")
+                raise Stopped(
+                    f"saved after update {self.updates} of {self._recipe.updates} ({reason})"
+                )
             following = next(stream, None)
             if following is not None:
                 self._start(agreement, following, stop)
@@ -321,6 +333,9 @@ class Attempt:
         """
         sums = torch.stack((outcome.loss.double(), outcome.correct.double()))
         torch.distributed.all_reduce(sums)
+        most = sums.new_tensor([self._throughput.memory_gib(), self._stream.take_wait()])
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        memory, wait = most.tolist()
         loss, accuracy = (sums / max(masked, 1)).tolist()
         if is_spike(loss, self._losses):
             message = f"update {self.updates}: its loss of {loss:.4g} is far above those before it"
@@ -336,7 +351,8 @@ class Attempt:
             "learning_rate": rate,
             "gradient_norm": float(outcome.gradient_norm),
             **self._throughput.values(),
-            "data_wait_seconds": self._stream.take_wait(),
+            "memory_gib": memory,
+            "data_wait_seconds": wait,
             "epoch": self._order.epoch_at(self.updates),
             "sequences_seen": self._order.sequences_seen(self.updates),
             "skipped": len(self._skips.skipped),

@@ -1,15 +1,16 @@
 """The attempts at a run: how each ended, so that one that fails again and again is stopped."""
 
-import json
 import logging
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from esm1b.errors import RunFailure, Stopped, UserError
+from esm1b.pretraining.json_lines import JsonLines, read_json_lines
 
 __all__ = ["Attempts", "NoProgress", "is_lost_peer", "read_attempts"]
 
@@ -57,32 +58,39 @@ class Attempts:
     Args:
         directory: of the checkpoints.
         update: from which this attempt goes on.
+        layout: what the machine decides about it; an attempt with another layout is no repetition.
         active: whether this process writes; only the first one does.
+
+    Attributes:
+        number: of this attempt, from 1; 0 before it begins, and in processes that do not write.
     """
 
-    def __init__(self, directory: Path, *, update: int, active: bool) -> None:
+    def __init__(
+        self, directory: Path, *, update: int, layout: Mapping[str, Any], active: bool
+    ) -> None:
         self._path = directory / "attempts.jsonl"
         self._update = update
         self._active = active
-        self._number = 0
+        self._layout = dict(layout)
+        self.number = 0
 
     def check(self) -> None:
         """Check that another attempt makes sense.
 
         Raises:
-            NoProgress: two attempts failed that went on from this very update, or five ended
-                without any progress, killed and such that lost a process included. An attempt that
-                was asked to stop counts as neither.
+            NoProgress: two attempts failed that went on from this very update with this layout, or
+                five ended without any progress, killed and such that lost a process included. An
+                attempt that was asked to stop counts as neither.
         """
         lines = read_attempts(self._path)
-        failures = _failures_from(self._update, lines)
+        failures = self._failures(lines)
         if len(failures) >= _MOST_FAILURES:
             last = failures[-1].partition("\n")[0]
             raise NoProgress(
                 f"stopped for good: {len(failures)} attempts failed that went on from update "
                 f"{self._update}, the last with {last!r}; remove {self._path} to try again"
             )
-        ended = _ended_from(self._update, lines)
+        ended = self._ended(lines)
         if ended >= _MOST_ENDED:
             raise NoProgress(
                 f"stopped for good: {ended} attempts were killed, lost a process or failed that "
@@ -92,9 +100,16 @@ class Attempts:
 
     def __enter__(self) -> Self:
         if self._active:
-            earlier = read_attempts(self._path)
-            self._number = 1 + max((line["attempt"] for line in earlier), default=0)
-            self._write("started", update=self._update, process=os.getpid(), host=platform.node())
+            metrics = self._path.with_name("metrics.jsonl")  # stays where attempts were forgotten
+            earlier = [*read_attempts(self._path), *read_attempts(metrics)]
+            self.number = 1 + max((line["attempt"] for line in earlier), default=0)
+            self._write(
+                "started",
+                update=self._update,
+                layout=self._layout,
+                process=os.getpid(),
+                host=platform.node(),
+            )
         return self
 
     def __exit__(
@@ -117,20 +132,46 @@ class Attempts:
 
         For failures of other processes; an error that ends the block is recorded without.
         """
-        if self._number > 0:
+        if self.number > 0:
             self._write("failed", message=message)
+
+    def _is_repeated_by(self, line: Mapping[str, Any]) -> bool:
+        return line["update"] == self._update and line.get("layout") == self._layout
+
+    def _failures(self, lines: list[dict[str, Any]]) -> list[str]:
+        """Return the messages of the last attempts that began like this one and failed."""
+        failures: dict[int, str] = {}
+        begins_here = False
+        for line in lines:
+            if line["event"] == "started":
+                begins_here = self._is_repeated_by(line)
+            if not begins_here or line["event"] == "finished":
+                failures = {}
+            elif line["event"] == "failed":
+                failures[line["attempt"]] = line["message"]
+        return list(failures.values())
+
+    def _ended(self, lines: list[dict[str, Any]]) -> int:
+        """Return how many of the last attempts began like this one and were cut short."""
+        ended: set[int] = set()
+        for line in lines:
+            if line["event"] == "started" and not self._is_repeated_by(line):
+                ended = set()
+            elif line["event"] == "started":
+                ended.add(line["attempt"])
+            elif line["event"] in ("stopped", "finished"):
+                ended.discard(line["attempt"])
+        return len(ended)
 
     def _write(self, event: str, **details: Any) -> None:
         if not self._active:
             return
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        line = {"attempt": self._number, "event": event, "time": now, **details}
+        line = {"attempt": self.number, "event": event, "time": now, **details}
         try:
-            with self._path.open("ab+") as file:
-                is_torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n"
-                file.write(b"\n" * bool(is_torn) + json.dumps(line).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with JsonLines(self._path) as lines:
+                lines.write(line)
+                lines.sync()
         except OSError as error:
             # What ended the attempt matters more, such as the full disk itself.
             _log.warning("%s: %s; not recorded: attempt %s", self._path, error.strerror, event)
@@ -138,17 +179,7 @@ class Attempts:
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:
     """Return the lines of an `attempts.jsonl`, a torn one left out; none where there is no file."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_bytes().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and "attempt" in line:
-            lines.append(line)
-    return lines
+    return read_json_lines(path, having="attempt") if path.exists() else []
 
 
 def is_lost_peer(error: BaseException) -> bool:
@@ -164,30 +195,3 @@ def is_lost_peer(error: BaseException) -> bool:
         return True
     origin = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return origin is not None and is_lost_peer(origin)
-
-
-def _failures_from(update: int, lines: list[dict[str, Any]]) -> list[str]:
-    """Return the messages of the last attempts that began at `update` and failed."""
-    failures: dict[int, str] = {}
-    begins_here = False
-    for line in lines:
-        if line["event"] == "started":
-            begins_here = line["update"] == update
-        if not begins_here or line["event"] == "finished":
-            failures = {}
-        elif line["event"] == "failed":
-            failures[line["attempt"]] = line["message"]
-    return list(failures.values())
-
-
-def _ended_from(update: int, lines: list[dict[str, Any]]) -> int:
-    """Return how many of the last attempts began at `update` and neither stopped nor finished."""
-    ended: set[int] = set()
-    for line in lines:
-        if line["event"] == "started" and line["update"] != update:
-            ended = set()
-        elif line["event"] == "started":
-            ended.add(line["attempt"])
-        elif line["event"] in ("stopped", "finished"):
-            ended.discard(line["attempt"])
-    return len(ended)

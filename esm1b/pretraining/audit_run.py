@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from esm1b.batches.order import SequenceOrder
 from esm1b.corpus.token_dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError
-from esm1b.files import atomic_directory, write_json
+from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.pretraining.audit import Audit, audit, times_seen
 from esm1b.pretraining.run_record import read_run_record
 from esm1b.pretraining.sequence_ids import id_columns, ids_of
@@ -46,6 +46,9 @@ def audit_run(
     Raises:
         UserError: the run has not come that far or recorded nothing, or data are not its own.
     """
+    inputs = [checkpoints, tokens, *([] if corpus is None else [corpus])]
+    if output is not None:
+        check_replaceable(output, "audit", inputs)
     record = read_run_record(checkpoints)
     if updates is None:
         updates = record.updates
@@ -72,8 +75,7 @@ def audit_run(
         taken_out = {sequence for update in result.skipped for sequence in update.sequences}
         ids = ids_of(corpus, taken_out, fingerprint=dataset.corpus_fingerprint)
     if output is not None:
-        inputs = [checkpoints, tokens, *([] if corpus is None else [corpus])]
-        with atomic_directory(output, inputs) as directory:
+        with atomic_directory(output, "audit", inputs) as directory:
             content = {"tokens_fingerprint": dataset.fingerprint, **result.as_json(ids)}
             write_json(directory / AUDIT_FILE, content)
             if table:

@@ -9,7 +9,7 @@ import torch.distributed
 from esm1b.errors import RunFailure, SharedUserError, UserError
 from esm1b.pretraining.launch import Place
 
-__all__ = ["ActionError", "everywhere", "gathered", "on_first"]
+__all__ = ["ActionError", "everywhere", "gathered", "on_first", "one_line"]
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def everywhere(action: Callable[[], T], place: Place) -> list[T]:
         mine = _Outcome(value=action())
     except Exception as error:  # whatever it is, the others must not wait for ever
         caught = error
-        mine = _Outcome(failure=_one_line(error), is_users=isinstance(error, UserError))
+        mine = _Outcome(failure=one_line(error), is_users=isinstance(error, UserError))
     outcomes = gathered(mine, place)
     failures = [(rank, found) for rank, found in enumerate(outcomes) if found.failure is not None]
     for _, found in failures:
@@ -75,7 +75,8 @@ def on_first(action: Callable[[], T], place: Place) -> T:
     return result
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -141,7 +141,9 @@ def _from_mpi(
 
 def _from_slurm(environment: Mapping[str, str]) -> Place:
     values = _required(environment, (*_SLURM, "SLURM_JOB_ID", "SLURM_STEP_ID"), "srun")
-    processes = _integer(values, "SLURM_NTASKS")
+    # In the interactive step of salloc, which is one process, SLURM_NTASKS is that of the job.
+    is_told = bool(environment.get("SLURM_STEP_NUM_TASKS"))
+    processes = _integer(environment, "SLURM_STEP_NUM_TASKS" if is_told else "SLURM_NTASKS")
     address = environment.get("MASTER_ADDR") or "127.0.0.1"
     if processes > 1 and not environment.get("MASTER_ADDR"):
         # SLURM_LAUNCH_NODE_IPADDR is where srun was typed: under salloc, the login node
@@ -179,6 +181,8 @@ def _checked(place: Place) -> Place:
             f"processes, says {place.launcher}; expected ranks from 0, below the number of "
             "processes"
         )
+    if place.processes > 1 and not 0 < place.port < 1 << 16:
+        raise UserError(f"environment: MASTER_PORT={place.port}; expected 1 to 65535")
     return place
 
 

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,14 +15,15 @@ from esm1b.batches.masking import MASKED_SHARE
 from esm1b.config import Config
 from esm1b.corpus.token_dataset import TokenDataset, open_tokens
 from esm1b.corpus.verification import read_either_manifest, verify
-from esm1b.errors import paths_of_the_user
+from esm1b.errors import RunFailure, UserError, paths_of_the_user
 from esm1b.files import check_replaceable
 from esm1b.pretraining.attempt import Attempt
 from esm1b.pretraining.attempts import Attempts
 from esm1b.pretraining.collectives import gathered, on_first
 from esm1b.pretraining.directory_lock import directory_lock
 from esm1b.pretraining.fingerprint import check_fingerprint
-from esm1b.pretraining.hardware import Hardware, start_processes
+from esm1b.pretraining.hardware import Hardware
+from esm1b.pretraining.joining import start_processes
 from esm1b.pretraining.launch import Place, place_from_environment
 from esm1b.pretraining.manner import Manner
 from esm1b.pretraining.memory import automatic_micro_batch_tokens
@@ -78,20 +80,25 @@ def pretrain(
         if attempts is not None:
             attempts.failed(message)
 
-    watchdog = Watchdog(place, on_parent_death=stop.ask, on_failure=note_failure)
+    watchdog = Watchdog(
+        place, on_parent_death=lambda: stop.ask("its launcher died"), on_failure=note_failure
+    )
     name_log_lines(place)
     check_layout(config.pretraining.precision, hardware)
     train = open_tokens(tokens, "train", preload=manner.preload)
     held_out = open_tokens(tokens, "validation", preload=manner.preload)
     with ExitStack() as held:
         held.enter_context(stop)
-        device = start_processes(place, hardware)
+        device = start_processes(place, hardware, is_stopped=stop.is_made)
         held.callback(torch.distributed.destroy_process_group)
         locked = held.enter_context(ExitStack())
         held.enter_context(watchdog)
 
         @paths_of_the_user()
         def start() -> None:
+            check_replaceable(output, "model", [tokens, checkpoints])
+            if checkpoints.is_file():
+                raise UserError(f"{checkpoints}: is a file; expected a directory")
             checkpoints.mkdir(parents=True, exist_ok=True)
             if manner.wandb_project is not None:
                 check_installed(manner.wandb_project)
@@ -99,17 +106,19 @@ def pretrain(
                 verify(tokens, read_either_manifest(tokens))
             locked.enter_context(directory_lock(checkpoints))
             check_fingerprint(checkpoints, run_fingerprint(config, train))
-            check_replaceable(output, [tokens, checkpoints])
             check_free_space(
                 checkpoints,
                 parameters=config.model.shape().parameters(),
                 checkpoints=config.pretraining.checkpoints_kept + 1,
                 every=config.pretraining.milestone_interval,
+                updates=config.pretraining.updates,
             )
 
         on_first(start, place)
+        layout = _layout(hardware, manner, place)
         if manner.automatic_micro_batch:
             hardware = _with_automatic_micro_batch(config, hardware, place, device)
+        held.enter_context(_memory_told(hardware))
         attempt = Attempt(
             config,
             train,
@@ -120,11 +129,42 @@ def pretrain(
             place=place,
             device=device,
         )
-        attempts = Attempts(checkpoints, update=attempt.updates, active=place.rank == 0)
+        attempts = Attempts(
+            checkpoints,
+            update=attempt.updates,
+            layout=layout,
+            active=place.rank == 0,
+        )
         on_first(attempts.check, place)
         with attempts:
-            attempt.train(stop, watchdog)
+            attempt.train(stop, watchdog, number=attempts.number)
         attempt.export(output)
+
+
+@contextmanager
+def _memory_told(hardware: Hardware) -> Iterator[None]:
+    """Say in one line that the GPU's memory does not do, and what takes less.
+
+    Raises:
+        RunFailure: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunFailure(
+            f"out of memory: {' '.join(str(error).split())} With --micro-batch-tokens "
+            f"{hardware.micro_batch_tokens}; expected fewer, --activation-checkpointing, or a "
+            "higher --zero-stage on several GPUs"
+        ) from error
+
+
+def _layout(hardware: Hardware, manner: Manner, place: Place) -> dict[str, Any]:
+    """Return what tells attempts apart that would fail alike, to be written as JSON."""
+    values = asdict(hardware) | {"processes": place.processes}
+    if manner.automatic_micro_batch:
+        values["micro_batch_tokens"] = "auto"
+    file = hardware.deepspeed_file
+    return values | {"deepspeed_file": None if file is None else str(file)}
 
 
 def run_fingerprint(config: Config, dataset: TokenDataset) -> dict[str, Any]:

@@ -1,21 +1,21 @@
 """What is seen of a run: `metrics.jsonl`, TensorBoard, a progress bar or log lines."""
 
-import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from esm1b.pretraining.json_lines import JsonLines
 from esm1b.pretraining.launch import Place
 from esm1b.pretraining.weights_and_biases import WeightsAndBiases
 
-__all__ = ["Monitor", "name_log_lines", "read_metrics"]
+__all__ = ["Monitor", "name_log_lines"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ class Monitor:
 
     Args:
         directory: of the checkpoints.
-        first: updates done before this attempt.
+        attempt: its number, from 1.
+        first: updates done before it.
         last: updates of the whole run.
         active: whether to write at all.
         wandb_project: of Weights & Biases, to log there too.
@@ -45,6 +46,7 @@ class Monitor:
         self,
         directory: Path,
         *,
+        attempt: int,
         first: int,
         last: int,
         active: bool,
@@ -55,12 +57,10 @@ class Monitor:
         if not active:
             return
         self._wandb = None if wandb_project is None else WeightsAndBiases(directory, wandb_project)
+        self._attempt = attempt
         self._path = directory / "metrics.jsonl"
-        earlier = read_metrics(self._path) if self._path.exists() else []
-        self._attempt = 1 + max((line["attempt"] for line in earlier), default=0)
-        self._file = self._path.open("a+b", buffering=0)
-        self._is_torn = not _ends_line(self._path)
-        self._is_full = False
+        self._lines = JsonLines(self._path)
+        self._is_failing = False
         self._board: SummaryWriter | None = SummaryWriter(
             log_dir=str(directory / "tensorboard"), purge_step=first + 1
         )
@@ -105,7 +105,7 @@ class Monitor:
         """Flush and close everything."""
         if self._active:
             self._bar.close()
-            self._file.close()
+            self._lines.close()
             self._close_board()
             if self._wandb is not None:
                 self._wandb.close()
@@ -118,17 +118,13 @@ class Monitor:
         return f" ({tqdm.format_interval(seconds)} left)"
 
     def _write_line(self, line: Mapping[str, Any]) -> None:
-        data = b"\n" * self._is_torn + json.dumps(line).encode() + b"\n"
         try:
-            self._is_torn = self._file.write(data) != len(data)
-            is_full = self._is_torn
-            reason = "No space left on device"
+            self._lines.write(line)
+            self._is_failing = False
         except OSError as error:
-            is_full = True
-            reason = str(error.strerror)
-        if is_full and not self._is_full:
-            _log.warning("%s: %s; lines are missing from here on", self._path, reason)
-        self._is_full = is_full
+            if not self._is_failing:
+                _log.warning("%s: %s; lines are missing from here on", self._path, error.strerror)
+            self._is_failing = True
 
     def _write_to_board(self, update: int, values: Mapping[str, float | int | None]) -> None:
         try:
@@ -158,17 +154,6 @@ def name_log_lines(place: Place) -> None:
         handler.setFormatter(_Ranked(place.rank, handler.formatter or logging.Formatter()))
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a `metrics.jsonl` by update, the latest attempt of each; torn lines out.
-
-    Lines with a validation are apart from those with a loss, so an update can have both.
-    """
-    lines: dict[tuple[int, bool], dict[str, Any]] = {}
-    for line in _whole_lines(path.read_bytes().splitlines()):
-        lines[line["update"], "loss" in line] = line
-    return [lines[key] for key in sorted(lines)]
-
-
 class _Ranked(logging.Formatter):
     """Puts a rank before every line that another formatter makes."""
 
@@ -184,22 +169,3 @@ class _Ranked(logging.Formatter):
 def _finite(value: float | int | None) -> float | int | None:
     """Return `value`, or None in place of what JSON has no number for."""
     return None if value is None or not math.isfinite(value) else value
-
-
-def _ends_line(path: Path) -> bool:
-    """Return whether no kill cut the last line of a file short."""
-    with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return True
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
-
-
-def _whole_lines(lines: Iterable[bytes]) -> Iterable[dict[str, Any]]:
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and "update" in value:
-            yield value

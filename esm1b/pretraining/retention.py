@@ -1,5 +1,6 @@
 """Which checkpoints stay, and whether there is room for them."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -18,8 +19,11 @@ __all__ = [
     "set_newer_aside",
 ]
 
+_log = logging.getLogger(__name__)
+
 # A float32 weight and its two moments.
 _BYTES_PER_PARAMETER: Final = 12
+_BYTES_PER_WEIGHT: Final = 4
 # What the names, shapes and digests of a checkpoint take at most, about.
 _BYTES_BESIDES: Final = 2**20
 
@@ -86,15 +90,23 @@ def remove(path: Path) -> None:
 
 
 def check_free_space(
-    directory: Path, *, parameters: int, checkpoints: int, every: int | None = None
+    directory: Path,
+    *,
+    parameters: int,
+    checkpoints: int,
+    every: int | None = None,
+    updates: int = 0,
 ) -> None:
     """Check that `directory` has room for so many checkpoints, those it holds counted in.
+
+    Milestones come over weeks, and room may be made meanwhile: it warns where theirs is missing.
 
     Args:
         directory: of the checkpoints.
         parameters: of the network.
         checkpoints: to be there at once, besides those of each `every`-th update.
         every: see `remove_old`.
+        updates: of the run.
 
     Raises:
         UserError: naming the bytes that are free and those needed.
@@ -108,3 +120,16 @@ def check_free_space(
             f"{directory}: {free:,} bytes are free; expected {missing * size:,} for {missing} more "
             f"checkpoints of {size:,} bytes, or fewer pretraining.checkpoints_kept"
         )
+    if every is not None:
+        done = max(checkpoint_files.checkpoints(directory), default=0)
+        milestones = updates // every - done // every
+        needed = missing * size + milestones * (size + _BYTES_PER_WEIGHT * parameters)
+        if free < needed:
+            _log.warning(
+                "%s: %s bytes are free, and %s needed for the %d milestones to come; make room, or "
+                "raise pretraining.milestone_interval",
+                directory,
+                f"{free:,}",
+                f"{needed:,}",
+                milestones,
+            )

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from esm1b.errors import UserError
 from esm1b.pretraining.checkpoint_files import StoredState, checkpoints, read_state
 from esm1b.pretraining.fingerprint import recorded_fingerprint
-from esm1b.pretraining.monitor import read_metrics
+from esm1b.pretraining.metrics_file import read_metrics
 from esm1b.pretraining.skipped import SkippedUpdate
 
 __all__ = ["RunRecord", "read_run_record"]

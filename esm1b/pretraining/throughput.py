@@ -51,7 +51,7 @@ class Throughput:
         self._padded += padded
 
     def values(self) -> dict[str, float | int | None]:
-        """Return the rates, the utilisation of the GPUs, and the memory of this process so far."""
+        """Return the rates, and the utilisation of the GPUs."""
         seconds = time.perf_counter() - self._started
         tokens_per_second = self._tokens / seconds
         utilisation = None
@@ -68,13 +68,12 @@ class Throughput:
             "tokens_per_second": tokens_per_second,
             "padded_tokens_per_second": self._padded / seconds,
             "model_flops_utilisation": utilisation,
-            "memory_gib": self._memory() / 2**30,
         }
         self.restart()
         return values
 
-    def _memory(self) -> int:
-        """Return the most bytes taken so far: of the GPU, or resident where there is none."""
+    def memory_gib(self) -> float:
+        """Return the most that this process took so far: of its GPU, or resident without one."""
         if self._gpu is not None:
-            return torch.cuda.max_memory_allocated(self._device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            return torch.cuda.max_memory_allocated(self._device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # given in KiB

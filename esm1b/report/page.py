@@ -13,9 +13,9 @@ from esm1b.corpus.manifest import CORPUS_FORMAT, read_manifest
 from esm1b.errors import UserError
 from esm1b.evaluation import published
 from esm1b.evaluation.results import describe_model
-from esm1b.files import atomic_directory, write_json
+from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.model.hugging_face import read_shape
-from esm1b.pretraining.monitor import read_metrics
+from esm1b.pretraining.metrics_file import read_metrics
 from esm1b.report import provenance, tables
 from esm1b.report.audit_section import audit_section, read_audit
 from esm1b.report.control import has_control, passed, positive_control
@@ -60,6 +60,8 @@ def write_report(
     Raises:
         UserError: an input is missing, is not of its kind, or is of another model.
     """
+    inputs = [model, corpus, training, *evaluations, *([] if audit is None else [audit])]
+    check_replaceable(output, "report", inputs)
     description = describe_model(model)
     measured = read_evaluations(evaluations, description)
     manifest = read_manifest(corpus, CORPUS_FORMAT)
@@ -94,8 +96,7 @@ def write_report(
             configuration=provenance.configuration(description),
         )
     )
-    inputs = [model, corpus, training, *evaluations, *([] if audit is None else [audit])]
-    with atomic_directory(output, inputs) as directory:
+    with atomic_directory(output, "report", inputs) as directory:
         (directory / _PAGE).write_text(page, encoding="utf-8")
         (directory / "figures").mkdir()
         for name, svg in figures.items():

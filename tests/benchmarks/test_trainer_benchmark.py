@@ -4,7 +4,7 @@ from time import sleep
 
 import pytest
 
-from tests.benchmarks import trainer
+from tests.benchmarks import saving, trainer
 from tests.benchmarks.sections import Sections
 
 
@@ -91,3 +91,17 @@ def test_options_that_do_not_go_together_are_refused(
         trainer.main(options)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"python -m tests.benchmarks.trainer: error: {message}\n"
+
+
+def test_saving_is_compared_with_dd(tmp_path: Path) -> None:
+    """At a tiny size; what it measures here says nothing."""
+    output = tmp_path / "result.json"
+    size = ("--layers=1", "--width=16", "--heads=2", "--threads=1", "--passes=2")
+    saving.main([*size, f"--directory={tmp_path}", f"--output={output}"])
+    result = json.loads(output.read_text())
+    # (33 + 1,026) x 16 embeddings, 3,296 of the layer, 33 biases and so on, each with its moments
+    assert result["checkpoint_bytes"] > 12 * result["parameters"] > 12 * (1059 * 16 + 3296)
+    for rates in result["megabytes_per_second_by_pass"].values():
+        assert len(rates) == 2
+        assert min(rates) > 0
+    assert list(tmp_path.iterdir()) == [output]

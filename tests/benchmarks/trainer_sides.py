@@ -22,11 +22,12 @@ from esm1b.files import write_json
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens
 from esm1b.pretraining.attempt import Attempt
-from esm1b.pretraining.hardware import Filling, Hardware, start_processes
+from esm1b.pretraining.hardware import Filling, Hardware
 from esm1b.pretraining.initial_weights import set_initial_weights
+from esm1b.pretraining.joining import start_processes
 from esm1b.pretraining.launch import Place
 from esm1b.pretraining.manner import Manner
-from esm1b.pretraining.monitor import read_metrics
+from esm1b.pretraining.metrics_file import read_metrics
 from esm1b.pretraining.schedule import inverse_square_root
 from esm1b.pretraining.stop_request import StopRequest
 from esm1b.pretraining.time_budget import TimeBudget
@@ -163,7 +164,7 @@ class Trainer:
             place=place,
             device=device,
         )
-        attempt.train(StopRequest(TimeBudget(None)), _Turnstile(place, self))
+        attempt.train(StopRequest(TimeBudget(None)), _Turnstile(place, self), number=1)
 
     def pass_on(self, update: int) -> int:
         """Say that `update` updates are done and return at how many to say so again."""

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.pretraining import attempt, engine
@@ -10,11 +12,21 @@ from esm1b.pretraining.losses import masked_losses
 
 __all__ = [
     "every_loss_is_infinite",
+    "memory_runs_out",
     "one_loss_is_infinite",
     "one_loss_is_large",
     "the_last_has_no_weights",
     "the_third_fails",
 ]
+
+
+def memory_runs_out(rank: int) -> None:
+    """End the first update as torch does where a GPU is full."""
+
+    def full(self: engine.Engine, batches: Sequence[MicroBatch], **others: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    engine.Engine.update = full  # type: ignore[method-assign]  # in this process
 
 
 def one_loss_is_infinite(rank: int) -> None:

@@ -11,11 +11,12 @@ CLOSED = RuntimeError(
     "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by "
     "peer [127.0.0.1]:33177. This is typically caused by a remote worker crashing."
 )
+LAYOUT = {"processes": 8, "micro_batch_tokens": 32768}
 FAILURE = ArithmeticError("the loss is nan")
 
 
 def attempt(directory: Path, update: int, error: BaseException | None = None) -> None:
-    attempts = Attempts(directory, update=update, active=True)
+    attempts = Attempts(directory, update=update, layout=LAYOUT, active=True)
     attempts.check()
     try:
         with attempts:
@@ -27,7 +28,7 @@ def attempt(directory: Path, update: int, error: BaseException | None = None) ->
 
 
 def killed(directory: Path, update: int) -> None:
-    Attempts(directory, update=update, active=True).__enter__()
+    Attempts(directory, update=update, layout=LAYOUT, active=True).__enter__()
 
 
 def events(directory: Path) -> list[tuple[int, str, Any]]:
@@ -62,7 +63,7 @@ def test_how_attempts_end(tmp_path: Path) -> None:
 
 def refusal(directory: Path, update: int) -> str:
     with pytest.raises(NoProgress) as caught:
-        Attempts(directory, update=update, active=True).check()
+        Attempts(directory, update=update, layout=LAYOUT, active=True).check()
     return str(caught.value)
 
 
@@ -109,6 +110,20 @@ def test_five_that_save_nothing_stop_for_good_whatever_ended_them(tmp_path: Path
     )
 
 
+def test_another_layout_is_no_repetition(tmp_path: Path) -> None:
+    attempt(tmp_path, 4, FAILURE)
+    attempt(tmp_path, 4, FAILURE)
+    assert refusal(tmp_path, 4).startswith("stopped for good: 2 attempts failed")
+    Attempts(tmp_path, update=4, layout=LAYOUT | {"micro_batch_tokens": 16384}, active=True).check()
+
+
+def test_numbers_go_on_where_the_attempts_were_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"update": 4, "attempt": 6, "loss": 3.0}\n')
+    attempt(tmp_path, 4)
+    attempt(tmp_path, 4)
+    assert [number for number, _, _ in events(tmp_path)] == [7, 7, 8, 8]
+
+
 def test_progress_forgives(tmp_path: Path) -> None:
     attempt(tmp_path, 4, FAILURE)
     attempt(tmp_path, 8, FAILURE)
@@ -120,7 +135,7 @@ def test_progress_forgives(tmp_path: Path) -> None:
 
 
 def test_a_failure_counts_once(tmp_path: Path) -> None:
-    told = Attempts(tmp_path, update=4, active=True)
+    told = Attempts(tmp_path, update=4, layout=LAYOUT, active=True)
     told.__enter__()
     told.failed("rank 1 on node2 failed: out of memory")
     told.__exit__(ValueError, ValueError("own"), None)
@@ -139,12 +154,15 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_failures_before_the_attempt_are_not_recorded(tmp_path: Path) -> None:
-    Attempts(tmp_path, update=4, active=True).failed("rank 1 on node2 failed: reading the tokens")
+    Attempts(tmp_path, update=4, layout=LAYOUT, active=True).failed(
+        "rank 1 on node2 failed: reading the tokens"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="x"), Attempts(tmp_path, update=4, active=False):
+    others = Attempts(tmp_path, update=4, layout=LAYOUT, active=False)
+    with pytest.raises(ValueError, match="x"), others:
         raise ValueError("x")
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +173,7 @@ def test_a_full_disk_hides_no_error(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    failing = Attempts(tmp_path, update=4, active=True)
+    failing = Attempts(tmp_path, update=4, layout=LAYOUT, active=True)
     failing.__enter__()
     monkeypatch.setattr(os, "fsync", full)
     failing.__exit__(ValueError, ValueError("x"), None)

@@ -24,7 +24,8 @@ from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining import checkpoint
 from esm1b.pretraining.engine import Engine, UpdateOutcome
-from esm1b.pretraining.hardware import Hardware, start_processes
+from esm1b.pretraining.hardware import Hardware
+from esm1b.pretraining.joining import start_processes
 from esm1b.pretraining.launch import Place
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.skipped import SkippedUpdate

@@ -81,6 +81,17 @@ PLACES: dict[str, tuple[dict[str, str], Place]] = {
         {key: value for key, value in MPI_DAEMON.items() if key != "SLURM_STEP_NODELIST"},
         Place(launcher="srun"),
     ),
+    "the whole job told beside the step": (
+        SRUN | {"SLURM_NTASKS": "16", "SLURM_STEP_NUM_TASKS": "8"},
+        BY_SLURM,
+    ),
+    # as SLURM sets them in the shell that salloc -n 8 gives (LaunchParameters=use_interactive_step)
+    "the interactive step of salloc": (
+        SRUN
+        | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+        | {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"},
+        Place(launcher="srun"),
+    ),
     # sbatch sets SLURM_PROCID for the script itself, which is no step
     "a batch script without srun": (
         {"SLURM_PROCID": "0", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"},
@@ -167,6 +178,13 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     ),
     (TORCHRUN | {"RANK": "first"}, "environment: RANK='first'; expected an integer"),
     (SRUN | {"SLURM_NTASKS": "8x2"}, "environment: SLURM_NTASKS='8x2'; expected an integer"),
+    *(
+        (
+            TORCHRUN | {"MASTER_PORT": port},
+            f"environment: MASTER_PORT={port}; expected 1 to 65535",
+        )
+        for port in ("0", "65536")
+    ),
     (
         TORCHRUN | {"RANK": "8"},
         "environment: rank 8 (on its node 1) of 8 processes, says torchrun; expected ranks from 0, "

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from esm1b.pretraining.launch import Place
-from esm1b.pretraining.monitor import Monitor, name_log_lines, read_metrics
+from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.monitor import Monitor, name_log_lines
 
 
 def lines(directory: Path) -> list[dict[str, float]]:
@@ -15,8 +16,8 @@ def lines(directory: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def attempt(directory: Path, first: int, values: dict[int, float]) -> None:
-    monitor = Monitor(directory, first=first, last=10, active=True)
+def attempt(directory: Path, first: int, values: dict[int, float], *, number: int = 1) -> None:
+    monitor = Monitor(directory, attempt=number, first=first, last=10, active=True)
     for update, loss in values.items():
         monitor.advance(update)
         monitor.write(update, {"loss": loss})
@@ -34,7 +35,7 @@ def test_lines_have_update_and_attempt(tmp_path: Path) -> None:
 
 def test_the_latest_attempt_counts(tmp_path: Path) -> None:
     attempt(tmp_path, 0, {1: 3.5, 2: 3.25, 3: 3.0})
-    attempt(tmp_path, 1, {2: 3.125, 3: 2.875})
+    attempt(tmp_path, 1, {2: 3.125, 3: 2.875}, number=2)
     assert len(lines(tmp_path)) == 5
     assert read_metrics(tmp_path / "metrics.jsonl") == [
         {"update": 1, "attempt": 1, "loss": 3.5},
@@ -48,7 +49,7 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"update": 2, "attempt": 1, "lo')
     assert [line["update"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
-    attempt(tmp_path, 1, {2: 3.25})
+    attempt(tmp_path, 1, {2: 3.25}, number=2)
     assert read_metrics(tmp_path / "metrics.jsonl") == [
         {"update": 1, "attempt": 1, "loss": 3.5},
         {"update": 2, "attempt": 2, "loss": 3.25},
@@ -56,7 +57,7 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_validation_is_a_line_of_its_own(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path, first=0, last=10, active=True)
+    monitor = Monitor(tmp_path, attempt=1, first=0, last=10, active=True)
     monitor.write(5, {"loss": 3.0})
     monitor.write(5, {"validation_loss": 3.5})
     monitor.close()
@@ -68,7 +69,7 @@ def test_validation_is_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path, first=0, last=10, active=False)
+    monitor = Monitor(tmp_path, attempt=1, first=0, last=10, active=False)
     monitor.advance(1)
     monitor.write(1, {"loss": 3.0})
     monitor.close()
@@ -80,7 +81,9 @@ def test_plain_log_lines_where_there_is_no_terminal(
 ) -> None:
     now = [0.0]
     with caplog.at_level(logging.INFO):
-        monitor = Monitor(tmp_path, first=100, last=1000, active=True, clock=lambda: now[0])
+        monitor = Monitor(
+            tmp_path, attempt=1, first=100, last=1000, active=True, clock=lambda: now[0]
+        )
         monitor.advance(101)
         monitor.write(101, {"loss": 3.14159, "gradient_norm": None})
         # 49 updates in 98 s, 850 of them are left
@@ -98,7 +101,7 @@ def test_the_bar_of_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monitor = Monitor(tmp_path, first=100, last=1000, active=True)
+    monitor = Monitor(tmp_path, attempt=1, first=100, last=1000, active=True)
     monitor.advance(110)
     monitor.write(110, {"loss": 2.5, "learning_rate": 0.1, "tokens_per_second": 1234.5})
     monitor.close()
@@ -109,7 +112,7 @@ def test_the_bar_of_a_terminal(
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
-    monitor = Monitor(tmp_path, first=0, last=10, active=True)
+    monitor = Monitor(tmp_path, attempt=1, first=0, last=10, active=True)
     monitor.write(1, {"loss": float("nan"), "gradient_norm": float("inf"), "skipped": 1})
     monitor.close()
     assert (tmp_path / "metrics.jsonl").read_text() == (
@@ -138,9 +141,9 @@ class FullDisk:
 
 
 def test_a_full_disk_costs_lines_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    monitor = Monitor(tmp_path, first=0, last=10, active=True)
+    monitor = Monitor(tmp_path, attempt=1, first=0, last=10, active=True)
     disk = FullDisk(tmp_path / "metrics.jsonl", room=20)
-    monitor._file = disk  # type: ignore[assignment]  # stands for the file
+    monitor._lines._file = disk  # type: ignore[assignment]  # stands for the file
     with caplog.at_level(logging.WARNING):
         for update in (1, 2, 3):
             monitor.write(update, {"loss": 3.5})
@@ -154,7 +157,7 @@ def test_a_full_disk_costs_lines_only(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_a_board_that_fails_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    monitor = Monitor(tmp_path, first=0, last=10, active=True)
+    monitor = Monitor(tmp_path, attempt=1, first=0, last=10, active=True)
 
     def fail(*arguments: object) -> None:
         raise OSError(28, "No space left on device")

@@ -30,7 +30,7 @@ from esm1b.model.packed import PackedTokens
 from esm1b.model.provenance import Provenance
 from esm1b.model.weights import save_model
 from esm1b.pretraining.losses import masked_losses
-from esm1b.pretraining.monitor import read_metrics
+from esm1b.pretraining.metrics_file import read_metrics
 from esm1b.pretraining.schedule import inverse_square_root
 
 REPOSITORY = Path(__file__).parents[2]
@@ -313,7 +313,9 @@ def test_stopped_by_a_signal_it_goes_on_later(undisturbed: Run, tmp_path: Path) 
     stopped = run.start(sys.executable, "-c", STOP_AFTER_SIX)
     assert stopped.returncode == 75, stopped.stderr
     last_line = stopped.stderr.splitlines()[-1]
-    assert last_line == ("esm1b: stopped: saved after update 7 of 12; the same command goes on")
+    assert last_line == (
+        "esm1b: stopped: saved after update 7 of 12 (SIGTERM); the same command goes on"
+    )
     # the update after the signal was agreed upon already
     assert run.saved() == ["update-00000004", "update-00000007"]
     assert not run.model.exists()

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,23 @@ def test_room_for_the_checkpoints_to_come(directory: Path) -> None:
     )
     with pytest.raises(UserError, match="for 1 more checkpoints"):
         check_free_space(directory, parameters=10**15, checkpoints=2)
+
+
+def test_missing_room_for_milestones_is_told(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 100 * 2**20
+    usage = shutil._ntuple_diskusage(free, 0, free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    # a checkpoint is 12,000,000 + 2^20 bytes, a milestone 4,000,000 more
+    room: dict[str, int] = {"parameters": 10**6, "checkpoints": 7, "every": 10**8}
+    check_free_space(directory, **room, updates=5 * 10**8)
+    assert caplog.messages == []
+    check_free_space(directory, **room, updates=8 * 10**8)
+    # the newest is the first milestone, 5 others are there: 2 more checkpoints and 7 milestones
+    needed = 2 * (12_000_000 + 2**20) + 7 * (16_000_000 + 2**20)
+    assert needed == 145_437_184
+    assert caplog.messages == [
+        f"{directory}: 104,857,600 bytes are free, and 145,437,184 needed for the 7 milestones to "
+        "come; make room, or raise pretraining.milestone_interval"
+    ]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from esm1b.pretraining.attempts import read_attempts
 from esm1b.pretraining.checkpoint_files import read_state
-from esm1b.pretraining.monitor import read_metrics
+from esm1b.pretraining.metrics_file import read_metrics
 from tests.pretraining.fork_server import ForkServer, LaunchedRun
 
 RECIPE = {
@@ -90,7 +90,8 @@ def test_a_time_budget_saves_and_stops(run: Run) -> None:
     assert statuses == [75]
     updates = run.metrics()[-1]["update"]
     assert last_line(started) == (
-        f"esm1b: stopped: saved after update {updates} of 100000; the same command goes on"
+        f"esm1b: stopped: saved after update {updates} of 100000 (its time is up); the same "
+        "command goes on"
     )
     assert (run.checkpoints / f"update-{updates:08d}").is_dir()
     assert not run.model.exists()
@@ -124,6 +125,22 @@ def test_an_error_of_one_process_is_told_and_ends_all(run: Run) -> None:
     assert statuses == [2, 2]
     told = [line for line in started.errors().splitlines() if line.startswith("esm1b: error:")]
     assert told == ["esm1b: error: model: not on this node"]
+
+
+def test_too_little_memory_is_told_in_a_line_and_another_layout_may_try(run: Run) -> None:
+    for _ in range(2):
+        statuses, started = run.start(patch="memory_runs_out")
+        assert statuses == [1]
+        assert last_line(started) == (
+            "esm1b: error: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB. With "
+            "--micro-batch-tokens 4096; expected fewer, --activation-checkpointing, or a higher "
+            "--zero-stage on several GPUs"
+        )
+        assert "Traceback" not in started.errors()
+    statuses, started = run.start()
+    assert statuses == [1]
+    assert last_line(started).startswith("esm1b: error: stopped for good: 2 attempts failed")
+    assert run.start("--micro-batch-tokens=350")[0] == [0]
 
 
 def test_it_starts_from_the_weights_of_a_model(run: Run, server: ForkServer) -> None:
@@ -185,6 +202,24 @@ def test_wrong_options_are_told(run: Run, option: str, message: str) -> None:
     statuses, started = run.start(option)
     assert statuses == [2]
     assert last_line(started).startswith(f"esm1b: error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        ("checkpoints", "file", "is a file; expected a directory"),
+        ("output", "file/model", "cannot be made in {0}/file: Not a directory; expected a place"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_told_first(
+    run: Run, option: str, name: str, message: str
+) -> None:
+    (run.folder / "file").touch()
+    statuses, started = run.start(f"--{option}={run.folder / name}")
+    assert statuses == [2]
+    said = f"esm1b: error: {run.folder / name}: {message.format(run.folder)}"
+    assert last_line(started).startswith(said)
+    assert not run.checkpoints.exists()
 
 
 def test_bf16_needs_a_zero_stage(run: Run) -> None:

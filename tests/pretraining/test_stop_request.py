@@ -14,6 +14,7 @@ def test_signals_ask_to_stop_and_do_nothing_else(number: signal.Signals) -> None
         assert not stop.is_made()
         os.kill(os.getpid(), number)
         assert stop.is_made()
+        assert stop.reason() == number.name
     assert signal.getsignal(number) is before
 
 
@@ -24,9 +25,13 @@ def test_a_spent_budget_asks_to_stop() -> None:
     assert not stop.is_made()
     now[0] = 110.0
     assert stop.is_made()
+    assert stop.reason() == "its time is up"
 
 
 def test_a_thread_may_ask() -> None:
     stop = StopRequest(TimeBudget(None))
-    stop.ask()
+    assert stop.reason() is None
+    stop.ask("its launcher died")
+    stop.ask("another reason, later")
     assert stop.is_made()
+    assert stop.reason() == "its launcher died"

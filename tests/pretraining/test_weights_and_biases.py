@@ -66,7 +66,9 @@ def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
 
 
 def attempt(directory: Path, update: int, project: str = "proteins") -> None:
-    monitor = Monitor(directory, first=update - 1, last=10, active=True, wandb_project=project)
+    monitor = Monitor(
+        directory, attempt=1, first=update - 1, last=10, active=True, wandb_project=project
+    )
     monitor.write(update, {"loss": 3.5, "gradient_norm": None})
     monitor.close()
 
