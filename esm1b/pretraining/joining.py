@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 import torch.distributed
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]  # not in __all__
 
 from esm1b.errors import RunFailure, UserError
 from esm1b.pretraining.collectives import one_line
