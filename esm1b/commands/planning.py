@@ -47,10 +47,10 @@ def estimate(
     from esm1b.config import load_config
     from esm1b.corpus.tokens import open_tokens
     from esm1b.files import write_json
-    from esm1b.pretraining.estimate import assumed_data, measured_data
-    from esm1b.pretraining.estimate import estimate as run
-    from esm1b.pretraining.estimate_text import estimate_text
-    from esm1b.pretraining.gpus import find_gpu
+    from esm1b.pretraining.planning.estimate import assumed_data, measured_data
+    from esm1b.pretraining.planning.estimate import estimate as run
+    from esm1b.pretraining.planning.estimate_text import estimate_text
+    from esm1b.pretraining.planning.gpus import find_gpu
 
     if not 0 < utilisation <= 1:
         raise UserError(f"--utilisation: {utilisation:g}; expected more than 0 and at most 1")
@@ -104,8 +104,8 @@ def audit(
 
     Example: esm1b audit checkpoints/run --tokens tokens --output audit
     """
-    from esm1b.pretraining.audit import audit_text
-    from esm1b.pretraining.audit_run import audit_run
+    from esm1b.pretraining.audit.audit import audit_text
+    from esm1b.pretraining.audit.audit_run import audit_run
 
     if table and output is None:
         raise UserError("--table: without --output; expected a directory to write it to")

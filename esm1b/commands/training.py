@@ -88,9 +88,9 @@ def pretrain(
     --tokens tokens --checkpoints checkpoints/run --output model
     """
     from esm1b.config import load_config
-    from esm1b.pretraining.hardware import Hardware
-    from esm1b.pretraining.loop import pretrain as run
+    from esm1b.pretraining.engine.hardware import Hardware
     from esm1b.pretraining.manner import Manner
+    from esm1b.pretraining.run import pretrain as run
     from esm1b.pretraining.time_budget import parse_duration
 
     is_automatic = micro_batch_tokens == "auto"

@@ -18,26 +18,26 @@ from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.model.encoder import Encoder
 from esm1b.model.provenance import Provenance
 from esm1b.model.weights import save_model
-from esm1b.pretraining import checkpoint
-from esm1b.pretraining.agreement import Agreement, Totals
-from esm1b.pretraining.checkpoint_files import checkpoints as saved_checkpoints
-from esm1b.pretraining.collectives import ActionError, everywhere, on_first
-from esm1b.pretraining.engine import Engine, UpdateOutcome
-from esm1b.pretraining.hardware import Hardware
+from esm1b.pretraining.checkpoints import checkpoint
+from esm1b.pretraining.checkpoints.checkpoint_files import checkpoints as saved_checkpoints
+from esm1b.pretraining.checkpoints.retention import is_milestone, milestone_path, set_newer_aside
+from esm1b.pretraining.checkpoints.saving import Saving
+from esm1b.pretraining.engine.engine import Engine, UpdateOutcome
+from esm1b.pretraining.engine.hardware import Hardware
 from esm1b.pretraining.initial_weights import set_initial_weights
-from esm1b.pretraining.launch import Place
 from esm1b.pretraining.manner import Manner
-from esm1b.pretraining.metrics_file import read_metrics
-from esm1b.pretraining.monitor import Monitor
-from esm1b.pretraining.retention import is_milestone, milestone_path, set_newer_aside
-from esm1b.pretraining.saving import Saving
+from esm1b.pretraining.processes.agreement import Agreement, Totals
+from esm1b.pretraining.processes.collectives import ActionError, everywhere, on_first
+from esm1b.pretraining.processes.launch import Place
+from esm1b.pretraining.processes.watchdog import Watchdog
+from esm1b.pretraining.records.metrics_file import read_metrics
+from esm1b.pretraining.records.monitor import Monitor
+from esm1b.pretraining.records.skip_record import SkipRecord
+from esm1b.pretraining.records.spikes import RECENT_LOSSES, is_spike
+from esm1b.pretraining.records.throughput import Throughput
 from esm1b.pretraining.schedule import inverse_square_root
-from esm1b.pretraining.skip_record import SkipRecord
-from esm1b.pretraining.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.stop_request import StopRequest
-from esm1b.pretraining.throughput import Throughput
 from esm1b.pretraining.validation import BATCH_TOKENS, Validation
-from esm1b.pretraining.watchdog import Watchdog
 from esm1b.versions import versions
 
 __all__ = ["Attempt"]

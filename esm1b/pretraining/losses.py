@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from esm1b.batches.stream import MicroBatch
 from esm1b.model.packed import PackedTokens
-from esm1b.pretraining.hardware import Filling
+from esm1b.pretraining.engine.hardware import Filling
 
 __all__ = ["MaskedLosses", "masked_losses"]
 

@@ -14,10 +14,10 @@ from esm1b.batches.masking import Corruption
 from esm1b.batches.stream import BatchRecipe, make_batch
 from esm1b.corpus.token_dataset import TokenDataset
 from esm1b.errors import SharedUserError
-from esm1b.pretraining.collectives import gathered
-from esm1b.pretraining.hardware import Filling
-from esm1b.pretraining.launch import Place
+from esm1b.pretraining.engine.hardware import Filling
 from esm1b.pretraining.losses import masked_losses
+from esm1b.pretraining.processes.collectives import gathered
+from esm1b.pretraining.processes.launch import Place
 
 __all__ = ["BATCH_TOKENS", "VALIDATION_SEED", "Validation"]
 

@@ -15,7 +15,7 @@ from esm1b.evaluation import published
 from esm1b.evaluation.results import describe_model
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.model.hugging_face import read_shape
-from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.records.metrics_file import read_metrics
 from esm1b.report import provenance, tables
 from esm1b.report.audit_section import audit_section, read_audit
 from esm1b.report.control import has_control, passed, positive_control

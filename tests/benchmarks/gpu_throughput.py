@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.arithmetic import flops_per_token
+from esm1b.pretraining.planning.arithmetic import flops_per_token
 from tests.benchmarks.masked_sequences import MaskedSequences, PackedBatch, PaddedBatch
 
 __all__ = [

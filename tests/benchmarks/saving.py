@@ -20,11 +20,11 @@ import torch.distributed
 from esm1b.config import PretrainingConfig
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining import checkpoint
-from esm1b.pretraining.engine import Engine
-from esm1b.pretraining.hardware import Hardware
-from esm1b.pretraining.joining import start_processes
-from esm1b.pretraining.launch import Place
+from esm1b.pretraining.checkpoints import checkpoint
+from esm1b.pretraining.engine.engine import Engine
+from esm1b.pretraining.engine.hardware import Hardware
+from esm1b.pretraining.processes.joining import start_processes
+from esm1b.pretraining.processes.launch import Place
 from tests.benchmarks.command import run_command
 from tests.benchmarks.machine import describe_machine, peak_memory_bytes
 

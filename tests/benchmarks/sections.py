@@ -14,10 +14,10 @@ from torch.nn import functional
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.stream import UpdateStream
 from esm1b.model.encoder import Encoder
-from esm1b.pretraining.agreement import Agreement
-from esm1b.pretraining.engine import Engine
+from esm1b.pretraining.engine.engine import Engine
 from esm1b.pretraining.losses import masked_losses
-from esm1b.pretraining.monitor import Monitor
+from esm1b.pretraining.processes.agreement import Agreement
+from esm1b.pretraining.records.monitor import Monitor
 
 __all__ = ["NETWORK", "Sections", "divide_trainer"]
 
@@ -104,7 +104,7 @@ def divide_trainer(sections: Sections) -> None:
         for owner, name in members:
             patch.object(owner, name, sections.within(section, getattr(owner, name))).start()
     layout = sections.within("layout", masked_losses)
-    patch("esm1b.pretraining.engine.masked_losses", layout).start()
+    patch("esm1b.pretraining.engine.engine.masked_losses", layout).start()
 
     updates = UpdateStream.updates
 

@@ -10,7 +10,7 @@ import torch
 
 from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.arithmetic import flops_per_token
+from esm1b.pretraining.planning.arithmetic import flops_per_token
 from tests.benchmarks import embedding, encoder_training, gpu_training
 from tests.benchmarks.gpu_correctness import check_cuda, relative_distance
 from tests.benchmarks.gpu_throughput import fill_capacity, fit_positions

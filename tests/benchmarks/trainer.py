@@ -31,9 +31,9 @@ from esm1b.corpus.tokens import tokenize
 from esm1b.errors import UserError
 from esm1b.files import read_json
 from esm1b.model.attention_plan import AttentionPath
-from esm1b.pretraining.arithmetic import model_flops_utilisation
-from esm1b.pretraining.hardware import Hardware
-from esm1b.pretraining.settings import check_layout
+from esm1b.pretraining.engine.deepspeed_settings import check_layout
+from esm1b.pretraining.engine.hardware import Hardware
+from esm1b.pretraining.planning.arithmetic import model_flops_utilisation
 from tests.benchmarks.command import parser_of, run_command
 from tests.benchmarks.interleaving import Measured, Work, measure
 from tests.benchmarks.machine import describe_machine

@@ -22,16 +22,16 @@ from esm1b.files import write_json
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens
 from esm1b.pretraining.attempt import Attempt
-from esm1b.pretraining.hardware import Filling, Hardware
+from esm1b.pretraining.engine.hardware import Filling, Hardware
 from esm1b.pretraining.initial_weights import set_initial_weights
-from esm1b.pretraining.joining import start_processes
-from esm1b.pretraining.launch import Place
 from esm1b.pretraining.manner import Manner
-from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.processes.joining import start_processes
+from esm1b.pretraining.processes.launch import Place
+from esm1b.pretraining.processes.watchdog import Watchdog
+from esm1b.pretraining.records.metrics_file import read_metrics
 from esm1b.pretraining.schedule import inverse_square_root
 from esm1b.pretraining.stop_request import StopRequest
 from esm1b.pretraining.time_budget import TimeBudget
-from esm1b.pretraining.watchdog import Watchdog
 from tests.benchmarks.masked_sequences import PackedBatch
 from tests.benchmarks.sections import Sections, divide_trainer
 
@@ -107,7 +107,7 @@ class Run:
 
 
 class Trainer:
-    """The trainer as in `esm1b.pretraining.loop`, in a thread that is held between pieces.
+    """The trainer as in `esm1b.pretraining.run`, in a thread that is held between pieces.
 
     On CPU it says where its time went, see `divide_trainer`.
     """

@@ -21,7 +21,7 @@ from esm1b.corpus.token_dataset import open_tokens
 from esm1b.corpus.tokens import tokenize
 from esm1b.model.hugging_face_reader import read_hugging_face
 from esm1b.model.packed import pack_sequences
-from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.records.metrics_file import read_metrics
 from tests.pretraining.batch_record import FOLDER, digests_by_update
 from tests.pretraining.fork_server import ForkServer
 

@@ -3,7 +3,7 @@ import torch
 
 from esm1b.batches.stream import MicroBatch
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.hardware import Filling
+from esm1b.pretraining.engine.hardware import Filling
 from esm1b.pretraining.losses import masked_losses
 from tests.conftest import random_encoder
 

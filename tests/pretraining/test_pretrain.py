@@ -30,7 +30,7 @@ from esm1b.model.packed import PackedTokens
 from esm1b.model.provenance import Provenance
 from esm1b.model.weights import save_model
 from esm1b.pretraining.losses import masked_losses
-from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.records.metrics_file import read_metrics
 from esm1b.pretraining.schedule import inverse_square_root
 
 REPOSITORY = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ GOLDEN = [
 STOP_AFTER_SIX = """
 import os, signal
 from esm1b.cli import main
-from esm1b.pretraining.monitor import Monitor
+from esm1b.pretraining.records.monitor import Monitor
 advance = Monitor.advance
 def advance_and_stop(self, update):
     advance(self, update)

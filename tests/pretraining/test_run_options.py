@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from esm1b.pretraining.attempts import read_attempts
-from esm1b.pretraining.checkpoint_files import read_state
-from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.checkpoints.checkpoint_files import read_state
+from esm1b.pretraining.records.attempts import read_attempts
+from esm1b.pretraining.records.metrics_file import read_metrics
 from tests.pretraining.fork_server import ForkServer, LaunchedRun
 
 RECIPE = {

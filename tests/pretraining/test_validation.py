@@ -15,7 +15,7 @@ from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining import validation
-from esm1b.pretraining.launch import Place
+from esm1b.pretraining.processes.launch import Place
 from esm1b.pretraining.validation import VALIDATION_SEED, Validation
 from tests.conftest import random_encoder
 from tests.pretraining.worlds import gloo, in_world

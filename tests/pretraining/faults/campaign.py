@@ -13,8 +13,8 @@ from esm1b.config import load_config
 from esm1b.corpus.shards import shard
 from esm1b.corpus.tokens import tokenize
 from esm1b.model.encoder import Encoder
-from esm1b.pretraining.checkpoint_files import checkpoint_path, read_state
-from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.checkpoints.checkpoint_files import checkpoint_path, read_state
+from esm1b.pretraining.records.metrics_file import read_metrics
 from tests.pretraining.faults.kinds import KINDS, needs_others, require_stop_for_good
 from tests.pretraining.faults.trial import INTERVAL, KEPT, UPDATES, Expected, Subject, Trial
 from tests.pretraining.fork_server import ForkServer

@@ -18,8 +18,9 @@ from typing import Any, Final, Literal, cast
 import safetensors.torch
 from torch import Tensor
 
-from esm1b.pretraining import checkpoint, checkpoint_files, loop
-from esm1b.pretraining.watchdog import Watchdog
+from esm1b.pretraining import run
+from esm1b.pretraining.checkpoints import checkpoint, checkpoint_files
+from esm1b.pretraining.processes.watchdog import Watchdog
 
 __all__ = ["PATCH", "Injection", "begun", "inject"]
 
@@ -91,7 +92,7 @@ def _leave_mark(injection: Injection, rank: int) -> None:
 
         return marked
 
-    _replace(loop, "place_from_environment", marking)
+    _replace(run, "place_from_environment", marking)
 
 
 def _write_slowly(seconds: float) -> None:

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from esm1b.errors import UserError
-from esm1b.pretraining.attempts import read_attempts
-from esm1b.pretraining.checkpoint_files import StoredFile, check_file, checkpoints, read_state
-from esm1b.pretraining.metrics_file import read_metrics
+from esm1b.pretraining.checkpoints.checkpoint_files import (
+    StoredFile,
+    check_file,
+    checkpoints,
+    read_state,
+)
+from esm1b.pretraining.records.attempts import read_attempts
+from esm1b.pretraining.records.metrics_file import read_metrics
 from tests.pretraining.faults.injection import PATCH, Injection, begun
 from tests.pretraining.fork_server import ForkServer, LaunchedRun
 

@@ -1,0 +1,1 @@
+"""Which sequences a run saw, and how often."""

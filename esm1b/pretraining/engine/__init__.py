@@ -1,0 +1,1 @@
+"""DeepSpeed around the encoder."""

@@ -1,0 +1,165 @@
+"""DeepSpeed's configuration: from the recipe and the hardware, and a user's own on top."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from esm1b.config import PretrainingConfig
+from esm1b.errors import SharedUserError, UserError
+from esm1b.files import read_json
+from esm1b.model.attention_plan import AttentionPath, choose_path
+from esm1b.model.shape import EncoderShape
+from esm1b.pretraining.engine.hardware import Hardware
+
+__all__ = ["check_compiled", "check_layout", "deepspeed_settings"]
+
+# What a user's file may set: how DeepSpeed moves data and what it reports. Everything else decides
+# the arithmetic of an update, which is the recipe's, or where its state lies.
+_REPORTS: Final[dict[str, type]] = {
+    "comms_logger": dict,
+    "dump_state": bool,
+    "flops_profiler": dict,
+    "memory_breakdown": bool,
+    "steps_per_print": int,
+    "timers": dict,
+    "wall_clock_breakdown": bool,
+}
+_TYPE_NAMES: Final = {dict: "an object", bool: "true or false", int: "a number, 1 or more"}
+_ZERO: Final = (
+    "allgather_bucket_size",
+    "allgather_partitions",
+    "contiguous_gradients",
+    "enable_sanity_checks",
+    "log_trace_cache_warnings",
+    "overlap_comm",
+    "reduce_bucket_size",
+    "reduce_scatter",
+    "stage3_allgather_sequential",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_model_persistence_threshold",
+    "stage3_module_granularity_threshold",
+    "stage3_param_persistence_threshold",
+    "stage3_prefetch_bucket_size",
+    "stage3_use_all_reduce_for_fetch_params",
+    "sub_group_size",
+    "use_multi_rank_bucket_allreduce",
+)
+_ALLOWED: Final = {*_REPORTS, *(f"zero_optimization.{key}" for key in _ZERO)}
+
+
+def check_layout(precision: str, hardware: Hardware) -> None:
+    """Check what can be checked of a layout before anything starts.
+
+    Raises:
+        UserError: the ZeRO stage does not train in this precision, the layers are not compiled in
+            it, or the user's DeepSpeed file has a key that is not free.
+    """
+    if hardware.zero_stage == 0 and precision != "fp32":
+        raise UserError(
+            f"--zero-stage 0: with pretraining.precision {precision}; expected 1, 2 or 3, which "
+            "keep float32 master weights"
+        )
+    if hardware.compile and hardware.zero_stage == 3:
+        raise UserError(
+            "--compile: with --zero-stage 3, which gathers the weights within a layer; "
+            "expected 0, 1 or 2"
+        )
+    if hardware.deepspeed_file is not None:
+        _users_settings(hardware.deepspeed_file)
+
+
+def check_compiled(
+    shape: EncoderShape, attention: AttentionPath, device: str, precision: str
+) -> None:
+    """Check that compiled layers attend by varlen; other paths pad each batch to another shape.
+
+    Raises:
+        UserError: they would not.
+    """
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    head_width = shape.width // shape.heads
+    path = choose_path(
+        "auto" if attention == "varlen" else attention,
+        device=torch.device(device),
+        dtype=dtype,
+        head_width=head_width,
+    )
+    if path != "varlen":
+        raise SharedUserError(
+            f"--compile: on {device} in {precision}, with heads {head_width} wide and --attention "
+            f"{attention}, attention is not varlen; expected CUDA, bf16 or fp16, a head width that "
+            "is a multiple of 8 up to 256, and --attention auto or varlen"
+        )
+
+
+def deepspeed_settings(config: PretrainingConfig, hardware: Hardware) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for a recipe on some hardware.
+
+    Raises:
+        UserError: the user's file cannot be read or has a key that is not free.
+    """
+    precision: str = config.precision
+    ours = {
+        # A micro-batch is counted in tokens, not samples, so DeepSpeed is told of one sample and
+        # the engine says itself which backward pass ends an update.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        # Adam's step clips, see `Engine`: the same arithmetic at every stage, and on the device.
+        "gradient_clipping": 0.0,
+        "zero_optimization": {"stage": hardware.zero_stage, "contiguous_gradients": True},
+        "zero_allow_untested_optimizer": True,
+        # Whether an update is finite is decided on the device; DeepSpeed would ask the host.
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
+        # The scale starts at 2^16, doubles after 1000 updates without an overflow and halves at
+        # each one. (Hysteresis 1: no overflow is let pass without halving.)
+        "fp16": {
+            "enabled": precision == "fp16",
+            "loss_scale": 0,
+            "initial_scale_power": 16,
+            "loss_scale_window": 1000,
+            "hysteresis": 1,
+            "min_loss_scale": 1,
+        },
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": 2**62,
+        # They would wait for the device at every update.
+        "timers": {"throughput": {"enabled": False, "synchronized": False}},
+    }
+    if hardware.deepspeed_file is None:
+        return ours
+    return _merged(ours, _users_settings(hardware.deepspeed_file))
+
+
+def _users_settings(path: Path) -> dict[str, Any]:
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: {type(settings).__name__}; expected an object of settings")
+    for key, value in settings.items():
+        if key in _REPORTS:
+            kind = _REPORTS[key]
+            is_count = type(value) is int and value >= 1
+            if not (is_count if kind is int else isinstance(value, kind)):
+                raise UserError(f"{path}: {key}: {value!r}; expected {_TYPE_NAMES[kind]}")
+            continue
+        within = value if key == "zero_optimization" and isinstance(value, dict) else None
+        for name in [key] if within is None else [f"{key}.{inner}" for inner in within]:
+            if name not in _ALLOWED:
+                raise UserError(
+                    f"{path}: {name}: decides what an update computes or where its state lies, "
+                    "which the recipe and the options of pretrain say; expected only "
+                    f"zero_optimization ({', '.join(_ZERO)}), {', '.join(_REPORTS)}"
+                )
+    return settings
+
+
+def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both; where both have a key, theirs wins, section by section."""
+    merged = dict(ours)
+    for key, value in theirs.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

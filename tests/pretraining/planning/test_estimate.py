@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from esm1b.config import Config, load_config, parse_config
+from esm1b.errors import UserError
+from esm1b.pretraining.planning.estimate import (
+    Estimate,
+    TrainingData,
+    assumed_data,
+    estimate,
+    measured_data,
+)
+from esm1b.pretraining.planning.estimate_text import estimate_text
+from esm1b.pretraining.planning.gpus import find_gpu
+from esm1b.pretraining.planning.lengths import LengthStatistics
+
+CONFIGURATIONS = Path(__file__).parents[3] / "config"
+ESM1B = load_config(CONFIGURATIONS / "esm1b.yaml")
+
+
+def tiny(**changed: Any) -> Config:
+    content = {
+        "model": {"layers": 2, "width": 16, "heads": 2, "feed_forward": 32, "maximum_tokens": 64},
+        "pretraining": {
+            "updates": 1000,
+            "tokens_per_update": 500,
+            "crop_residues": 62,
+            "checkpoints_kept": 2,
+            **changed,
+        },
+    }
+    return parse_config(content, origin="tiny")
+
+
+TINY_DATA = TrainingData(
+    sequences=2000,
+    lengths=LengthStatistics(mean_tokens=25.0, weighted_mean_length=10.0),
+    origin="by hand",
+)
+
+
+def of_esm1b(gpu: str = "H200", gpus: int = 8, **changed: Any) -> Estimate:
+    return estimate(ESM1B, assumed_data(ESM1B), gpu=find_gpu(gpu), gpus=gpus, **changed)
+
+
+def test_a_tiny_run_by_hand() -> None:
+    result = estimate(tiny(), TINY_DATA, gpu=find_gpu("H200"), gpus=2, utilisation=0.25)
+    assert result.tokens == 500_000
+    assert result.epochs == 500_000 / (2000 * 25)
+    # 6 x 5,377 weights and 12 x 2 x 16 x 10 of attention
+    assert result.flops_per_token == 36_102
+    assert result.flops == 18_051_000_000
+    # in fp32 67e12, a quarter of it: 16.75e12 / 36,102 = 463,963,215 tokens/s of each GPU
+    asked = result.durations[0]
+    assert asked.utilisation == 0.25
+    assert asked.tokens_per_second_per_gpu == pytest.approx(463_963_215, rel=1e-8)
+    assert asked.gpu_hours == pytest.approx(18_051_000_000 / 16.75e12 / 3600)
+    assert asked.hours == pytest.approx(asked.gpu_hours / 2)
+    assert result.checkpoint_bytes == 12 * 6433
+    assert result.checkpoints == 3
+
+
+def test_the_papers_run_on_eight_gpus() -> None:
+    result = of_esm1b()
+    assert result.tokens == 65_536_000_000
+    # 30.16 M clusters less 3.016 M held out; 283.6 tokens each
+    assert result.data.sequences == 27_144_000
+    assert result.epochs == pytest.approx(65.536e9 / (27.144e6 * 283.6), rel=1e-3)
+    # 65.536e9 tokens of 6 x 651,045,153 + 506,880 x 427.5 = 4.123e9 operations: 2.702e20
+    assert result.flops == pytest.approx(2.702e20, rel=1e-3)
+    hours = {duration.utilisation: duration.hours for duration in result.durations}
+    assert list(hours) == [0.50, 0.35, 0.43, 0.58]
+    # 2.702e20 / (8 x 989e12 x 0.5) = 68,300 s
+    assert hours[0.50] == pytest.approx(68_300 / 3600, rel=1e-3)
+    assert hours[0.35] == pytest.approx(97_570 / 3600, rel=1e-3)  # a little over a day
+    assert result.durations[0].gpu_hours == pytest.approx(8 * hours[0.50])
+    # 119,900 tokens/s of a H200
+    assert result.durations[0].tokens_per_second_per_gpu == pytest.approx(119_940, rel=1e-3)
+    assert result.checkpoints * result.checkpoint_bytes == 4 * 7_828_301_196
+
+
+def test_half_the_gpus_take_twice_as_long_and_as_many_gpu_hours() -> None:
+    four, eight = of_esm1b(gpus=4).durations[0], of_esm1b(gpus=8).durations[0]
+    assert four.hours == pytest.approx(2 * eight.hours)
+    assert four.gpu_hours == pytest.approx(eight.gpu_hours)
+    assert of_esm1b(utilisation=0.43).durations[0].hours > eight.hours
+    assert [d.utilisation for d in of_esm1b(utilisation=0.43).durations] == [0.43, 0.35, 0.58]
+
+
+def test_memory_says_what_fits_and_what_is_chosen() -> None:
+    result = of_esm1b("A100", gpus=1)
+    rows = {row.tokens: row for row in result.micro_batches}
+    assert list(rows) == [4096, 8192, 16_384, 32_768, 43_691, 65_536, 131_072]
+    assert list(rows[4096].bytes) == [1, 2, 3]
+    # 20 bytes a parameter; 1,384,936 a token of 4,096 and a longest sequence
+    assert rows[4096].bytes[1] == 13_047_168_660 + 1_384_936 * (4096 + 1024)
+    assert rows[4096].rounds == 32
+    assert rows[43_691].rounds == 3
+    assert [row.fits[1] for row in result.micro_batches] == [True] * 5 + [False] * 2
+    assert result.micro_batch_tokens == {1: 43_691, 2: 32_768, 3: 32_768}
+    # 21.3 GB less 13.0 GB: 5,900 tokens, so 27 rounds of 4,855 and a sequence
+    assert of_esm1b("L4", gpus=1).micro_batch_tokens[1] == 4855
+    assert of_esm1b("V100-16GB", gpus=1).micro_batch_tokens == {1: None, 2: None, 3: None}
+
+
+def test_activation_checkpointing_makes_room() -> None:
+    plain, checkpointing = (
+        of_esm1b("RTX4090", gpus=1, activation_checkpointing=value) for value in (False, True)
+    )
+    assert checkpointing.activation_bytes_per_token < plain.activation_bytes_per_token / 8
+    assert (checkpointing.micro_batch_tokens[1] or 0) > (plain.micro_batch_tokens[1] or 0)
+
+
+def test_sequences_of_the_release_that_is_named() -> None:
+    def sequences(**corpus: Any) -> int | None:
+        return assumed_data(parse_config({"corpus": corpus}, origin="test")).sequences
+
+    assert sequences(release="2018_03", validation_ids="published") == 27_144_000
+    assert sequences(release="2026_03", validation_fraction=0.5) == 19_420_014
+    assert sequences(release="2026_03", validation_fraction=0.5, sample=0.1) == 1_942_001
+    assert sequences(release="2026_03", limit="10MB") is None
+    assert sequences(release="2025_03") is None
+    assert sequences(sequences=["own.fasta"]) is None
+    assert sequences() is None
+
+
+def test_data_are_as_given_or_counted() -> None:
+    given = assumed_data(tiny(), mean_length=30.0, sequences=500)
+    assert given.sequences == 500
+    assert given.origin == (
+        "number as given; 30 residues on average (as given), lengths taken as log-normal"
+    )
+    counted = measured_data(tiny(), np.array([10, 20, 300], dtype=np.int32), "tokens")
+    # 12, 22 and, cropped, 64 tokens
+    assert (counted.sequences, counted.origin) == (3, "tokens")
+    assert counted.lengths.mean_tokens == pytest.approx(98 / 3)
+    assert counted.lengths.weighted_mean_length == pytest.approx((144 + 484 + 4096) / 98)
+    with pytest.raises(UserError, match=r"^tokens: no training sequences; expected some$"):
+        measured_data(tiny(), np.empty(0, dtype=np.int32), "tokens")
+
+
+def test_no_number_is_made_up() -> None:
+    unknown = assumed_data(tiny())
+    result = estimate(tiny(), unknown, gpu=find_gpu("H200"), gpus=1)
+    assert result.epochs is None
+    assert "number of training sequences not known" in estimate_text(result)
+    assert "epochs" not in estimate_text(result)
+    with pytest.raises(UserError, match=r"^--gpu B200: its peak in fp32 is not known here"):
+        estimate(tiny(), TINY_DATA, gpu=find_gpu("B200"), gpus=1)
+
+
+def test_the_text() -> None:
+    text = estimate_text(of_esm1b())
+    assert max(map(len, text.splitlines())) <= 100
+    for line in (
+        "run         esm1b, 652,358,433 parameters, bf16",
+        "data        27,144,000 training sequences",
+        "updates     500,000 of 131,072 tokens: 65.5 G tokens, 8.51 epochs",
+        "operations  4.12 GFLOP a token, 2.7e+20 FLOP in all",
+        "GPUs        8 x H200, 989 TFLOP/s dense",
+        "  50 %                       119,938        19.0     0.79       151.8  <-",
+        "  together                     -      6.20      5.61      5.77",
+        "     16,384       1                -            30.3*            29.7*            29.9*",
+        "disk: 4 checkpoints of 7.83 GB, 31.3 GB (checkpoints_kept and the next)",
+        "      10 milestones of 10.44 GB, 104.4 GB, a model with each",
+    ):
+        assert line in text.splitlines()
+    assert "it has no bf16" in estimate_text(of_esm1b("V100", gpus=8))
+    short = estimate_text(of_esm1b("V100-16GB", gpus=1))
+    assert "ZeRO 1, 2, 3: not even the longest sequence fits" in short
+    assert "(no) 20.1 " in short
+
+
+@pytest.mark.parametrize("name", ["config", "one-gpu-hour", "one-gpu-day", "esm1b"])
+def test_shipped_configurations(name: str) -> None:
+    config = load_config(CONFIGURATIONS / f"{name}.yaml")
+    result = estimate(config, assumed_data(config), gpu=find_gpu("H200"), gpus=1)
+    assert max(map(len, estimate_text(result).splitlines())) <= 100
+    content = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    assert content["tokens"] == result.tokens
+    assert content["gpu"]["name"] == "H200"
+    assert content["states"]["1"]["total"] == result.states[1].total
+
+
+def test_presets_take_about_what_their_names_say() -> None:
+    def hours(name: str, utilisation: float) -> float:
+        config = load_config(CONFIGURATIONS / f"{name}.yaml")
+        result = estimate(
+            config, assumed_data(config), gpu=find_gpu("H200"), gpus=1, utilisation=utilisation
+        )
+        return result.durations[0].hours
+
+    # 40.0 G tokens of 0.99 GFLOP at half the peak
+    assert hours("one-gpu-day", 0.5) == pytest.approx(22.2, abs=0.2)
+    # 16.4 G tokens of 0.09 GFLOP; small networks use less of a GPU
+    assert 0.7 < hours("one-gpu-hour", 0.5) < 1.0
