@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -16,7 +17,7 @@ from esm1b.config import Config
 from esm1b.corpus.token_dataset import TokenDataset, open_tokens
 from esm1b.corpus.verification import read_either_manifest, verify
 from esm1b.errors import RunFailure, UserError, paths_of_the_user
-from esm1b.files import check_replaceable
+from esm1b.files import check_replaceable, read_json
 from esm1b.pretraining.attempt import Attempt
 from esm1b.pretraining.checkpoints.directory_lock import directory_lock
 from esm1b.pretraining.checkpoints.fingerprint import check_fingerprint
@@ -25,7 +26,7 @@ from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.engine.hardware import Hardware
 from esm1b.pretraining.manner import Manner
 from esm1b.pretraining.planning.memory import automatic_micro_batch_tokens
-from esm1b.pretraining.processes.collectives import gathered, on_first
+from esm1b.pretraining.processes.collectives import gathered, on_first, one_line
 from esm1b.pretraining.processes.joining import start_processes
 from esm1b.pretraining.processes.launch import Place, place_from_environment
 from esm1b.pretraining.processes.slurm_address import with_known_address
@@ -92,6 +93,7 @@ def pretrain(
         device = start_processes(place, hardware, is_stopped=stop.is_made)
         held.callback(torch.distributed.destroy_process_group)
         locked = held.enter_context(ExitStack())
+        held.enter_context(_memory_told(place))
         held.enter_context(watchdog)
 
         @paths_of_the_user()
@@ -118,7 +120,6 @@ def pretrain(
         layout = _layout(hardware, manner, place)
         if manner.automatic_micro_batch:
             hardware = _with_automatic_micro_batch(config, hardware, place, device)
-        held.enter_context(_memory_told(hardware))
         attempt = Attempt(
             config,
             train,
@@ -142,8 +143,10 @@ def pretrain(
 
 
 @contextmanager
-def _memory_told(hardware: Hardware) -> Iterator[None]:
-    """Say in one line that the GPU's memory does not do, and what takes less.
+def _memory_told(place: Place) -> Iterator[None]:
+    """Say in one line that the memory of a GPU does not do, and what takes less.
+
+    It happens to one process; the watchdog, within, tells the others what torch said.
 
     Raises:
         RunFailure: in place of torch's error.
@@ -151,11 +154,14 @@ def _memory_told(hardware: Hardware) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise RunFailure(
-            f"out of memory: {' '.join(str(error).split())} With --micro-batch-tokens "
-            f"{hardware.micro_batch_tokens}; expected fewer, --activation-checkpointing, or a "
-            "higher --zero-stage on several GPUs"
-        ) from error
+        message = (
+            f"rank {place.rank} on {platform.node()}: {one_line(error)} Expected fewer "
+            "--micro-batch-tokens, --activation-checkpointing, or a higher --zero-stage on "
+            "several GPUs"
+        )
+        if place.rank > 0:
+            _log.error(message)  # of a failure that all share, rank 0 alone tells
+        raise RunFailure(message) from error
 
 
 def _layout(hardware: Hardware, manner: Manner, place: Place) -> dict[str, Any]:
@@ -164,7 +170,7 @@ def _layout(hardware: Hardware, manner: Manner, place: Place) -> dict[str, Any]:
     if manner.automatic_micro_batch:
         values["micro_batch_tokens"] = "auto"
     file = hardware.deepspeed_file
-    return values | {"deepspeed_file": None if file is None else str(file)}
+    return values | {"deepspeed_file": None if file is None else read_json(file)}
 
 
 def run_fingerprint(config: Config, dataset: TokenDataset) -> dict[str, Any]:

@@ -13,12 +13,19 @@ from esm1b.pretraining.losses import masked_losses
 
 __all__ = [
     "every_loss_is_infinite",
+    "memory_of_the_last_runs_out",
     "memory_runs_out",
     "one_loss_is_infinite",
     "one_loss_is_large",
     "the_last_has_no_weights",
     "the_third_fails",
 ]
+
+
+def memory_of_the_last_runs_out(rank: int) -> None:
+    """Let the second process alone have too little memory."""
+    if rank == 1:
+        memory_runs_out(rank)
 
 
 def memory_runs_out(rank: int) -> None:

@@ -1,6 +1,7 @@
 """What a run can be asked for besides training, and what it does when updates go wrong."""
 
 import json
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,15 +133,26 @@ def test_too_little_memory_is_told_in_a_line_and_another_layout_may_try(run: Run
         statuses, started = run.start(patch="memory_runs_out")
         assert statuses == [1]
         assert last_line(started) == (
-            "esm1b: error: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB. With "
-            "--micro-batch-tokens 4096; expected fewer, --activation-checkpointing, or a higher "
-            "--zero-stage on several GPUs"
+            f"esm1b: error: rank 0 on {platform.node()}: CUDA out of memory. Tried to allocate "
+            "2.00 GiB. Expected fewer --micro-batch-tokens, --activation-checkpointing, or a "
+            "higher --zero-stage on several GPUs"
         )
         assert "Traceback" not in started.errors()
     statuses, started = run.start()
     assert statuses == [1]
     assert last_line(started).startswith("esm1b: error: stopped for good: 2 attempts failed")
     assert run.start("--micro-batch-tokens=350")[0] == [0]
+
+
+def test_too_little_memory_of_one_process_is_told_and_ends_all(run: Run) -> None:
+    statuses, started = run.start(processes=2, patch="memory_of_the_last_runs_out")
+    assert statuses == [1, 1]
+    out_of_memory = f"rank 1 on {platform.node()}: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert out_of_memory in (started.folder / "rank-1.err").read_text()
+    assert f"rank 1 on {platform.node()} failed" in (started.folder / "rank-0.err").read_text()
+    last = read_attempts(run.checkpoints / "attempts.jsonl")[-1]
+    assert last["event"] == "failed"
+    assert "CUDA out of memory" in last["message"]
 
 
 def test_it_starts_from_the_weights_of_a_model(run: Run, server: ForkServer) -> None:

@@ -6,24 +6,29 @@ from typing import Any
 
 from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
-from esm1b.pretraining.checkpoints.checkpoint_files import checkpoints
 
 __all__ = ["check_fingerprint", "check_same_run", "recorded_fingerprint"]
 
 _RECORD = "run.json"
+_LEFT = ("attempts.jsonl", "metrics.jsonl", "milestones")
 
 
 def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Record what determines the run; refuse anything else once there are checkpoints.
+    """Record what determines the run; refuse anything else once it has begun.
 
     Raises:
         UserError: naming the keys that differ, with both values.
     """
     recorded = recorded_fingerprint(directory)
-    if recorded is not None and checkpoints(directory):
+    if recorded is not None and _has_begun(directory):
         check_same_run(directory, recorded, fingerprint)
     elif recorded != fingerprint:
         write_json(directory / _RECORD, fingerprint)
+
+
+def _has_begun(directory: Path) -> bool:
+    """Return whether anything is left of a run: what it trained, or what was measured of it."""
+    return any((directory / name).exists() for name in _LEFT) or any(directory.glob("*update-*"))
 
 
 def recorded_fingerprint(directory: Path) -> dict[str, Any] | None:

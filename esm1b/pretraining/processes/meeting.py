@@ -6,8 +6,10 @@ first, in torch's store, with rank 0 calling the roll; only then do they connect
 
 import json
 import logging
+import math
 import os
 import platform
+import secrets
 import socket
 import threading
 import time
@@ -40,8 +42,10 @@ LIMIT_SECONDS: Final = 120.0
 Nodes that read torch and DeepSpeed from a busy file system start up to a minute apart.
 """
 
-# When all have come, everyone answers at once, unless it has died while it waited.
+# When all have come, everyone answers at once, unless it has died while it waited. Rank 0 decides;
+# the others give it more time than it takes.
 _SECOND_CALL_SECONDS: Final = 15.0
+_PATIENCE_SECONDS: Final = 5.0
 _SILENT_SECONDS: Final = 10.0
 _LONGEST_TURN_SECONDS: Final = 0.5
 # A call of torch's may hang where rank 0 is stopped, or the port is another program's.
@@ -62,58 +66,64 @@ def meet(
     """
     meeting = _Meeting(place, is_stopped, limit_seconds)
     outcome = in_thread(meeting.hold)
-    hanging_since: float | None = None
     # The main thread stays free for signals.
     while not wait([outcome], timeout=0.1).done:
-        now = time.monotonic()
-        if hanging_since is None and (is_stopped() or now > meeting.deadline):
-            hanging_since = now
-        if hanging_since is not None and now > hanging_since + _HANGING_SECONDS:
-            raise meeting.end(is_stopped=is_stopped(), is_rank_0_lost=True)
+        if meeting.is_hanging():
+            raise meeting.end(is_rank_0_lost=True)
     return outcome.result()
 
 
 class _Meeting:
     """The processes on their way to the store, as one of them sees it.
 
-    Attributes:
-        deadline: of `time.monotonic`, for all to be there.
+    Rank 0 calls the roll twice, under a name of its own for this meeting, and is the only one to
+    say who is missing. Another process counts once rank 0 repeated the token that it came with: the
+    store of torchrun's agent keeps what processes wrote that are gone.
     """
 
     def __init__(self, place: Place, is_stopped: Callable[[], bool], limit_seconds: float) -> None:
         self._place = place
         self._where = f"{place.address}:{place.port}"
         self._is_stopped = is_stopped
-        self._limit = limit_seconds
+        self._token = secrets.token_hex(8)
         self._began = time.monotonic()
-        self.deadline = self._began + limit_seconds
+        self._deadline = self._began + limit_seconds
+        self._limit = limit_seconds
         # who is not there, says rank 0; None before it said anything
         self._missing: list[int] | None = None
         self._fault = f"did not come to {self._where} within {limit_seconds:g} s"
         self._obstacle = "it does not answer"
+        self._may_stop = True
+        self._asked_at = math.inf
         self._has_told = False
 
     def hold(self) -> Store:
         """Return the store when all are there."""
-        reached = self._reach()
-        # torchrun's agents keep their store when they start the processes again
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = PrefixStore(f"attempt {attempt} of {self._place.processes}", reached)
+        reached = PrefixStore("esm1b", self._reach())
         try:
-            self._call_roll(PrefixStore("come", store))
-            self._fault = f"came to {self._where} and went away again"
-            self._began = time.monotonic()
-            self.deadline = self._began + min(self._limit, _SECOND_CALL_SECONDS)
-            self._call_roll(PrefixStore("stay", store))
+            return self._call_roll(reached) if self._place.rank == 0 else self._answer(reached)
         except DistError as error:
             self._obstacle = f"it went away ({one_line(error)})"
-            raise self.end(is_stopped=self._is_stopped(), is_rank_0_lost=True) from error
-        return store
+            raise self.end(is_rank_0_lost=True) from error
 
-    def end(self, *, is_stopped: bool, is_rank_0_lost: bool = False) -> Exception:
-        """Return with what this process ends, and say it where rank 0 may not be there to."""
+    def is_hanging(self) -> bool:
+        """Return whether the time is up, or somebody asked to stop, and nothing comes of it."""
+        now = time.monotonic()
+        if not self._is_asked_to_stop():
+            self._asked_at = math.inf
+        elif self._asked_at == math.inf:
+            self._asked_at = now
+        return now > min(self._deadline, self._asked_at) + _HANGING_SECONDS
+
+    def end(self, *, is_stopped: bool | None = None, is_rank_0_lost: bool = False) -> Exception:
+        """Return with what this process ends, and say it where rank 0 may not be there to.
+
+        Args:
+            is_stopped: whether a process was asked to stop; None for what this one knows.
+            is_rank_0_lost: whether it does not answer.
+        """
         place = self._place
-        if is_stopped:
+        if self._is_asked_to_stop() if is_stopped is None else is_stopped:
             return Stopped("asked to while the processes were joining; nothing was trained")
         if self._missing is not None and not is_rank_0_lost:
             return RunFailure(
@@ -165,43 +175,95 @@ class _Meeting:
                 self._obstacle = one_line(error)
             self._take_turn()
 
-    def _call_roll(self, store: Store) -> None:
-        """Return when all have said that they are there: rank 0 looks, and tells the others."""
-        is_first = self._place.rank == 0
-        self._missing = list(range(self._place.processes)) if is_first else None
-        store.set(str(self._place.rank), "")
+    def _call_roll(self, reached: Store) -> Store:
+        """Wait for all others, as rank 0, and tell them when they are there."""
+        store = PrefixStore(self._token, reached)
+        reached.set("meeting", self._token)
+        self._await_all(store, "come")
+        self._begin_second_call()
+        self._await_all(store, "stay")
+        return store
+
+    def _await_all(self, store: Store, call: str) -> None:
+        tokens: dict[int, str] = {}
+        self._missing = list(range(1, self._place.processes))
         while True:
-            if self._missing is not None and is_first:
-                self._missing = [rank for rank in self._missing if not store.check([str(rank)])]
-                store.set("missing", json.dumps(self._missing))
-            elif store.check(["missing"]):
-                self._missing = json.loads(store.get("missing"))
-            if self._missing == []:
-                return
-            if store.check(["end"]):
-                raise self.end(is_stopped=store.get("end") == b"stopped")
+            for rank in self._missing:
+                if store.check([f"{call} {rank}"]):
+                    tokens[rank] = store.get(f"{call} {rank}").decode()
+            self._missing = [rank for rank in self._missing if rank not in tokens]
             try:
-                self._take_turn()
-            except (RunFailure, Stopped) as error:
-                store.set("end", "stopped" if isinstance(error, Stopped) else "late")
-                if is_first:
-                    time.sleep(2 * _LONGEST_TURN_SECONDS)  # with it goes the store: all are to read
+                self._look_for_an_end(store)
+                word = {"tokens": list(tokens.items()), "missing": self._missing}
+                store.set(call, json.dumps(word))
+                if not self._missing:
+                    return
+                self._take_turn(store)
+            except (RunFailure, Stopped):
+                time.sleep(2 * _LONGEST_TURN_SECONDS)  # the store goes with it: all are to read
                 raise
 
-    def _take_turn(self) -> None:
+    def _answer(self, reached: Store) -> Store:
+        """Say, as another than rank 0, that this process is there, until all are."""
+        store: Store | None = None
+        while not self._is_known(store):
+            if reached.check(["meeting"]):
+                store = PrefixStore(reached.get("meeting").decode(), reached)
+                store.set(f"come {self._place.rank}", self._token)
+            self._take_turn(store)
+        assert store is not None
+        self._await_word(store, "come")
+        self._begin_second_call(patience_seconds=_PATIENCE_SECONDS)
+        store.set(f"stay {self._place.rank}", self._token)
+        self._await_word(store, "stay")
+        return store
+
+    def _is_known(self, store: Store | None) -> bool:
+        if store is None or not store.check(["come"]):
+            return False
+        tokens = json.loads(store.get("come"))["tokens"]
+        return [self._place.rank, self._token] in tokens
+
+    def _await_word(self, store: Store, call: str) -> None:
+        while True:
+            self._look_for_an_end(store)
+            if store.check([call]):
+                self._missing = json.loads(store.get(call))["missing"]
+                if not self._missing:
+                    return
+            self._take_turn(store)
+
+    def _begin_second_call(self, *, patience_seconds: float = 0) -> None:
+        """Be about to train: a request to stop waits for the first update, as all are there."""
+        self._may_stop = False
+        self._began = time.monotonic()
+        self._deadline = self._began + min(self._limit, _SECOND_CALL_SECONDS) + patience_seconds
+        self._fault = f"came to {self._where} and went away again"
+
+    def _look_for_an_end(self, store: Store) -> None:
+        if store.check(["end"]):
+            raise self.end(is_stopped=store.get("end") == b"stopped")
+
+    def _take_turn(self, store: Store | None = None) -> None:
         """Wait a little: the longer, the longer it has taken.
 
         Raises:
-            RunFailure: it has taken too long.
-            Stopped: asked to.
+            RunFailure: it has taken too long; `store` tells the others.
+            Stopped: asked to; `store` tells the others.
         """
         now = time.monotonic()
-        if self._is_stopped() or now > self.deadline:
-            raise self.end(is_stopped=self._is_stopped())
+        is_stopped = self._is_asked_to_stop()
+        if is_stopped or now > self._deadline:
+            if store is not None:
+                store.set("end", "stopped" if is_stopped else "late")
+            raise self.end(is_stopped=is_stopped)
         waited = now - self._began
         if waited > _SILENT_SECONDS and not self._has_told:
             self._tell()
         time.sleep(min(0.01 + waited / 10, _LONGEST_TURN_SECONDS))
+
+    def _is_asked_to_stop(self) -> bool:
+        return self._may_stop and self._is_stopped()
 
     def _tell(self) -> None:
         self._has_told = True

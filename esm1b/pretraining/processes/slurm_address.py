@@ -20,7 +20,7 @@ def with_known_address(place: Place) -> Place:
     Raises:
         UserError: neither the network nor SLURM knows the name.
     """
-    if place.launcher != "srun" or _is_host(place.address):
+    if place.launcher != "srun" or place.processes == 1 or _is_host(place.address):
         return place
     command = ["scontrol", "show", "node", "--oneliner", place.address]
     try:
@@ -30,8 +30,9 @@ def with_known_address(place: Place) -> Place:
     found = re.search(r"\bNodeAddr=(\S+)", told)
     if found is None or not _is_host(found.group(1)):
         raise UserError(
-            f"environment: SLURM_STEP_NODELIST names {place.address}, which is no host that this "
-            "one knows; expected MASTER_ADDR with the address of rank 0"
+            f"environment: rank 0 is on {place.address}, says MASTER_ADDR or else "
+            "SLURM_STEP_NODELIST, which is no host that this one knows; expected MASTER_ADDR with "
+            "its address"
         )
     return replace(place, address=found.group(1))
 

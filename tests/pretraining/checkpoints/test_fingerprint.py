@@ -24,11 +24,18 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     check_fingerprint(tmp_path, run)
 
 
-def test_a_recipe_is_free_to_change_until_there_is_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "left",
+    [
+        *("update-00000020", "damaged-update-00000020", "milestones", "metrics.jsonl"),
+        "attempts.jsonl",
+    ],
+)
+def test_a_recipe_is_free_to_change_until_the_run_begins(tmp_path: Path, left: str) -> None:
     check_fingerprint(tmp_path, {"pretraining.precision": "fp16"})
     check_fingerprint(tmp_path, {"pretraining.precision": "bf16"})
     assert recorded_fingerprint(tmp_path) == {"pretraining.precision": "bf16"}
-    (tmp_path / "update-00000020").mkdir()
+    (tmp_path / left).mkdir()
     with pytest.raises(UserError, match=r"pretraining\.precision was 'bf16' and is 'fp32'"):
         check_fingerprint(tmp_path, {"pretraining.precision": "fp32"})
 

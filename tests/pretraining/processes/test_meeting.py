@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from multiprocessing.context import ForkServerProcess
@@ -139,15 +140,17 @@ def test_who_joined_can_compute_together(tmp_path: Path) -> None:
 
 def test_who_did_not_come_is_named(tmp_path: Path) -> None:
     port = free_port()
-    with Run(tmp_path, 6, port) as run:
+    with Run(tmp_path, 8, port) as run:
         started = time.monotonic()
-        run.start(0, 2)
-        failure = f"RunFailure: ranks 1, 3-5 of 6 processes did not come to 127.0.0.1:{port} within"
-        assert [run.ended(0), run.ended(2)] == [f"{failure} 3 s"] * 2
-        assert time.monotonic() - started < LIMIT + 4
+        run.start(2)  # is the first whose patience ends
+        time.sleep(0.5)
+        run.start(0, 6, 7)
         where = f"127.0.0.1:{port}"
-        assert run.said(0) == f"waiting for 4 of 6 processes at {where}: ranks 1, 3-5\n"
-        assert run.said(2) == ""
+        failure = f"RunFailure: ranks 1, 3-5 of 8 processes did not come to {where} within 3 s"
+        assert [run.ended(rank) for rank in (0, 2, 6, 7)] == [failure] * 4
+        assert time.monotonic() - started < LIMIT + 4
+        assert run.said(0) == f"waiting for 4 of 8 processes at {where}: ranks 1, 3-5\n"
+        assert not any("waited" in run.said(rank) for rank in (2, 6, 7))
 
 
 def test_one_that_dies_while_it_waits_is_named(tmp_path: Path) -> None:
@@ -162,13 +165,14 @@ def test_one_that_dies_while_it_waits_is_named(tmp_path: Path) -> None:
 
 
 def test_a_signal_to_one_stops_all_that_are_there(tmp_path: Path) -> None:
-    with Run(tmp_path, 3, free_port(), partial(join, limit_seconds=60)) as run:
-        run.start(0, 1)
-        run.wait_until_said(0, "waiting for 1 of 3")
+    with Run(tmp_path, 5, free_port(), partial(join, limit_seconds=60)) as run:
+        run.start(0, 1, 2, 3)
+        run.wait_until_said(0, "waiting for 1 of 5")
         started = time.monotonic()
         run.signal(1, signal.SIGTERM)
         stopped = "Stopped: asked to while the processes were joining; nothing was trained"
-        assert [run.ended(0), run.ended(1)] == [stopped] * 2
+        assert [run.ended(rank) for rank in range(4)] == [stopped] * 4
+        assert [run.said(rank) for rank in (1, 2, 3)] == [""] * 3
         assert time.monotonic() - started < 4
 
 
@@ -230,13 +234,16 @@ def test_what_an_earlier_attempt_left_with_the_agent_of_torchrun_counts_for_noth
         "localhost", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=5)
     )
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    attempt = partial(join, is_stopped=lambda: False, limit_seconds=0.3)
+    places = [Place(rank=rank, local_rank=rank, processes=2, port=agent.port) for rank in (0, 1)]
+    attempt = partial(meet, is_stopped=lambda: False)
     with pytest.raises(RunFailure, match="rank 1 of 2 processes did not come"):
-        attempt(Place(rank=0, processes=2, port=agent.port))
-    second = Place(rank=1, local_rank=1, processes=2, port=agent.port)
-    with pytest.raises(RunFailure, match="rank 1 of 2 processes did not come"):
-        attempt(second)  # it came too late
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        attempt(places[0], limit_seconds=0.3)
     with pytest.raises(RunFailure, match="waited 0 s for rank 0"):
-        attempt(second)
+        attempt(places[1], limit_seconds=0.3)  # it came too late
+    for _ in range(2):
+        with ThreadPoolExecutor() as executor:
+            late = executor.submit(attempt, places[1])
+            time.sleep(0.3)  # so that it finds what is left of the attempt before
+            first = attempt(places[0])
+            first.set("said", "once")
+            assert late.result().get("said") == b"once"

@@ -33,6 +33,7 @@ def test_a_host_and_other_launchers_addresses_stay(scontrol: Path) -> None:
     for place in (
         replace(VIRTUAL, launcher="srun", address="localhost"),
         replace(VIRTUAL, launcher="torchrun"),
+        replace(VIRTUAL, launcher="srun", rank=0, processes=1),
     ):
         assert with_known_address(place) == place
 
@@ -40,5 +41,5 @@ def test_a_host_and_other_launchers_addresses_stay(scontrol: Path) -> None:
 @pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", None])
 def test_a_node_that_nobody_knows_is_refused(scontrol: Path, program: str | None) -> None:
     scontrol.unlink() if program is None else scontrol.write_text(program)
-    with pytest.raises(UserError, match=r"SLURM_STEP_NODELIST names n1\.invalid.*MASTER_ADDR"):
+    with pytest.raises(UserError, match=r"rank 0 is on n1\.invalid.*expected MASTER_ADDR"):
         with_known_address(replace(VIRTUAL, launcher="srun"))
