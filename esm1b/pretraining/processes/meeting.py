@@ -236,6 +236,7 @@ class _Meeting:
     def _begin_second_call(self, *, patience_seconds: float = 0) -> None:
         """Be about to train: a request to stop waits for the first update, as all are there."""
         self._may_stop = False
+        self._missing = None
         self._began = time.monotonic()
         self._deadline = self._began + min(self._limit, _SECOND_CALL_SECONDS) + patience_seconds
         self._fault = f"came to {self._where} and went away again"
