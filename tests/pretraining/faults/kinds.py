@@ -129,8 +129,8 @@ def stop(trial: Trial, chance: random.Random) -> str | None:
         return "finished"
     if found <= {0, -signal.SIGTERM} and is_late:
         return "finished, and died of it then"
-    if found <= {1, -signal.SIGTERM} and not is_guarded:
-        return "died of it before they had met"
+    if found <= {1, _STOPPED, -signal.SIGTERM} and not is_guarded:
+        return "died of it, or stopped, before they had met"
     raise start.deviation(f"statuses {start.statuses} after SIGTERM")
 
 
