@@ -174,4 +174,4 @@ def test_a_filling_holds_every_micro_batch() -> None:
     filling = Filling.of(micro_batch_tokens=32768, maximum_tokens=1024)
     assert filling.capacity % 128 == 0
     assert filling.capacity >= 32768
-    assert (filling.sequences, filling.longest) == (filling.capacity // 32, 1024)
+    assert (filling.sequences, filling.longest) == (filling.capacity // 512, 1024)
