@@ -5,7 +5,7 @@ residue symbols by falling frequency, two gap symbols, one filler to reach a mul
 `<mask>` last.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,16 @@ __all__ = [
     "RESIDUES",
     "TOKENS",
     "UNK",
+    "RareResidues",
     "X",
     "decode",
     "encode",
     "encode_masked",
     "merge_rare_residues",
 ]
+
+RareResidues = Literal["replace", "keep"]
+
 
 AMINO_ACIDS: Final = "LAGVSERTIDPKQNFYMHWC"
 RESIDUES: Final = AMINO_ACIDS + "XBUZO"

@@ -15,7 +15,7 @@ from esm1b.errors import (
     UserError,
     paths_of_the_user,
 )
-from esm1b.pretraining.processes.launch import is_first_process
+from esm1b.pretraining.distributed.place import is_first_process
 
 __all__ = ["app", "main"]
 

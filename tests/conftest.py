@@ -1,17 +1,32 @@
+import logging
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
+
+# Several tests run at once; a pool of threads in each would only get in the way of the others.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
 
 from esm1b.alphabet import MASK, PAD
-from esm1b.corpus.shards import shard
-from esm1b.corpus.tokens import tokenize
+from esm1b.corpus.sharding.shard import shard
+from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 
 # Residue frequencies of no real protein; every one of the 25 symbols occurs.
 _LETTERS = "LAGVSERTIDPKQNFYMHWC" * 20 + "XBUZO"
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    """Undo what `esm1b.cli.main` sets up: its handler writes to the standard error of one test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,12 @@ import typer
 from typer.testing import CliRunner
 
 from esm1b.cli import app, main
-from esm1b.corpus.shards import shard
-from esm1b.corpus.tokens import tokenize
+from esm1b.corpus.sharding.shard import shard
+from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.errors import Stopped
-from esm1b.model.provenance import Provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import save_model
+from esm1b.weights.provenance import Provenance
+from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 
 REPOSITORY = Path(__file__).parents[1]

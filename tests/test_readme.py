@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from esm1b.model.contact_head import ContactHead
-from esm1b.model.provenance import Provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import save_model
+from esm1b.weights.provenance import Provenance
+from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -18,7 +18,11 @@ from numpy.typing import NDArray
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID, MASK, RESIDUES, X
 from esm1b.batches.counter import Purpose, keys, uniform, words
 
-__all__ = ["Corruption", "MaskedTokens", "RareResidues", "mask_tokens"]
+__all__ = ["VALIDATION_SEED", "Corruption", "MaskedTokens", "mask_tokens"]
+
+# Of the masks of validation and evaluation: the same for every run, so that runs can be compared.
+VALIDATION_SEED: Final = 20_180_302
+
 
 MASKED_SHARE: Final = 0.15
 # Of a draw's word: the upper half is the place, the lower half what happens there.
@@ -30,7 +34,6 @@ _DRAWS_FOR_EACH: Final = 1.15
 _DRAWS_MORE: Final = 8
 
 Corruption = Literal["training", "mask-only"]
-RareResidues = Literal["replace", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.alphabet import CLS, EOS, merge_rare_residues
+from esm1b.alphabet import CLS, EOS, RareResidues, merge_rare_residues
 from esm1b.batches.counter import Purpose, keys, uniform, words
-from esm1b.batches.masking import Corruption, RareResidues, mask_tokens
-from esm1b.corpus.tokens import TokenDataset
+from esm1b.batches.masking import Corruption, mask_tokens
+from esm1b.corpus.tokens.tokenize import TokenDataset
 
 __all__ = ["BatchRecipe", "MicroBatch", "make_batch"]
 

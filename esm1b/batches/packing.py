@@ -2,11 +2,12 @@
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["micro_batch_capacity", "rounds_needed", "share_out"]
+__all__ = ["Filling", "micro_batch_capacity", "rounds_needed", "share_out"]
 
 
 def rounds_needed(total_tokens: int, *, micro_batch_tokens: int, processes: int) -> int:
@@ -74,3 +75,29 @@ def share_out(
         for entry in full:
             heapq.heappush(loads, entry)
     return [np.array(sorted(indices), dtype=np.int64) for indices in members]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filling:
+    """The fixed size of the micro-batches of a compiled network; see `PackedTokens.filled`.
+
+    Attributes:
+        capacity: tokens.
+        sequences: those of the filler included.
+        longest: tokens of the longest sequence that may come.
+    """
+
+    capacity: int
+    sequences: int
+    longest: int
+
+    @classmethod
+    def of(cls, *, micro_batch_tokens: int, maximum_tokens: int) -> "Filling":
+        """Return the size that holds every micro-batch of `micro_batch_tokens`, about.
+
+        The number of sequences is rounded up to a multiple of one per 512 tokens. Flash attention
+        starts thread blocks for empty sequences too, so a bound that suits every corpus would cost
+        more time than the two or three compilations that the multiples of one corpus need.
+        """
+        capacity = -(-micro_batch_capacity(micro_batch_tokens, maximum_tokens) // 128) * 128
+        return cls(capacity=capacity, sequences=max(16, capacity // 512), longest=maximum_tokens)

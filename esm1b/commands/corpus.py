@@ -25,8 +25,8 @@ def synthesize(
 
     Example: esm1b synthesize --output synthetic --families 16 --sequences 2000 --seed 1
     """
-    from esm1b.corpus.synthetic import SyntheticSettings
-    from esm1b.corpus.synthetic import synthesize as run
+    from esm1b.synthetic.dataset import SyntheticSettings
+    from esm1b.synthetic.dataset import synthesize as run
 
     run(
         output,
@@ -75,7 +75,7 @@ def download(
 
     Example: esm1b download --release current --output uniref50
     """
-    from esm1b.corpus.download import download_release, download_validation_list
+    from esm1b.download.download import download_release, download_validation_list
 
     if (release is None) is not validation_list:
         raise UserError("expected either --release or --validation-list")
@@ -149,8 +149,8 @@ def shard(
 
     Example: esm1b shard uniref50.fasta.gz --output corpus --shards 64 --workers 8
     """
-    from esm1b.corpus.shards import shard as run
-    from esm1b.corpus.source import read_source
+    from esm1b.corpus.sharding.shard import shard as run
+    from esm1b.download.lock import read_source
 
     run(
         inputs,
@@ -180,7 +180,7 @@ def tokenize(
 
     Example: esm1b tokenize corpus --output tokens --workers 8
     """
-    from esm1b.corpus.tokens import tokenize as run
+    from esm1b.corpus.tokens.tokenize import tokenize as run
 
     run(corpus, output, workers=workers)
 
@@ -195,9 +195,9 @@ def corpus_info(
 
     Example: esm1b corpus-info corpus
     """
-    from esm1b.corpus.info import cluster_warning, manifest_text
-    from esm1b.corpus.verification import read_either_manifest
-    from esm1b.corpus.verification import verify as run
+    from esm1b.corpus.describe import cluster_warning, manifest_text
+    from esm1b.corpus.verify import read_either_manifest
+    from esm1b.corpus.verify import verify as run
 
     manifest = read_either_manifest(directory)
     if verify:

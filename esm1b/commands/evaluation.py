@@ -65,7 +65,7 @@ def contacts(
 
     Example: esm1b evaluate contacts model structures/ --output evaluation/contacts
     """
-    from esm1b.evaluation.contacts import evaluate_contacts
+    from esm1b.evaluation.contacts.contacts import evaluate_contacts
 
     evaluate_contacts(
         model,
@@ -95,7 +95,9 @@ def secondary_structure(
 
     Example: esm1b evaluate secondary-structure model flip_ss3.csv.gz --output evaluation/ss3
     """
-    from esm1b.evaluation.secondary_structure import evaluate_secondary_structure
+    from esm1b.evaluation.secondary_structure.secondary_structure import (
+        evaluate_secondary_structure,
+    )
 
     evaluate_secondary_structure(
         model, data, output, untrained=untrained, maximum_residues=maximum_residues, seed=seed

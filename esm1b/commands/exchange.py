@@ -28,7 +28,7 @@ def import_weights(
 
     Example: esm1b import esm1b_t33_650M_UR50S.pt --output model
     """
-    from esm1b.exchange import import_model
+    from esm1b.publishing.exchange import import_model
 
     import_model(path, output)
 
@@ -53,6 +53,6 @@ def export_weights(
     Example: esm1b export model --format fair-esm --output esm1b.pt
     --evaluation evaluation/contacts
     """
-    from esm1b.exchange import export_model
+    from esm1b.publishing.exchange import export_model
 
     export_model(model, output, format=format_, evaluations=evaluations or ())

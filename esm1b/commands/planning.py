@@ -45,7 +45,7 @@ def estimate(
     Example: esm1b estimate config/esm1b.yaml --gpus 8 --gpu H200
     """
     from esm1b.config import load_config
-    from esm1b.corpus.tokens import open_tokens
+    from esm1b.corpus.tokens.tokenize import open_tokens
     from esm1b.files import write_json
     from esm1b.pretraining.planning.estimate import assumed_data, measured_data
     from esm1b.pretraining.planning.estimate import estimate as run
@@ -104,8 +104,8 @@ def audit(
 
     Example: esm1b audit checkpoints/run --tokens tokens --output audit
     """
-    from esm1b.pretraining.audit.audit import audit_text
-    from esm1b.pretraining.audit.audit_run import audit_run
+    from esm1b.pretraining.audit.audit import audit_run
+    from esm1b.pretraining.audit.times_seen import audit_text
 
     if table and output is None:
         raise UserError("--table: without --output; expected a directory to write it to")

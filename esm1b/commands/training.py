@@ -88,10 +88,9 @@ def pretrain(
     --tokens tokens --checkpoints checkpoints/run --output model
     """
     from esm1b.config import load_config
-    from esm1b.pretraining.engine.hardware import Hardware
-    from esm1b.pretraining.manner import Manner
-    from esm1b.pretraining.run import pretrain as run
-    from esm1b.pretraining.time_budget import parse_duration
+    from esm1b.pretraining.options import Hardware, Manner
+    from esm1b.pretraining.pretrain import pretrain as run
+    from esm1b.stopping import parse_duration
 
     is_automatic = micro_batch_tokens == "auto"
     hardware = Hardware(

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from esm1b.config_section import Name, Section
-from esm1b.corpus.release import VALIDATION_LIST_RELEASE
+from esm1b.download.release import VALIDATION_LIST_RELEASE
 
 __all__ = ["PUBLISHED", "CorpusConfig", "SyntheticConfig"]
 

@@ -17,17 +17,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID
-from esm1b.batches.masking import Corruption
+from esm1b.batches.masking import VALIDATION_SEED, Corruption
 from esm1b.batches.stream import BatchRecipe, MicroBatch, make_batch, share_sequences
-from esm1b.corpus.exact_predictions import exact_predictions
-from esm1b.corpus.synthetic import load_truth
-from esm1b.corpus.tokens import TokenDataset, open_tokens
+from esm1b.corpus.tokens.tokenize import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Interval, bootstrap_ratio
 from esm1b.evaluation.results import Comparison, Metric, describe_model, write_metrics
 from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import Model, load_model, untrained_model
-from esm1b.pretraining.validation import VALIDATION_SEED
+from esm1b.synthetic.dataset import load_truth
+from esm1b.synthetic.exact_predictions import exact_predictions
 
 __all__ = ["evaluate_perplexity"]
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from esm1b.report.drawing import INK, LINE, OTHER, PAPER, SOFT, TRAINED
+from esm1b.plotting import INK, LINE, OTHER, PAPER, SOFT, TRAINED
 
 __all__ = ["LONG_RANGE", "draw_contact_map", "top_long_range_pairs"]
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from esm1b.alphabet import encode
-from esm1b.corpus.cleaning import clean, clean_all
-from esm1b.corpus.fasta import FastaBlock, read_fasta_blocks
-from esm1b.corpus.header import parse_header
-from esm1b.corpus.input_file import STANDARD_INPUT, InputFile
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, windows_of
+from esm1b.sequences.cleaning import clean, clean_all
+from esm1b.sequences.fasta import FastaBlock, read_fasta_blocks
+from esm1b.sequences.header import parse_header
+from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
 
 __all__ = ["CheckedFasta", "Record", "checked_fasta"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from esm1b.config import Config
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder, initialise
-from esm1b.model.hugging_face_reader import read_hugging_face
+from esm1b.weights.hugging_face_reader import read_hugging_face
 
 __all__ = ["set_initial_weights"]
 

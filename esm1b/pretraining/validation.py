@@ -10,19 +10,17 @@ import torch.distributed
 from numpy.typing import NDArray
 from torch import nn
 
-from esm1b.batches.masking import Corruption
+from esm1b.batches.masking import VALIDATION_SEED, Corruption
+from esm1b.batches.packing import Filling
 from esm1b.batches.stream import BatchRecipe, make_batch
-from esm1b.corpus.token_dataset import TokenDataset
+from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import SharedUserError
-from esm1b.pretraining.engine.hardware import Filling
+from esm1b.pretraining.distributed.collectives import gathered
+from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.losses import masked_losses
-from esm1b.pretraining.processes.collectives import gathered
-from esm1b.pretraining.processes.launch import Place
 
-__all__ = ["BATCH_TOKENS", "VALIDATION_SEED", "Validation"]
+__all__ = ["BATCH_TOKENS", "Validation"]
 
-# Of the masks of validation and evaluation: the same for every run, so that runs can be compared.
-VALIDATION_SEED: Final = 20_180_302
 
 # What the results are called, and what stands at the chosen positions.
 _CORRUPTIONS: Final[dict[str, Corruption]] = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from esm1b.corpus.info import (
+from esm1b.corpus.describe import (
     SPLIT_NAMES,
     cluster_warning,
     selection_text,

@@ -13,9 +13,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from esm1b.evaluation.contact_precision import pair_mask
-from esm1b.report.drawing import INK, LINE, OTHER, PAPER, SOFT, TRAINED, render
-from esm1b.report.measured import MODELS, Evaluation, Number
+from esm1b.evaluation.measured import MODELS, Evaluation, Number
+from esm1b.evaluation.structures.separation import pair_mask
+from esm1b.plotting import INK, LINE, OTHER, PAPER, SOFT, TRAINED, render
 
 __all__ = ["contact_figure", "perplexity_figure", "structure_figure"]
 

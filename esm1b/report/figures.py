@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from esm1b.report.drawing import INK, LINE, OTHER, SOFT, TRAINED, render
+from esm1b.plotting import INK, LINE, OTHER, SOFT, TRAINED, render
 
 __all__ = ["corpus_figure", "training_figure"]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from esm1b.report.measured import MODELS, Evaluation
+from esm1b.evaluation.measured import MODELS, Evaluation
 from esm1b.report.tables import number_text, subset_name
 
 __all__ = ["Highlight", "highlights"]

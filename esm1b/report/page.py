@@ -12,21 +12,21 @@ import esm1b
 from esm1b.corpus.manifest import CORPUS_FORMAT, read_manifest
 from esm1b.errors import UserError
 from esm1b.evaluation import published
+from esm1b.evaluation.measured import Evaluation, read_evaluations
+from esm1b.evaluation.positive_control import has_control, passed, positive_control
 from esm1b.evaluation.results import describe_model
 from esm1b.files import atomic_directory, check_replaceable, write_json
-from esm1b.model.hugging_face import read_shape
-from esm1b.pretraining.records.metrics_file import read_metrics
+from esm1b.plotting import inline_svg
+from esm1b.pretraining.metrics.metrics_file import read_metrics
 from esm1b.report import provenance, tables
 from esm1b.report.audit_section import audit_section, read_audit
-from esm1b.report.control import has_control, passed, positive_control
 from esm1b.report.corpus_section import corpus_section
-from esm1b.report.drawing import inline_svg
 from esm1b.report.evaluation_figures import contact_figure, perplexity_figure, structure_figure
 from esm1b.report.figures import corpus_figure, training_figure
 from esm1b.report.headline import highlights
-from esm1b.report.measured import Evaluation, read_evaluations
 from esm1b.report.summary import summarise
 from esm1b.versions import versions
+from esm1b.weights.hugging_face import read_shape
 
 __all__ = ["write_report"]
 

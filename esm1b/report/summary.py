@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from esm1b.report.control import Check, passed
-from esm1b.report.measured import MODELS, Evaluation, Number
+from esm1b.evaluation.measured import MODELS, Evaluation, Number
+from esm1b.evaluation.positive_control import Check, passed
 
 __all__ = ["summarise", "verdict"]
 

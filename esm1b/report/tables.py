@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from esm1b.evaluation.contact_precision import FRACTIONS, RANGES
+from esm1b.evaluation.contacts.precision import FRACTIONS, RANGES
+from esm1b.evaluation.measured import MODELS, Evaluation, Number
 from esm1b.evaluation.published import CONTACT_RANGES, Published
-from esm1b.report.measured import MODELS, Evaluation, Number
 
 __all__ = [
     "Cell",

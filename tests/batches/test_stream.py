@@ -18,7 +18,7 @@ from esm1b.batches.stream import (
     make_batch,
     share_sequences,
 )
-from esm1b.corpus.tokens import TokenDataset, open_tokens
+from esm1b.corpus.tokens.tokenize import TokenDataset, open_tokens
 
 RECIPE = BatchRecipe(crop_residues=50, append_eos=True, rare_residues="replace", seed=1)
 KEEP = BatchRecipe(crop_residues=50, append_eos=True, rare_residues="keep", seed=1)

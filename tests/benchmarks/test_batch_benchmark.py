@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import batches, seeking
+from benchmarks import batches, seeking
 
 
 @pytest.mark.slow

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import embedding, encoder_training, gpu_training
+from benchmarks.gpu_correctness import check_cuda, relative_distance
+from benchmarks.gpu_throughput import fill_capacity, fit_positions
+from benchmarks.masked_sequences import IGNORED, MaskedSequences, deal, split_evenly
+from benchmarks.proteins import read_or_draw
 from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.planning.arithmetic import flops_per_token
-from tests.benchmarks import embedding, encoder_training, gpu_training
-from tests.benchmarks.gpu_correctness import check_cuda, relative_distance
-from tests.benchmarks.gpu_throughput import fill_capacity, fit_positions
-from tests.benchmarks.masked_sequences import IGNORED, MaskedSequences, deal, split_evenly
-from tests.benchmarks.proteins import read_or_draw
 
 LENGTHS = [5, 9, 3, 3, 8, 2]
 TINY = ["--layers", "2", "--width", "16", "--heads", "2", "--threads", "1"]
@@ -87,7 +87,7 @@ def test_gpu_training_without_a_gpu_says_so(
         gpu_training.main([])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "python -m tests.benchmarks.gpu_training: error: torch sees no CUDA device; expected a GPU "
+        "python -m benchmarks gpu_training: error: torch sees no CUDA device; expected a GPU "
         "with bf16\n"
     )
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import sharding, tokenizing
-from tests.benchmarks.uniref_text import write_uniref
+from benchmarks import sharding, tokenizing
+from benchmarks.uniref_text import write_uniref
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ from time import sleep
 
 import pytest
 
-from tests.benchmarks import trainer
-from tests.benchmarks.sections import Sections
+from benchmarks import trainer
+from benchmarks.sections import Sections
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -94,7 +94,7 @@ def test_options_that_do_not_go_together_are_refused(
     with pytest.raises(SystemExit) as stopped:
         trainer.main(options)
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == f"python -m tests.benchmarks.trainer: error: {message}\n"
+    assert capsys.readouterr().err == f"python -m benchmarks trainer: error: {message}\n"
 
 
 def test_saving_is_compared_with_dd(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_saving_is_compared_with_dd(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     size = ("--layers=1", "--width=16", "--heads=2", "--threads=1", "--passes=2")
     # in a process of its own, as it joins a run of one and turns the compiler off
-    command = [sys.executable, "-m", "tests.benchmarks.saving", *size]
+    command = [sys.executable, "-m", "benchmarks.saving", *size]
     command += [f"--directory={tmp_path}", f"--output={output}"]
     subprocess.run(command, check=True, cwd=REPOSITORY)
     result = json.loads(output.read_text())

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import xml_reading
+from benchmarks import xml_reading
 
 
 @pytest.mark.slow

@@ -19,10 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from esm1b.cli import main
-from esm1b.corpus.input_file import InputFile
-from esm1b.corpus.record_blocks import parse_block, raw_blocks
 from esm1b.errors import UserError
-from tests.corpus.uniref_files import draw_clusters, release_archive, tar, uniref_fasta, uniref_xml
+from esm1b.sequences.formats import parse_block, raw_blocks
+from esm1b.sequences.input_file import InputFile
+from tests.sequences.uniref_files import (
+    draw_clusters,
+    release_archive,
+    tar,
+    uniref_fasta,
+    uniref_xml,
+)
 
 # Records of a second input, so that there is something on either side of the split.
 GOOD = b">good1\nMKTVRQG\n>good2\nKALTAISQP\n"
@@ -175,10 +181,13 @@ OUTCOMES: dict[str, tuple[bytes, str | Counts]] = {
     ),
     # compressed
     "gzip members, and zeros": (
-        gzip.compress(b">a\nM") + b"\0" * 99 + gzip.compress(b"K\n>b\nMK\n") + b"\0" * 512,
+        gzip.compress(b">a\nM", mtime=0)
+        + b"\0" * 99
+        + gzip.compress(b"K\n>b\nMK\n", mtime=0)
+        + b"\0" * 512,
         kept(2),
     ),
-    "gzip of nothing": (gzip.compress(b""), f"empty; {NO_HEADER}"),
+    "gzip of nothing": (gzip.compress(b"", mtime=0), f"empty; {NO_HEADER}"),
     "gzip cut in the header": (
         MEMBER[:7],
         f"the gzip data ends early after 0 complete records; {NO_GZIP}",
@@ -203,7 +212,7 @@ OUTCOMES: dict[str, tuple[bytes, str | Counts]] = {
         MEMBER + b">a\nMK\n",
         f"other data follows the gzip data after 19 complete records; {NO_GZIP}",
     ),
-    "gzip of gzip": (gzip.compress(MEMBER), f"gzip data within gzip data; {NO_KIND}"),
+    "gzip of gzip": (gzip.compress(MEMBER, mtime=0), f"gzip data within gzip data; {NO_KIND}"),
     "bzip2": (bz2.compress(FASTA), f"bzip2 data; {NO_KIND}"),
     "xz": (lzma.compress(FASTA), f"xz data; {NO_KIND}"),
     "Zstandard": (b"\x28\xb5\x2f\xfd" + FASTA, f"Zstandard data; {NO_KIND}"),
@@ -211,7 +220,7 @@ OUTCOMES: dict[str, tuple[bytes, str | Counts]] = {
     "Parquet": (b"PAR1" + FASTA, f"Parquet; {NO_KIND}"),
     # UniRef XML
     "XML": (XML, kept(20)),
-    "XML, compressed, CR LF": (gzip.compress(XML.replace(b"\n", b"\r\n")), kept(20)),
+    "XML, compressed, CR LF": (gzip.compress(XML.replace(b"\n", b"\r\n"), mtime=0), kept(20)),
     "XML with an id twice": (
         changed(b"</UniRef50>", element(b"entry") + b"</UniRef50>"),
         duplicates(21),

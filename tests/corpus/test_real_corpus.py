@@ -11,8 +11,8 @@ import pytest
 from Bio import SeqIO
 
 from esm1b.alphabet import encode
-from esm1b.corpus.shards import shard
-from esm1b.corpus.tokens import open_tokens, tokenize
+from esm1b.corpus.sharding.shard import shard
+from esm1b.corpus.tokens.tokenize import open_tokens, tokenize
 
 REAL_DATA = os.environ.get("ESM1B_REAL_DATA")
 pytestmark = [

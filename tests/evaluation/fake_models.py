@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS, encode
-from esm1b.evaluation.structure_table import STRUCTURE_SCHEMA
+from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA
 from esm1b.model.shape import EncoderShape
 
 SHAPE = EncoderShape(layers=1, width=8, heads=3, feed_forward=8, maximum_tokens=64)

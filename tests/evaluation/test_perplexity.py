@@ -5,15 +5,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from esm1b.corpus.shards import shard
-from esm1b.corpus.synthetic import SyntheticSettings, synthesize
-from esm1b.corpus.tokens import tokenize
+from esm1b.corpus.sharding.shard import shard
+from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.errors import UserError
 from esm1b.evaluation.perplexity import evaluate_perplexity
 from esm1b.model.encoder import Encoder, initialise
-from esm1b.model.provenance import Provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import save_model
+from esm1b.synthetic.dataset import SyntheticSettings, synthesize
+from esm1b.weights.provenance import Provenance
+from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=32, maximum_tokens=64)

@@ -1,5 +1,5 @@
 from esm1b.evaluation import published
-from esm1b.evaluation.contact_precision import PRECISIONS
+from esm1b.evaluation.contacts.precision import PRECISIONS
 
 
 def test_the_numbers_of_esm_1b() -> None:

@@ -12,9 +12,9 @@ import torch
 from esm1b.alphabet import AMINO_ACIDS
 from esm1b.cli import main
 from esm1b.model.contact_head import ContactHead
-from esm1b.model.provenance import Provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import save_model
+from esm1b.weights.provenance import Provenance
+from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 
 SHAPE = EncoderShape(layers=2, width=8, heads=2, feed_forward=12, maximum_tokens=66)

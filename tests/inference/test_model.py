@@ -11,11 +11,11 @@ from esm1b.errors import UserError
 from esm1b.inference.model import Model, load_model, untrained_model
 from esm1b.inference.network import EncoderNetwork
 from esm1b.model.contact_head import ContactHead
-from esm1b.model.hugging_face_reader import read_hugging_face
 from esm1b.model.packed import pack_sequences
-from esm1b.model.provenance import Provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import save_model
+from esm1b.weights.hugging_face_reader import read_hugging_face
+from esm1b.weights.provenance import Provenance
+from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_tokens=64)

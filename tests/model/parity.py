@@ -19,9 +19,9 @@ from esm1b.alphabet import MASK, PAD
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens, pack_sequences
-from esm1b.model.provenance import Provenance
 from esm1b.model.shape import EncoderShape
-from esm1b.model.weights import save_model
+from esm1b.weights.provenance import Provenance
+from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 
 __all__ = [

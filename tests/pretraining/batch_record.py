@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esm1b.batches.micro_batch import MicroBatch
-from esm1b.pretraining.engine.engine import Engine
+from esm1b.pretraining.engine.deepspeed_engine import Engine
 
 __all__ = ["FOLDER", "digests_by_update", "record_batches"]
 

@@ -191,7 +191,7 @@ def _serve() -> None:
 
     import esm1b.cli
     import esm1b.commands.training
-    import esm1b.pretraining.run  # noqa: F401
+    import esm1b.pretraining.pretrain  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # launchers are not waited for
     for line in sys.stdin:

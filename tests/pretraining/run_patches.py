@@ -7,8 +7,8 @@ import torch
 
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
-from esm1b.pretraining import attempt
-from esm1b.pretraining.engine import engine
+from esm1b.pretraining import trainer as attempt
+from esm1b.pretraining.engine import deepspeed_engine as engine
 from esm1b.pretraining.losses import masked_losses
 
 __all__ = [

@@ -16,12 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from esm1b.corpus.shards import shard
-from esm1b.corpus.token_dataset import open_tokens
-from esm1b.corpus.tokens import tokenize
-from esm1b.model.hugging_face_reader import read_hugging_face
+from esm1b.corpus.sharding.shard import shard
+from esm1b.corpus.tokens.dataset import open_tokens
+from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.packed import pack_sequences
-from esm1b.pretraining.records.metrics_file import read_metrics
+from esm1b.pretraining.metrics.metrics_file import read_metrics
+from esm1b.weights.hugging_face_reader import read_hugging_face
 from tests.pretraining.batch_record import FOLDER, digests_by_update
 from tests.pretraining.fork_server import ForkServer
 

@@ -24,14 +24,14 @@ from esm1b.batches.micro_batch import BatchRecipe, MicroBatch
 from esm1b.batches.order import SequenceOrder
 from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config, load_config
-from esm1b.corpus.tokens import open_tokens
+from esm1b.corpus.tokens.tokenize import open_tokens
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
-from esm1b.model.provenance import Provenance
-from esm1b.model.weights import save_model
 from esm1b.pretraining.losses import masked_losses
-from esm1b.pretraining.records.metrics_file import read_metrics
+from esm1b.pretraining.metrics.metrics_file import read_metrics
 from esm1b.pretraining.schedule import inverse_square_root
+from esm1b.weights.provenance import Provenance
+from esm1b.weights.save_model import save_model
 
 REPOSITORY = Path(__file__).parents[2]
 UPDATES = 12
@@ -72,7 +72,7 @@ GOLDEN = [
 STOP_AFTER_SIX = """
 import os, signal
 from esm1b.cli import main
-from esm1b.pretraining.records.monitor import Monitor
+from esm1b.pretraining.metrics.monitor import Monitor
 advance = Monitor.advance
 def advance_and_stop(self, update):
     advance(self, update)

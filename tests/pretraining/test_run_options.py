@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from esm1b.pretraining.checkpoints.checkpoint_files import read_state
-from esm1b.pretraining.records.attempts import read_attempts
-from esm1b.pretraining.records.metrics_file import read_metrics
+from esm1b.pretraining.attempt_log import read_attempts
+from esm1b.pretraining.checkpoints.files import read_state
+from esm1b.pretraining.metrics.metrics_file import read_metrics
 from tests.pretraining.fork_server import ForkServer, LaunchedRun
 
 RECIPE = {

@@ -8,15 +8,15 @@ import torch
 from torch.nn import functional
 
 from esm1b.alphabet import MASK, PAD
-from esm1b.batches.masking import Corruption
+from esm1b.batches.masking import VALIDATION_SEED, Corruption
 from esm1b.batches.stream import BatchRecipe, MicroBatch, make_batch
-from esm1b.corpus.token_dataset import open_tokens
+from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining import validation
-from esm1b.pretraining.processes.launch import Place
-from esm1b.pretraining.validation import VALIDATION_SEED, Validation
+from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.validation import Validation
 from tests.conftest import random_encoder
 from tests.pretraining.worlds import gloo, in_world
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from esm1b.pretraining.processes.launch import Place
+from esm1b.pretraining.distributed.place import Place
 
 __all__ = ["gloo", "in_world"]
 

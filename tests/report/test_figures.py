@@ -1,9 +1,9 @@
 import json
 
-from esm1b.report.drawing import inline_svg
+from esm1b.evaluation.measured import parse_evaluation
+from esm1b.plotting import inline_svg
 from esm1b.report.evaluation_figures import contact_figure, perplexity_figure, structure_figure
 from esm1b.report.figures import corpus_figure, training_figure
-from esm1b.report.measured import parse_evaluation
 from tests.report import examples
 
 

@@ -1,5 +1,5 @@
 from esm1b.evaluation import published
-from esm1b.report.measured import parse_evaluation
+from esm1b.evaluation.measured import parse_evaluation
 from esm1b.report.tables import (
     Cell,
     contact_table,

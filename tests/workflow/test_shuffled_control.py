@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from esm1b.config import Config
-from esm1b.corpus.fasta import read_fasta_records
+from esm1b.sequences.fasta import read_fasta_records
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

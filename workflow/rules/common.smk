@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.utils import validate
 
 from esm1b.config import parse_config
-from esm1b.corpus.release import VALIDATION_LIST
+from esm1b.download.release import VALIDATION_LIST
 from esm1b.errors import UserError
 
 try:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from esm1b.errors import UserError
-from esm1b.pretraining.checkpoints.checkpoint_files import StoredState, checkpoints, read_state
-from esm1b.pretraining.checkpoints.fingerprint import recorded_fingerprint
-from esm1b.pretraining.records.metrics_file import read_metrics
-from esm1b.pretraining.records.skipped import SkippedUpdate
+from esm1b.pretraining.checkpoints.files import StoredState, checkpoints, read_state
+from esm1b.pretraining.checkpoints.run_identity import recorded_fingerprint
+from esm1b.pretraining.metrics.metrics_file import read_metrics
+from esm1b.pretraining.skipped_updates import SkippedUpdate
 
 __all__ = ["RunRecord", "read_run_record"]
 

@@ -19,7 +19,7 @@ from torch import Size, Tensor
 
 from esm1b.errors import RunFailure, SharedUserError, UserError
 from esm1b.files import fsync_directory
-from esm1b.pretraining.checkpoints.checkpoint_files import (
+from esm1b.pretraining.checkpoints.files import (
     StoredFile,
     StoredState,
     check_file,
@@ -30,11 +30,11 @@ from esm1b.pretraining.checkpoints.checkpoint_files import (
     write_file,
     write_state,
 )
-from esm1b.pretraining.checkpoints.fingerprint import check_same_run, recorded_fingerprint
 from esm1b.pretraining.checkpoints.retention import remove, remove_leftovers
-from esm1b.pretraining.processes.collectives import ActionError, everywhere, on_first
-from esm1b.pretraining.processes.launch import Place
-from esm1b.pretraining.records.skipped import SkippedUpdate
+from esm1b.pretraining.checkpoints.run_identity import check_same_run, recorded_fingerprint
+from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
+from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.skipped_updates import SkippedUpdate
 from esm1b.versions import versions
 
 __all__ = ["PARTS", "SaveError", "SavedState", "StateHolder", "load_newest", "save"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from esm1b.errors import UserError
-from esm1b.pretraining.checkpoints import checkpoint_files
+from esm1b.pretraining.checkpoints import files as checkpoint_files
 
 __all__ = [
     "check_free_space",

@@ -11,7 +11,7 @@ from esm1b.errors import SharedUserError, UserError
 from esm1b.files import read_json
 from esm1b.model.attention_plan import AttentionPath, choose_path
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.engine.hardware import Hardware
+from esm1b.pretraining.options import Hardware
 
 __all__ = ["check_compiled", "check_layout", "deepspeed_settings"]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from esm1b.batches.packing import micro_batch_capacity
 from esm1b.config import Config, CorpusConfig
-from esm1b.corpus.info import expected_clusters
+from esm1b.download.release import expected_clusters
 from esm1b.errors import UserError
 from esm1b.pretraining.planning.arithmetic import flops_per_token, tokens_per_second
 from esm1b.pretraining.planning.gpus import Gpu, Precision

@@ -19,7 +19,7 @@ UNIREF50_MEAN_LENGTH: Final = 286.5
 """Residues of a UniRef50 sequence on average: 17,282,055,793 residues in 60,315,044 sequences, a
 release after 2018_03, at second hand (the manifest of LiteFold/UniRef50 on Hugging Face)."""
 
-# Spread of the logarithm of lengths, as in samples of UniRef90 (tests/benchmarks/README.md).
+# Spread of the logarithm of lengths, as in samples of UniRef90 (benchmarks/README.md).
 _LOGARITHM_SPREAD: Final = 0.70
 
 # As the order counts them: `<cls>` and `<eos>`.

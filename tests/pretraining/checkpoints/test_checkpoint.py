@@ -21,11 +21,11 @@ from esm1b.errors import UserError
 from esm1b.files import sha256_file
 from esm1b.pretraining.checkpoints import checkpoint
 from esm1b.pretraining.checkpoints.checkpoint import PARTS, SavedState, SaveError, load_newest, save
-from esm1b.pretraining.checkpoints.checkpoint_files import StoredFile, shares
-from esm1b.pretraining.checkpoints.fingerprint import check_fingerprint
+from esm1b.pretraining.checkpoints.files import StoredFile, shares
 from esm1b.pretraining.checkpoints.retention import set_newer_aside
-from esm1b.pretraining.processes.launch import Place
-from esm1b.pretraining.records.skipped import SkippedUpdate
+from esm1b.pretraining.checkpoints.run_identity import check_fingerprint
+from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.skipped_updates import SkippedUpdate
 from tests.pretraining.worlds import gloo, in_world
 
 ALONE = Place()

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from esm1b.batches.packing import Filling
 from esm1b.config import PretrainingConfig
 from esm1b.errors import UserError
 from esm1b.model.attention_plan import AttentionPath
@@ -13,7 +14,7 @@ from esm1b.pretraining.engine.deepspeed_settings import (
     check_layout,
     deepspeed_settings,
 )
-from esm1b.pretraining.engine.hardware import Filling, Hardware
+from esm1b.pretraining.options import Hardware
 
 
 def settings_file(tmp_path: Path, content: object) -> Path:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from esm1b.config import load_config
-from esm1b.corpus.shards import shard
-from esm1b.corpus.tokens import tokenize
+from esm1b.corpus.sharding.shard import shard
+from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.encoder import Encoder
-from esm1b.pretraining.checkpoints.checkpoint_files import checkpoint_path, read_state
-from esm1b.pretraining.records.metrics_file import read_metrics
+from esm1b.pretraining.checkpoints.files import checkpoint_path, read_state
+from esm1b.pretraining.metrics.metrics_file import read_metrics
 from tests.pretraining.faults.kinds import KINDS, needs_others, require_stop_for_good
 from tests.pretraining.faults.trial import INTERVAL, KEPT, UPDATES, Expected, Subject, Trial
 from tests.pretraining.fork_server import ForkServer

@@ -18,9 +18,10 @@ from typing import Any, Final, Literal, cast
 import safetensors.torch
 from torch import Tensor
 
-from esm1b.pretraining import run
-from esm1b.pretraining.checkpoints import checkpoint, checkpoint_files
-from esm1b.pretraining.processes.watchdog import Watchdog
+from esm1b.pretraining import pretrain as run
+from esm1b.pretraining.checkpoints import checkpoint
+from esm1b.pretraining.checkpoints import files as checkpoint_files
+from esm1b.pretraining.distributed.watchdog import Watchdog
 
 __all__ = ["PATCH", "Injection", "begun", "inject"]
 

@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from esm1b.errors import UserError
-from esm1b.pretraining.checkpoints.checkpoint_files import (
-    StoredFile,
-    check_file,
-    checkpoints,
-    read_state,
-)
-from esm1b.pretraining.records.attempts import read_attempts
-from esm1b.pretraining.records.metrics_file import read_metrics
+from esm1b.pretraining.attempt_log import read_attempts
+from esm1b.pretraining.checkpoints.files import StoredFile, check_file, checkpoints, read_state
+from esm1b.pretraining.metrics.metrics_file import read_metrics
 from tests.pretraining.faults.injection import PATCH, Injection, begun
 from tests.pretraining.fork_server import ForkServer, LaunchedRun
 

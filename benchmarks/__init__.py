@@ -1,0 +1,1 @@
+"""Measurements of each part beside its peers; `python -m benchmarks` lists them."""

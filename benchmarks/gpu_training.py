@@ -1,0 +1,235 @@
+"""The network of ESM-1b in training on one GPU: bf16, packed, compiled; transformers beside it.
+
+Weights, gradients and Adam's moments are in bf16; every update ends with a fused AdamW step. All
+batches lie on the device before the clock starts. Sides, on the same sequences:
+
+- packed: this package's encoder, one micro-batch an update, filled up to a fixed capacity;
+  compiled, and not compiled;
+- transformers: `EsmForMaskedLM` with scaled dot-product attention, as many micro-batches an update
+  as hold the same sequences, each of at most so many positions with its padding; in random order,
+  and grouped by length.
+
+First the CUDA path is checked against CPU in float32.
+"""
+
+import argparse
+import gc
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from benchmarks.command import parser_of, run_command
+from benchmarks.gpu_correctness import check_cuda
+from benchmarks.gpu_throughput import (
+    WARM_UP,
+    fill_capacity,
+    fit_positions,
+    measure_packed,
+    measure_padded,
+)
+from benchmarks.machine import describe_machine
+from benchmarks.masked_sequences import MaskedSequences, deal
+from benchmarks.proteins import describe_sequences, read_or_draw
+from esm1b.errors import UserError
+from esm1b.model.encoder import Encoder, initialise
+from esm1b.model.shape import EncoderShape
+from esm1b.weights.hugging_face import hugging_face_files, hugging_face_names
+
+__all__ = ["main", "measure_on"]
+
+_OUT_OF_MEMORY = {"failed": "out of memory"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write the result."""
+    parser = parser_of("gpu_training", __doc__, layers=33, width=1280, heads=20, passes=None)
+    parser.add_argument("--updates", type=int, default=8, help="timed, of each side")
+    parser.add_argument(
+        "--capacity",
+        type=int,
+        nargs="+",
+        default=[32_768, 65_536],
+        metavar="N",
+        help="tokens of a packed micro-batch; several make several sides",
+    )
+    parser.add_argument(
+        "--positions",
+        type=int,
+        nargs="+",
+        default=[16_384, 32_768],
+        metavar="N",
+        help="most positions of a padded micro-batch; several make several sides",
+    )
+    run_command(parser, arguments, _on_cuda)
+
+
+def _on_cuda(options: argparse.Namespace) -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        raise UserError("torch sees no CUDA device; expected a GPU with bf16")
+    return measure_on(torch.device("cuda"), torch.bfloat16, options)
+
+
+def measure_on(
+    device: torch.device, dtype: torch.dtype, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the result of all sides; the check and compiling are left out on CPU."""
+    is_cuda = device.type == "cuda"
+    updates = WARM_UP + options.updates
+    residues = (updates + 1) * max(options.capacity)
+    texts = read_or_draw(options.fasta, residues=residues, seed=options.seed)
+    sequences = MaskedSequences.of(texts, seed=options.seed)
+    shape = EncoderShape(
+        layers=options.layers,
+        width=options.width,
+        heads=options.heads,
+        feed_forward=4 * options.width,
+    )
+    result: dict[str, Any] = {
+        "benchmark": "encoder training on one GPU: forward, backward, fused AdamW",
+        "machine": describe_machine(options.threads),
+        "shape": {**asdict(shape), "parameters": shape.parameters()},
+        "sequences": describe_sequences(texts, options.fasta, options.seed),
+        "settings": {
+            "precision": str(dtype).removeprefix("torch."),
+            "timed_updates": options.updates,
+            "warm_up_updates": WARM_UP,
+        },
+    }
+    if is_cuda:
+        few = fill_capacity(range(len(texts)), sequences.lengths, capacity=4096)[0]
+        result["correctness"] = check_cuda(sequences, few, device)
+    encoder = Encoder(shape)
+    initialise(encoder, options.seed)
+    encoder = encoder.to(device, dtype)
+    sides: dict[str, Any] = {}
+    for capacity in options.capacity:
+        members = fill_capacity(range(len(texts)), sequences.lengths, capacity=capacity)[:updates]
+        for is_compiled in (False, True) if is_cuda else (False,):
+            name = f"packed {capacity}, {'compiled' if is_compiled else 'eager'}"
+            sides[name] = _packed(
+                encoder, sequences, members, capacity=capacity, is_compiled=is_compiled
+            )
+    # All sides of transformers take the updates of the largest capacity.
+    members = fill_capacity(range(len(texts)), sequences.lengths, capacity=max(options.capacity))
+    if importlib.util.find_spec("transformers") is None:
+        result["settings"]["transformers"] = "not installed, left out"
+    else:
+        for positions in options.positions:
+            for is_grouped in (False, True):
+                name = f"transformers {'grouped' if is_grouped else 'padded'} {positions}"
+                sides[name] = _padded(
+                    encoder,
+                    sequences,
+                    members[:updates],
+                    positions=positions,
+                    is_grouped=is_grouped,
+                )
+    result["sides"] = sides
+    rates = {
+        name: side["unpadded_tokens_per_second"]
+        for name, side in sides.items()
+        if "failed" not in side
+    }
+    best = max((name for name in rates if name.startswith("packed")), key=lambda name: rates[name])
+    result["ratios"] = {
+        f"{best} / {name}": round(rates[best] / rate, 3)
+        for name, rate in rates.items()
+        if name != best
+    }
+    return result
+
+
+def _packed(
+    encoder: Encoder,
+    sequences: MaskedSequences,
+    updates: list[list[int]],
+    *,
+    capacity: int,
+    is_compiled: bool,
+) -> dict[str, Any]:
+    weight = encoder.embed_tokens.weight
+    copy = Encoder(encoder.shape).to(weight.device, weight.dtype)
+    copy.load_state_dict(encoder.state_dict())
+    counters.clear()
+    if is_compiled:
+        torch._dynamo.reset()
+        copy.compile_layers()
+    try:
+        measured = measure_packed(copy, sequences, updates=updates, capacity=capacity)
+    except torch.cuda.OutOfMemoryError:
+        measured = None
+    del copy
+    _free()
+    if measured is None:
+        return dict(_OUT_OF_MEMORY)
+    summary = measured.summary(encoder.shape)
+    if is_compiled:
+        summary["compilations"] = counters["stats"]["unique_graphs"]
+        summary["graph_breaks"] = sum(counters["graph_break"].values())
+    return summary
+
+
+def _padded(
+    encoder: Encoder,
+    sequences: MaskedSequences,
+    updates: list[list[int]],
+    *,
+    positions: int,
+    is_grouped: bool,
+) -> dict[str, Any]:
+    lengths = sequences.lengths
+    if is_grouped:
+        everything = sorted(
+            (member for update in updates for member in update), key=lambda member: lengths[member]
+        )
+        batches = fit_positions(everything, lengths, positions=positions)
+        plan = deal(batches, len(updates), seed=0)
+    else:
+        plan = [fit_positions(update, lengths, positions=positions) for update in updates]
+    network = _transformers_network(encoder)
+    try:
+        measured = measure_padded(network, sequences, updates=plan)
+    except torch.cuda.OutOfMemoryError:
+        measured = None
+    del network
+    _free()
+    if measured is None:
+        return dict(_OUT_OF_MEMORY)
+    summary = measured.summary(encoder.shape)
+    summary["micro_batches_in_an_update"] = round(sum(map(len, plan)) / len(plan), 1)
+    return summary
+
+
+def _transformers_network(encoder: Encoder) -> nn.Module:
+    """Return `EsmForMaskedLM` with the weights of `encoder`, where it is and in its precision."""
+    from transformers import EsmConfig, EsmForMaskedLM
+
+    config = EsmConfig(**json.loads(hugging_face_files(encoder.shape)["config.json"]))
+    network: nn.Module = EsmForMaskedLM(config)
+    weight = encoder.embed_tokens.weight
+    network.to(weight.device, weight.dtype)
+    state = encoder.state_dict().values()
+    missing, unexpected = network.load_state_dict(
+        dict(zip(hugging_face_names(encoder), state, strict=True)), strict=False
+    )
+    left = [name for name in missing if "contact_head" not in name and "position_ids" not in name]
+    if unexpected or set(left) - {"lm_head.decoder.weight", "lm_head.decoder.bias"}:
+        raise RuntimeError(f"weights do not fit: missing {left}, unexpected {unexpected}")
+    return network
+
+
+def _free() -> None:
+    """Give back the device memory of what went out of use."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

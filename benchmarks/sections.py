@@ -1,0 +1,128 @@
+"""Where the time of the trainer goes: network, DeepSpeed, data, agreement, logging."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import wraps
+from time import perf_counter, process_time
+from typing import Any, Final, ParamSpec, TypeVar
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from esm1b.batches.micro_batch import MicroBatch
+from esm1b.batches.stream import UpdateStream
+from esm1b.model.encoder import Encoder
+from esm1b.pretraining.distributed.update_totals import Agreement
+from esm1b.pretraining.engine.deepspeed_engine import Engine
+from esm1b.pretraining.losses import masked_losses
+from esm1b.pretraining.metrics.monitor import Monitor
+
+__all__ = ["NETWORK", "Sections", "divide_trainer"]
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+NETWORK: Final = ("forward", "backward", "adam")
+"""The sections that training takes with any trainer."""
+
+
+class Sections:
+    """Where the time of a thread goes: to the innermost section that it is in, else to `loop`.
+
+    Attributes:
+        seconds: by section.
+        cpu_seconds: by section, of all threads of the process.
+    """
+
+    def __init__(self) -> None:
+        self._open = ["loop"]
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything."""
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.cpu_seconds: defaultdict[str, float] = defaultdict(float)
+        self.skip()
+
+    def skip(self) -> None:
+        """Let the time that is not counted yet count nowhere."""
+        self._since = (perf_counter(), process_time())
+
+    def count(self) -> None:
+        """Count the time up to now."""
+        now = (perf_counter(), process_time())
+        self.seconds[self._open[-1]] += now[0] - self._since[0]
+        self.cpu_seconds[self._open[-1]] += now[1] - self._since[1]
+        self._since = now
+
+    def within(
+        self, name: str, function: Callable[_Arguments, _Result]
+    ) -> Callable[_Arguments, _Result]:
+        """Return `function` as the section `name`."""
+
+        @wraps(function)
+        def timed(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+            self.count()
+            self._open.append(name)
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.count()
+                self._open.pop()
+
+        return timed
+
+
+def divide_trainer(sections: Sections) -> None:
+    """Make sections of the trainer's functions in this process, for good.
+
+    Called before the trainer is built. What is the network's: `forward` (the encoder and the
+    cross-entropy), `backward` (autograd), `adam` (the step of torch's AdamW). What is not:
+
+    - `deepspeed`: the rest of its engine's forward, backward and step;
+    - `deepspeed_in_backward`: what it does with each gradient as autograd makes it;
+    - `layout`: arrays to packed tokens, and counting which predictions are right;
+    - `engine`: the norm of the gradient, the sums of losses;
+    - `data_wait`: until the next update's batches are there;
+    - `agreement`: starting and finishing the sums over processes;
+    - `monitor`: metrics.jsonl, TensorBoard, log lines, the progress bar.
+    """
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    functions: dict[str, list[tuple[Any, str]]] = {
+        "forward": [(Encoder, "forward"), (functional, "cross_entropy")],
+        "backward": [(Tensor, "backward")],
+        "adam": [(torch.optim.AdamW, "step")],
+        "deepspeed": [(DeepSpeedEngine, name) for name in ("forward", "backward", "step")],
+        "engine": [(Engine, "update")],
+        "agreement": [(Agreement, "start"), (Agreement, "finish")],
+        "monitor": [(Monitor, "advance"), (Monitor, "write")],
+    }
+    for section, members in functions.items():
+        for owner, name in members:
+            patch.object(owner, name, sections.within(section, getattr(owner, name))).start()
+    layout = sections.within("layout", masked_losses)
+    patch("esm1b.pretraining.engine.deepspeed_engine.masked_losses", layout).start()
+
+    updates = UpdateStream.updates
+
+    def following(prepared: Iterator[list[MicroBatch]]) -> list[MicroBatch] | None:
+        return next(prepared, None)
+
+    timed_following = sections.within("data_wait", following)
+
+    def timed_updates(stream: UpdateStream, first: int, last: int) -> Iterator[list[MicroBatch]]:
+        prepared = updates(stream, first, last)
+        while (batches := timed_following(prepared)) is not None:
+            yield batches
+
+    patch.object(UpdateStream, "updates", timed_updates).start()
+
+    add_hook: Callable[..., Any] = Tensor.register_post_accumulate_grad_hook
+
+    def add_timed_hook(tensor: Tensor, hook: Callable[[Tensor], None]) -> Any:
+        return add_hook(tensor, sections.within("deepspeed_in_backward", hook))
+
+    patch.object(Tensor, "register_post_accumulate_grad_hook", add_timed_hook).start()

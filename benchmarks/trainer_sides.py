@@ -1,0 +1,272 @@
+"""The whole trainer, and the bare model, on the same updates."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.masked_sequences import PackedBatch
+from benchmarks.sections import Sections, divide_trainer
+from esm1b.batches.micro_batch import BatchRecipe, MicroBatch
+from esm1b.batches.order import SequenceOrder
+from esm1b.batches.packing import Filling
+from esm1b.batches.stream import UpdateStream
+from esm1b.config import Config
+from esm1b.corpus.tokens.dataset import open_tokens
+from esm1b.files import write_json
+from esm1b.model.encoder import Encoder
+from esm1b.model.packed import PackedTokens
+from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.distributed.watchdog import Watchdog
+from esm1b.pretraining.initial_weights import set_initial_weights
+from esm1b.pretraining.metrics.metrics_file import read_metrics
+from esm1b.pretraining.options import Hardware, Manner
+from esm1b.pretraining.schedule import inverse_square_root
+from esm1b.pretraining.start_processes import start_processes
+from esm1b.pretraining.trainer import Attempt
+from esm1b.stopping import StopRequest, TimeBudget
+
+__all__ = ["WARM_UP", "Bare", "Run", "Trainer"]
+
+WARM_UP: Final = 10
+"""Updates before the clock starts, and between log lines: the last of them is logged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What both sides train.
+
+    Attributes:
+        tokens: tokens directory.
+        checkpoints: an empty directory, for metrics.
+        config: the recipe; it logs every `WARM_UP` updates and has more of them than are timed.
+        hardware: the layout of a single process, its device named.
+        updates_in_a_piece: timed at once.
+        pieces: over all passes.
+    """
+
+    tokens: Path
+    checkpoints: Path
+    config: Config
+    hardware: Hardware
+    updates_in_a_piece: int
+    pieces: int
+
+    @property
+    def last(self) -> int:
+        """Updates done after the last piece."""
+        return WARM_UP + self.updates_in_a_piece * self.pieces
+
+    @property
+    def sections(self) -> Path:
+        """The file where the trainer says where its time went: `seconds` and `cpu_seconds`."""
+        return self.checkpoints / "sections.json"
+
+    def filling(self) -> Filling | None:
+        """Return the fixed size of the micro-batches of a compiled network."""
+        if not self.hardware.compile:
+            return None
+        return Filling.of(
+            micro_batch_tokens=self.hardware.micro_batch_tokens,
+            maximum_tokens=self.config.model.maximum_tokens,
+        )
+
+    def micro_batches(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
+        """Yield those of the updates `first` to `last` - 1."""
+        recipe = self.config.pretraining
+        dataset = open_tokens(self.tokens, "train")
+        stream = UpdateStream(
+            dataset,
+            SequenceOrder(
+                dataset.lengths,
+                crop_residues=recipe.crop_residues,
+                tokens_per_update=recipe.tokens_per_update,
+                seed=self.config.seed,
+            ),
+            BatchRecipe(
+                crop_residues=recipe.crop_residues,
+                append_eos=recipe.append_eos,
+                rare_residues=self.config.model.rare_residues,
+                seed=self.config.seed,
+            ),
+            micro_batch_tokens=self.hardware.micro_batch_tokens,
+            width=self.config.model.width,
+            rank=0,
+            processes=1,
+        )
+        yield from stream.updates(first, last)
+
+
+class Trainer:
+    """The trainer as in `esm1b.pretraining.pretrain`, in a thread that is held between pieces.
+
+    On CPU it says where its time went, see `divide_trainer`.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._done = 0
+        self._sections = Sections()
+        self._until: SimpleQueue[int] = SimpleQueue()
+        self._reached: SimpleQueue[BaseException | None] = SimpleQueue()
+        logging.basicConfig(filename=run.checkpoints / "log.txt", level=logging.INFO)
+        Thread(target=self._train_or_fail, daemon=True).start()
+        self._wait()
+
+    def first(self) -> float:
+        """Warm up and return the last loss."""
+        self._go_on(WARM_UP)
+        (line,) = read_metrics(self._run.checkpoints / "metrics.jsonl")
+        loss: float = line["loss"]
+        return loss
+
+    def run(self, piece: int) -> None:
+        """Do the next updates."""
+        self._go_on(self._run.updates_in_a_piece)
+
+    def _go_on(self, updates: int) -> None:
+        self._done += updates
+        self._until.put(self._done)
+        self._wait()
+
+    def _wait(self) -> None:
+        error = self._reached.get()
+        if error is not None:
+            raise error
+
+    def _train_or_fail(self) -> None:
+        try:
+            self._train()
+        except BaseException as error:  # whatever it is, the main thread waits for it
+            self._reached.put(error)
+
+    def _train(self) -> None:
+        run, place = self._run, Place()
+        device = start_processes(place, run.hardware)
+        if device.type == "cpu":
+            divide_trainer(self._sections)
+        attempt = Attempt(
+            run.config,
+            open_tokens(run.tokens, "train"),
+            open_tokens(run.tokens, "validation"),
+            run.checkpoints,
+            hardware=run.hardware,
+            manner=Manner(),
+            place=place,
+            device=device,
+        )
+        attempt.train(StopRequest(TimeBudget(None)), _Turnstile(place, self), number=1)
+
+    def pass_on(self, update: int) -> int:
+        """Say that `update` updates are done and return at how many to say so again."""
+        if self._run.hardware.device == "cuda":
+            torch.cuda.synchronize()
+        sections = self._sections
+        sections.count()
+        if update == self._run.last:
+            content = {"seconds": sections.seconds, "cpu_seconds": sections.cpu_seconds}
+            write_json(self._run.sections, content)
+        self._reached.put(None)
+        until = self._until.get()
+        if update == WARM_UP:
+            sections.restart()
+        sections.skip()
+        return until
+
+
+class _Turnstile(Watchdog):
+    """A watchdog that holds the trainer before an update until it is to go on."""
+
+    def __init__(self, place: Place, trainer: Trainer) -> None:
+        super().__init__(place, on_parent_death=lambda: None)
+        self._trainer = trainer
+        self._held_at = 0
+
+    def arrived(self, update: int, part: int = 0) -> None:
+        super().arrived(update, part)
+        if part == 0 and update == self._held_at:
+            self._held_at = self._trainer.pass_on(update)
+
+
+class Bare:
+    """The encoder and torch's fused AdamW, on batches that lie on the device."""
+
+    def __init__(self, run: Run) -> None:
+        hardware, recipe = run.hardware, run.config.pretraining
+        self._updates_in_a_piece = run.updates_in_a_piece
+        self._recipe = recipe
+        self._device = torch.device(hardware.device)
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        self._encoder = Encoder(run.config.model.shape(), attention=hardware.attention)
+        set_initial_weights(self._encoder, run.config)
+        self._encoder.to(self._device, dtype).train()
+        if hardware.compile:
+            self._encoder.compile_layers()
+        self._optimizer = torch.optim.AdamW(
+            self._encoder.parameters(),
+            betas=recipe.adam_betas,
+            eps=recipe.adam_epsilon,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        on_device = partial(_on_device, filling=run.filling(), device=self._device)
+        self._updates = [
+            [on_device(batch) for batch in batches] for batches in run.micro_batches(0, run.last)
+        ]
+        self._done = 0
+
+    def first(self) -> float:
+        """Warm up and return the last loss."""
+        return float(self._train(WARM_UP))
+
+    def run(self, piece: int) -> None:
+        """Do the next updates."""
+        self._train(self._updates_in_a_piece)
+
+    def _train(self, updates: int) -> Tensor:
+        for _ in range(updates):
+            loss = self._update(self._updates[self._done])
+            self._done += 1
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return loss
+
+    def _update(self, batches: Sequence[PackedBatch]) -> Tensor:
+        masked = sum(len(batch.targets) for batch in batches)
+        loss = torch.zeros((), device=self._device)
+        for batch in batches:
+            logits = self._encoder(batch.packed, batch.masked_positions).float()
+            part = functional.cross_entropy(logits, batch.targets, reduction="sum") / masked
+            part.backward()  # type: ignore[no-untyped-call]  # torch's, untyped
+            loss += part.detach()
+        for group in self._optimizer.param_groups:
+            group["lr"] = inverse_square_root(
+                self._done + 1,
+                peak=self._recipe.learning_rate,
+                warmup_updates=self._recipe.warmup_updates,
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return loss
+
+
+def _on_device(batch: MicroBatch, filling: Filling | None, device: torch.device) -> PackedBatch:
+    tokens = torch.from_numpy(batch.tokens).to(device)
+    packed = PackedTokens.from_tokens(tokens, batch.lengths.tolist())
+    if filling is not None:
+        packed = packed.filled(
+            capacity=filling.capacity, sequences=filling.sequences, longest=filling.longest
+        )
+    return PackedBatch(
+        packed=packed,
+        masked_positions=torch.from_numpy(batch.masked_positions).to(device),
+        targets=torch.from_numpy(batch.targets).to(device),
+    )

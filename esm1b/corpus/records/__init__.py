@@ -1,0 +1,1 @@
+"""Records of a corpus: parsing, cleaning, duplicates, the split."""

@@ -1,0 +1,82 @@
+"""Files that name records by their ids."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm1b.errors import UserError
+from esm1b.sequences.compressed import DamagedInputError
+from esm1b.sequences.hashes import id_hashes, joined
+from esm1b.sequences.input_file import InputFile
+
+__all__ = ["IdList", "read_id_list"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdList:
+    """The ids that a file names.
+
+    Attributes:
+        hashes: sorted `id_hashes`: 8 bytes each, where the strings of a UniRef release would take
+            a gigabyte. Two of n ids share one with a probability of n^2 / 2^65.
+        file: the file's name, for messages.
+        sha256: digest of the file.
+    """
+
+    hashes: NDArray[np.uint64]
+    file: str
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def places(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
+        """Return where in the list each id (as `id_hashes`) is, or -1."""
+        places = np.minimum(np.searchsorted(self.hashes, ids), len(self.hashes) - 1)
+        return np.where(self.hashes[places] == ids, places, -1)
+
+
+def read_id_list(path: Path) -> IdList:
+    """Return the ids that a file names, plain or gzip-compressed.
+
+    A file whose first line begins with `>` is FASTA, and its header lines name the ids; any other
+    names one id per line. An id is the first word, without a `>` before it.
+
+    Raises:
+        UserError: the file cannot be read, is damaged or names no id.
+    """
+    file = InputFile(str(path))
+    hashes: list[NDArray[np.uint64]] = []
+    is_fasta: bool | None = None
+    try:
+        for lines in _blocks_of_lines(file):
+            if is_fasta is None and (start := lines.lstrip()):
+                is_fasta = start.startswith(b">")
+            hashes.append(id_hashes(*joined(_ids(lines, is_fasta=bool(is_fasta)))))
+    except DamagedInputError as error:
+        raise UserError(f"{path}: {error}; expected {error.expected}") from error
+    unique = np.unique(np.concatenate(hashes or [np.empty(0, np.uint64)]))
+    if not len(unique):
+        raise UserError(f"{path}: names no id; expected one sequence id per line, or FASTA")
+    return IdList(hashes=unique, file=str(path), sha256=file.identity()["sha256"])
+
+
+def _blocks_of_lines(file: InputFile) -> Iterator[bytes]:
+    rest = b""
+    for chunk in file.chunks():
+        whole, end, rest = (rest + chunk).rpartition(b"\n")
+        yield whole + end
+    yield rest
+
+
+def _ids(lines: bytes, *, is_fasta: bool) -> list[bytes]:
+    ids = []
+    for line in lines.splitlines():
+        if is_fasta and not line.startswith(b">"):
+            continue
+        if words := line.removeprefix(b">").split(None, 1):
+            ids.append(words[0])
+    return ids

@@ -1,0 +1,1 @@
+"""Command `shard`: sequences to Parquet shards."""

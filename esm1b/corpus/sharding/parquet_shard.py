@@ -1,0 +1,149 @@
+"""Writing one Parquet shard, and what is to be known of it."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from esm1b.corpus.records.sequence_column import SequenceColumn
+from esm1b.corpus.records.table import NONE, Rows, gather
+from esm1b.files import sha256_file
+
+__all__ = ["CORPUS_SCHEMA", "ROW_GROUP_ROWS", "ShardFacts", "ShardWriter", "byte_counts"]
+
+CORPUS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("sequence", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+        pa.field("name", pa.string()),
+        pa.field("member_count", pa.int32()),
+        pa.field("taxon", pa.string()),
+        pa.field("taxon_id", pa.int64()),
+        pa.field("representative_id", pa.string()),
+    ]
+)
+# About 10 MB of UniRef50. The longest known proteins throughout (45,000 residues) would make
+# 1.5 GB, still within the 2 GiB that one array of strings can address.
+ROW_GROUP_ROWS: Final = 32_768
+# Their text, some 3 MB, stays in the cache from one column to the next.
+_GATHERED_AT_ONCE: Final = 8_192
+# NumPy widens each value it counts to eight bytes: few enough at once to stay in the cache
+_COUNTED_AT_ONCE: Final = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFacts:
+    """What is to be known of a shard.
+
+    Attributes:
+        entry: the manifest's entry.
+        lengths: sequences of each length.
+        composition: `[256]` how often each character occurs.
+    """
+
+    entry: dict[str, Any]
+    lengths: Counter[int]
+    composition: NDArray[np.int64]
+
+
+class ShardWriter:
+    """Writes the records of a shard, which come in order.
+
+    Row groups are cut at fixed numbers of rows, so the bytes of the file follow from its rows
+    alone, however they arrive.
+    """
+
+    def __init__(self, directory: Path, number: int) -> None:
+        self._path = directory / f"{number:05d}.parquet"
+        self._writer = pq.ParquetWriter(
+            self._path,
+            CORPUS_SCHEMA,
+            compression="zstd",
+            use_dictionary=["taxon"],
+            write_statistics=["length", "member_count", "taxon_id"],
+        )
+        self._digest = hashlib.sha256()
+        self._rows = 0
+        self._residues = 0
+        self._lengths: Counter[int] = Counter()
+        self._composition: NDArray[np.int64] = np.zeros(256, dtype=np.int64)
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+
+    def write(self, rows: Rows) -> None:
+        """Append records."""
+        start = 0
+        while start < len(rows):
+            fitting = min(_GATHERED_AT_ONCE, ROW_GROUP_ROWS - self._waiting_rows)
+            end = min(len(rows), start + fitting)
+            self._waiting.append(_table(rows.take(slice(start, end))))
+            self._waiting_rows += end - start
+            if self._waiting_rows == ROW_GROUP_ROWS:
+                self._write_row_group()
+            start = end
+
+    def close(self) -> ShardFacts:
+        """Write what is waiting and return what is to be known of the shard."""
+        if self._waiting:
+            self._write_row_group()
+        self._writer.close()
+        entry = {
+            "file": f"{self._path.parent.name}/{self._path.name}",
+            "rows": self._rows,
+            "residues": self._residues,
+            "bytes": self._path.stat().st_size,
+            "sha256": sha256_file(self._path),
+            "sequences_sha256": self._digest.hexdigest(),
+        }
+        return ShardFacts(entry=entry, lengths=self._lengths, composition=self._composition)
+
+    def _write_row_group(self) -> None:
+        table = pa.concat_tables(self._waiting).combine_chunks()
+        column = SequenceColumn.of(table["sequence"])
+        column.update(self._digest)
+        self._rows += table.num_rows
+        self._residues += len(column.characters)
+        self._composition += byte_counts(column.characters)
+        lengths, counts = np.unique(column.lengths(), return_counts=True)
+        self._lengths.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
+        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self._waiting, self._waiting_rows = [], 0
+
+
+def byte_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return `[256]` how often each byte occurs."""
+    # two bytes at a time take half as many steps
+    even = values[: len(values) // 2 * 2].view(np.uint16)
+    pairs = np.zeros(1 << 16, dtype=np.int64)
+    for start in range(0, len(even), _COUNTED_AT_ONCE):
+        pairs += np.bincount(even[start : start + _COUNTED_AT_ONCE], minlength=1 << 16)
+    last = np.bincount(values[2 * len(even) :], minlength=256)
+    square = pairs.reshape(256, 256)
+    counts: NDArray[np.int64] = square.sum(axis=0) + square.sum(axis=1) + last
+    return counts
+
+
+def _table(rows: Rows) -> pa.Table:
+    """Return the columns of a corpus."""
+    columns = {
+        "length": pa.array(np.ascontiguousarray(rows.field("sequence")[1])),
+        "member_count": _numbers(rows, "member_count"),
+        "taxon_id": _numbers(rows, "taxon_id"),
+    }
+    for name in ("id", "sequence", "name", "taxon", "representative_id"):
+        columns[name] = gather(
+            [rows.text], np.int32(0), *rows.field(name), pa.string_view(), pa.string()
+        )
+    return pa.table([columns[name] for name in CORPUS_SCHEMA.names], schema=CORPUS_SCHEMA)
+
+
+def _numbers(rows: Rows, name: str) -> pa.Array:
+    values = np.ascontiguousarray(rows.index[name])
+    return pa.array(values, mask=values == NONE)

@@ -1,0 +1,1 @@
+"""Command `tokenize`, and the dataset that training reads."""

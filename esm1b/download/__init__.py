@@ -1,0 +1,1 @@
+"""Command `download`: UniRef releases, verified."""

@@ -1,0 +1,144 @@
+"""Unsupervised contact prediction beside its baselines: `esm1b evaluate contacts`."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from esm1b.errors import UserError
+from esm1b.evaluation.contacts.regression import PUBLISHED_C, ContactRegression, Regularisation
+from esm1b.evaluation.contacts.scores import ContactScores, score_contacts
+from esm1b.evaluation.contacts.summary import map_table, protein_table, summarise_contacts
+from esm1b.evaluation.results import describe_model, write_metrics
+from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, Glycine
+from esm1b.evaluation.structures.proteins import (
+    Protein,
+    draw_kinds,
+    fitting_length,
+    proteins_of,
+    unit_of,
+)
+from esm1b.evaluation.structures.read import read_structures
+from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION
+from esm1b.evaluation.structures.table import KINDS
+from esm1b.files import atomic_directory, check_replaceable, write_json
+from esm1b.inference.model import load_model, untrained_model
+
+__all__ = ["evaluate_contacts"]
+
+
+def evaluate_contacts(
+    model_directory: Path,
+    data: Path,
+    output: Path,
+    *,
+    regularisation: Regularisation = PUBLISHED_C,
+    fit_proteins: int = 20,
+    untrained: int = 3,
+    glycine: Glycine = "impute",
+    seed: int = 0,
+) -> None:
+    """Fit a contact regression on a model's attention and write its precision to `output`.
+
+    Writes `metrics.json`, `proteins.parquet` (a row per protein and model), `contact_maps.parquet`
+    (a few proteins, for figures) and `contact_regression.json` (the head for a release).
+
+    Args:
+        model_directory: the trained model.
+        data: a folder of structures or a structure table.
+        output: directory to write.
+        regularisation: scikit-learn's C, or `cross-validate` to choose it on groups left out.
+        fit_proteins: how many proteins to fit on where the data do not say which.
+        untrained: how many initialisations of the same network to compare with, each with a fit of
+            its own.
+        glycine: how glycine gets its Cb; a structure table has settled it already.
+        seed: of the draw of fit proteins, the folds, the initialisations and the bootstrap.
+
+    Raises:
+        UserError: the data are not usable or leave nothing to test.
+    """
+    check_replaceable(output, "contacts", [model_directory, data])
+    everything = proteins_of(read_structures(data, glycine=glycine), data)
+    model = load_model(model_directory)
+    short_enough = fitting_length(everything, model.longest_sequence)
+    proteins = draw_kinds(short_enough, fit_proteins=fit_proteins, seed=seed, source=data)
+    fitted = [protein for protein in proteins if protein.kind == "fit"]
+    if not any(protein.contacts.size for protein in fitted):
+        raise UserError(f"{data}: the proteins to fit have no contact; expected at least one")
+    if regularisation == "cross-validate" and len({protein.group for protein in fitted}) < 2:
+        raise UserError(f"{data}: one group to fit; cross-validation expects at least two")
+    scores = score_contacts(
+        model,
+        [partial(untrained_model, model, seed + number) for number in range(untrained)],
+        proteins,
+        regularisation=regularisation,
+        seed=seed,
+    )
+    metrics, comparisons = summarise_contacts(scores, unit_of(proteins), seed)
+    protocol = {
+        **_protocol(proteins, scores),
+        "glycine": glycine if data.is_dir() else "as in the table",
+        "regularisation": regularisation,
+        "left_out_too_long": len(everything) - len(short_enough),
+        "longest_sequence": model.longest_sequence,
+        "seed": seed,
+    }
+    with atomic_directory(output, "contacts", [model_directory, data]) as directory:
+        pq.write_table(protein_table(scores), directory / "proteins.parquet")
+        pq.write_table(map_table(scores), directory / "contact_maps.parquet")
+        write_json(
+            directory / "contact_regression.json",
+            {
+                "layers": model.layers,
+                "heads": model.heads,
+                "channel": "layer * heads + head",
+                **_regression_as_json(scores.trained),
+                "coefficients": scores.trained.coefficients.tolist(),
+                "intercept": scores.trained.intercept,
+                "proteins": [protein.id for protein in fitted],
+            },
+        )
+        write_metrics(
+            directory,
+            evaluation="contacts",
+            model=describe_model(model_directory),
+            protocol=protocol,
+            metrics=metrics,
+            comparisons=comparisons,
+            more={"untrained_fits": [_regression_as_json(fit) for fit in scores.untrained]},
+        )
+
+
+def _protocol(proteins: Sequence[Protein], scores: ContactScores) -> dict[str, Any]:
+    fit_groups = {protein.group for protein in proteins if protein.kind == "fit"}
+    return {
+        "contact": f"Cb-Cb < {CONTACT_DISTANCE:g} angstrom",
+        "minimum_separation": MINIMUM_SEPARATION,
+        "length": "residues of the sequence, with or without coordinates",
+        "features": "attention of every head, a + a^T, average product correction",
+        "regression": "logistic, L1, scikit-learn liblinear",
+        "C": scores.trained.inverse_strength,
+        "coefficients_kept": int(np.count_nonzero(scores.trained.coefficients)),
+        "fit_groups": len(fit_groups),
+        **{f"{kind}_proteins": sum(protein.kind == kind for protein in proteins) for kind in KINDS},
+        "untrained_networks": len(scores.untrained),
+        "untrained_without_coefficient": sum(
+            regression.failed is not None for regression in scores.untrained
+        ),
+    }
+
+
+def _regression_as_json(regression: ContactRegression) -> dict[str, Any]:
+    return {
+        "C": regression.inverse_strength,
+        "coefficients_kept": int(np.count_nonzero(regression.coefficients)),
+        "converged": regression.converged,
+        "held_out_precision": {
+            f"{strength:g}": None if np.isnan(precision) else precision
+            for strength, precision in regression.held_out_precision.items()
+        },
+        "failed": regression.failed,
+    }

@@ -1,0 +1,1 @@
+"""Secondary structure by probes on representations."""

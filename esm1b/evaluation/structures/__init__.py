@@ -1,0 +1,1 @@
+"""Protein structures: files, chains, contacts."""

@@ -1,0 +1,294 @@
+"""One protein chain out of a PDB or mmCIF file, aligned to its full sequence.
+
+Biopython reads the atoms. The first model counts; per residue the conformer of the highest
+occupancy (the first of equals), also where two residue types share one position.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from Bio.Data.PDBData import protein_letters_3to1, protein_letters_3to1_extended
+from Bio.PDB.MMCIF2Dict import MMCIF2Dict
+from Bio.PDB.MMCIFParser import MMCIFParser
+from Bio.PDB.PDBParser import PDBParser
+from numpy.typing import NDArray
+
+from esm1b.errors import UserError
+from esm1b.evaluation.structures.alignment import bonded_segments, place_segments
+
+__all__ = ["MINIMUM_RESIDUES", "SUFFIXES", "ProteinChain", "read_chain", "structure_name"]
+
+MINIMUM_RESIDUES: Final = 20
+SUFFIXES: Final = (".pdb", ".ent", ".cif")
+
+# Biopython is typed in part only: its parsers are called as Any.
+_PDB: Final[Any] = PDBParser
+_CIF: Final[Any] = MMCIFParser
+_CIF_TABLE: Final[Any] = MMCIF2Dict
+
+_BACKBONE: Final = ("N", "CA", "C", "CB")
+# Fewer matches than this between the residues seen and the sequence stated is a damaged file.
+_LEAST_AGREEMENT: Final = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProteinChain:
+    """A chain as its file states it.
+
+    `sequence` is all of it, modified residues as their parent amino acid and unknown ones as X;
+    `backbone` holds N, CA, C and CB, `[length, 4, 3]` in angstrom, NaN for atoms without
+    coordinates.
+    """
+
+    name: str
+    sequence: str
+    backbone: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Residue:
+    letter: str
+    number: int  # of the author in PDB, counted along the sequence in mmCIF
+    modified: bool  # HETATM
+    atoms: NDArray[np.float64]  # [4, 3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """What is needed of a file: its residues and its stated sequences, by chain."""
+
+    residues: Mapping[str, Sequence[_Residue]]
+    sequences: Mapping[str, str]
+    numbered: bool  # a residue's number is its place in the sequence, from 1
+
+
+def structure_name(path: Path) -> str:
+    """Return the file's name without `.gz` and the format's suffix: `1aba` for `1aba.pdb.gz`."""
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
+    """Return the named chain of a structure file, or the first with at least 20 residues.
+
+    Returns:
+        None where no chain was named and none is a protein of that length.
+
+    Raises:
+        UserError: the file cannot be read, or lacks the named chain, or its coordinates do not fit
+            its sequence.
+    """
+    text = _read_text(path)
+    is_cif = path.name.removesuffix(".gz").endswith(".cif")
+    try:
+        entry = _parse_cif(text) if is_cif else _parse_pdb(text)
+    except Exception as error:  # Biopython raises whatever its parsing runs into
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path}: cannot be read as a structure: {reason}") from error
+    if not entry.residues:
+        raise UserError(f"{path}: holds no protein residue; expected a PDB or mmCIF structure")
+    if chain is None:
+        long = (name for name, seen in entry.residues.items() if len(seen) >= MINIMUM_RESIDUES)
+        chain = next(long, None)
+        if chain is None:
+            return None
+    if chain not in entry.residues:
+        raise UserError(
+            f"{path}: no protein chain {chain!r}; expected one of {', '.join(entry.residues)}"
+        )
+    return _align(path, chain, entry)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    return content.decode("latin-1")
+
+
+def _parse_pdb(text: str) -> _Entry:
+    first_model = text.split("\nENDMDL", 1)[0] + "\n"
+    named: dict[str, list[str]] = {}
+    parents: dict[str, str] = {}
+    for line in first_model.splitlines():
+        if line.startswith("SEQRES"):
+            named.setdefault(line[11:12].strip(), []).extend(line[19:70].split())
+        elif line.startswith("MODRES"):
+            parents[line[12:15].strip()] = line[24:27].strip()
+    structure = _PDB(QUIET=True).get_structure("", io.StringIO(first_model))
+    return _Entry(
+        residues=_residues_by_chain(structure, parents),
+        sequences={chain: _letters(names, parents) for chain, names in named.items()},
+        numbered=False,
+    )
+
+
+def _parse_cif(text: str) -> _Entry:
+    table = _CIF_TABLE(io.StringIO(text))
+    parents = dict(
+        zip(
+            table.get("_pdbx_struct_mod_residue.label_comp_id", []),
+            table.get("_pdbx_struct_mod_residue.parent_comp_id", []),
+            strict=True,
+        )
+    )
+    # Numbers along the sequence leave out what is no polymer; chain names are the author's.
+    parser = _CIF(auth_residues=False, QUIET=True)
+    residues = _residues_by_chain(parser.get_structure("", io.StringIO(text)), parents)
+    by_entity: dict[str, dict[str, str]] = {}
+    for entity, number, name in zip(
+        table.get("_entity_poly_seq.entity_id", []),
+        table.get("_entity_poly_seq.num", []),
+        table.get("_entity_poly_seq.mon_id", []),
+        strict=True,
+    ):
+        by_entity.setdefault(entity, {}).setdefault(number, name)  # the first of two at one place
+    entities: dict[str, str] = {}
+    for chain, entity, number in zip(
+        table["_atom_site.auth_asym_id"],
+        table.get("_atom_site.label_entity_id", []),
+        table["_atom_site.label_seq_id"],
+        strict=False,  # without entities there is nothing to look up
+    ):
+        if number != ".":
+            entities.setdefault(chain, entity)
+    sequences = {
+        chain: _letters(list(by_entity[entity].values()), parents)
+        for chain, entity in entities.items()
+        if entity in by_entity
+    }
+    return _Entry(residues=residues, sequences=sequences, numbered=True)
+
+
+def _letters(names: Sequence[str], parents: Mapping[str, str]) -> str:
+    return "".join(_letter(name, parents) or "X" for name in names)
+
+
+def _letter(name: str, parents: Mapping[str, str]) -> str | None:
+    """Return the amino acid of a residue name; the file's own word on its parent comes first."""
+    if name in protein_letters_3to1:
+        return str(protein_letters_3to1[name])
+    parent = protein_letters_3to1.get(parents.get(name, ""))
+    letter = parent or protein_letters_3to1_extended.get(name)
+    return str(letter) if letter else None
+
+
+def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> dict[str, list[_Residue]]:
+    """Return the residues of each chain of the first model, in the order of the file.
+
+    A HETATM residue belongs to the chain if a peptide bond ties it to a neighbour: MSE does, a free
+    amino acid, a ligand or a calcium ion (its atom is named CA too) does not.
+    """
+    chains = {}
+    for chain in next(iter(structure), []):
+        places: dict[tuple[int, str], list[Any]] = {}
+        for residue in chain:
+            _, number, insertion = residue.id
+            places.setdefault((number, insertion), []).append(residue)
+        found = [
+            chosen
+            for (number, _), alternatives in places.items()
+            if (chosen := _best_conformer(number, alternatives, parents)) is not None
+        ]
+        tied = {
+            index
+            for start, stop in bonded_segments([residue.atoms for residue in found])
+            for index in range(start, stop)
+            if stop - start > 1
+        }
+        kept = [
+            residue for index, residue in enumerate(found) if not residue.modified or index in tied
+        ]
+        if any(residue.letter != "X" for residue in kept):
+            chains[str(chain.id)] = kept
+    return chains
+
+
+def _best_conformer(
+    number: int, alternatives: Sequence[Any], parents: Mapping[str, str]
+) -> _Residue | None:
+    """Return the conformer whose CA has the highest occupancy; None for what has no CA."""
+    best: _Residue | None = None
+    highest = -np.inf
+    for residue in _single_types(alternatives):
+        for location in _locations(residue):
+            atoms = {name: _atom(residue, name, location) for name in _BACKBONE}
+            alpha = atoms["CA"]
+            occupancy = -np.inf if alpha is None else alpha.get_occupancy() or 0.0
+            if occupancy <= highest:
+                continue
+            highest = occupancy
+            best = _Residue(
+                letter=_letter(residue.get_resname().strip(), parents) or "X",
+                number=number,
+                modified=residue.id[0].strip() != "",
+                atoms=np.array(
+                    [
+                        np.full(3, np.nan) if atom is None else atom.get_coord()
+                        for atom in atoms.values()
+                    ],
+                    dtype=np.float64,
+                ),
+            )
+    return best
+
+
+def _single_types(alternatives: Sequence[Any]) -> Iterator[Any]:
+    """Yield residues of one type each: a place can hold two in one conformer each."""
+    for residue in alternatives:
+        # 2 is Biopython's mark of a DisorderedResidue, a wrapper around several types.
+        yield from residue.disordered_get_list() if residue.is_disordered() == 2 else [residue]
+
+
+def _locations(residue: Any) -> list[str]:
+    if "CA" not in residue or residue["CA"].is_disordered() != 2:
+        return [" "]
+    return [str(name) for name in residue["CA"].disordered_get_id_list()]
+
+
+def _atom(residue: Any, name: str, location: str) -> Any:
+    """Return an atom at an alternate location, or else at its most occupied one, or None."""
+    if name not in residue:
+        return None
+    atom = residue[name]
+    if atom.is_disordered() == 2:
+        return atom.disordered_get(location) if atom.disordered_has_id(location) else atom
+    return atom
+
+
+def _align(path: Path, chain: str, entry: _Entry) -> ProteinChain:
+    seen = entry.residues[chain]
+    observed = "".join(residue.letter for residue in seen)
+    sequence = entry.sequences.get(chain)
+    if sequence is None:  # the residues with coordinates are all that is known
+        sequence = observed
+        positions: Sequence[int] = range(len(seen))
+    elif entry.numbered:
+        positions = [residue.number - 1 for residue in seen]
+    else:
+        positions = place_segments(
+            sequence,
+            observed,
+            [residue.number for residue in seen],
+            bonded_segments([residue.atoms for residue in seen]),
+        )
+    fits = len(positions) == len(seen) and max(positions) < len(sequence)
+    agreeing = fits and sum(
+        sequence[position] == letter for position, letter in zip(positions, observed, strict=True)
+    )
+    if agreeing < _LEAST_AGREEMENT * len(seen):
+        raise UserError(
+            f"{path}: chain {chain}: {agreeing} of {len(seen)} residues with coordinates fit its "
+            f"sequence of {len(sequence)}; expected at least {_LEAST_AGREEMENT:.0%}"
+        )
+    backbone = np.full((len(sequence), len(_BACKBONE), 3), np.nan)
+    backbone[np.array(positions)] = [residue.atoms for residue in seen]
+    return ProteinChain(name=chain, sequence=sequence, backbone=backbone)

@@ -1,0 +1,291 @@
+"""DeepSpeed around the encoder: an update is a sum of losses over all processes, divided once."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from typing import Final
+
+import torch
+import torch.distributed
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from esm1b.batches.packing import Filling
+from esm1b.batches.stream import MicroBatch
+from esm1b.config import PretrainingConfig
+from esm1b.errors import SharedUserError
+from esm1b.model.encoder import Encoder
+from esm1b.pretraining.engine.deepspeed_settings import (
+    check_compiled,
+    check_layout,
+    deepspeed_settings,
+)
+from esm1b.pretraining.engine.loss_scale import (
+    read_loss_scale,
+    stay_at_least_scale,
+    write_loss_scale,
+)
+from esm1b.pretraining.engine.zero_state import Kind, sharding_of
+from esm1b.pretraining.losses import MaskedLosses, masked_losses
+from esm1b.pretraining.options import Hardware
+
+__all__ = ["Engine", "UpdateOutcome"]
+
+_KINDS: Final[dict[str, Kind]] = {
+    "weights": "weight",
+    "first_moments": "exp_avg",
+    "second_moments": "exp_avg_sq",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOutcome:
+    """What came of an update, as 0-d tensors on the device.
+
+    Attributes:
+        loss: float32, cross-entropy in nats, the sum over this process's masked positions.
+        correct: int64, this process's masked positions whose likeliest token is the true one.
+        gradient_norm: float32, of the whole gradient before clipping; infinite where skipped.
+        skipped: bool, the same in all processes: the gradient was not finite (in fp16: it
+            overflowed), and weights, moments and Adam's step are as they were.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    gradient_norm: Tensor
+    skipped: Tensor
+
+
+class Engine:
+    """The encoder under DeepSpeed: gradients summed over processes, Adam, ZeRO.
+
+    Args:
+        encoder: float32, the same weights in every process.
+        config: the recipe.
+        hardware: the layout.
+        device: of this process.
+
+    Attributes:
+        network: the network as DeepSpeed runs it.
+        filling: the fixed size of micro-batches where layers are compiled.
+        shapes: of the parameters, by name.
+
+    Raises:
+        UserError: the layout does not train this recipe, see `check_layout`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: PretrainingConfig,
+        hardware: Hardware,
+        device: torch.device,
+    ) -> None:
+        import deepspeed
+
+        self._precision: str = config.precision
+        check_layout(self._precision, hardware)
+        if self._precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
+            raise SharedUserError(
+                f"pretraining.precision: fp16, in which DeepSpeed does not train on {device.type} "
+                "here; expected CUDA, or bf16 or fp32"
+            )
+        self.device = device
+        self.filling: Filling | None = None
+        if hardware.compile:
+            check_compiled(encoder.shape, encoder.attention, device.type, self._precision)
+            encoder.compile_layers()
+            self.filling = Filling.of(
+                micro_batch_tokens=hardware.micro_batch_tokens,
+                maximum_tokens=encoder.shape.maximum_tokens,
+            )
+        self.shapes = {name: parameter.shape for name, parameter in encoder.named_parameters()}
+        self._processes = torch.distributed.get_world_size()
+        self._clipping = config.gradient_clipping
+        initial = {name: parameter.data for name, parameter in encoder.named_parameters()}
+        self._adam = _adam(encoder.to(device), config)
+        settings = deepspeed_settings(config, hardware)
+        try:
+            with redirect_stdout(StringIO()):  # in bf16 DeepSpeed prints memory at each stage of it
+                self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                    model=encoder, optimizer=self._adam, config=settings
+                )
+        except ValidationError as error:
+            problems = "; ".join(f"{e['loc']}: {e['input']!r}: {e['msg']}" for e in error.errors())
+            raise SharedUserError(f"{hardware.deepspeed_file}: {problems}") from error
+        self.network: nn.Module = self._engine
+        self._parameters = dict(zip(self.shapes, self._engine.module.parameters(), strict=True))
+        self._sharding = sharding_of(self._optimizer, self._adam)
+        self._create_adam_state()
+        if self._precision == "fp16":
+            stay_at_least_scale(self._optimizer)
+        else:
+            self._sharding.decide_alone()
+        if self._precision != "fp32":
+            # DeepSpeed rounded the weights before it copied them to float32.
+            self._write("weights", initial.__getitem__)
+            self._sharding.publish()
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters, in the order of the network."""
+        return list(self.shapes)
+
+    def update(
+        self, batches: Sequence[MicroBatch], *, masked_in_update: int, learning_rate: float
+    ) -> UpdateOutcome:
+        """Do one update.
+
+        The host waits for the device in fp16, for the loss scale, and where DeepSpeed does after a
+        backward pass: at stage 3, and with its `overlap_comm`.
+
+        Args:
+            batches: this process's micro-batches; every process has as many, at least one.
+            masked_in_update: masked positions of the update over all processes.
+            learning_rate: of this update.
+        """
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate
+        # DeepSpeed averages gradients over the processes; the loss is a sum over all of them
+        # divided by the masked positions of the whole update.
+        scale = self._processes / max(masked_in_update, 1)
+        loss = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for batch in batches[:-1]:
+            self._engine.set_gradient_accumulation_boundary(False)
+            self._accumulate(batch, scale, loss, correct)
+            self._engine.step()
+        self._engine.set_gradient_accumulation_boundary(True)
+        self._accumulate(batches[-1], scale, loss, correct)
+        norm = self._gradient_norm()
+        skipped = ~torch.isfinite(norm)
+        # Fused Adam does nothing where `found_inf` is 1, and divides gradients by `grad_scale`.
+        self._adam.found_inf = skipped.float()  # type: ignore[attr-defined]  # torch's own GradScaler sets both so
+        if self._clipping is not None:
+            self._adam.grad_scale = (norm / self._clipping).clamp(min=1.0)  # type: ignore[attr-defined]
+        self._engine.step()
+        if self._precision == "fp16":
+            skipped = torch.full_like(skipped, self._optimizer.overflow)
+        return UpdateOutcome(
+            loss=loss,
+            correct=correct,
+            gradient_norm=norm.masked_fill(skipped, torch.inf),
+            skipped=skipped,
+        )
+
+    @torch.no_grad()
+    def state(
+        self, names: Collection[str], *, parts: Collection[str] = tuple(_KINDS)
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return whole float32 tensors on the CPU, by part and parameter name.
+
+        Collective: every process calls it with the same `parts`, each with names of its own.
+
+        Args:
+            names: parameters that this process wants.
+            parts: of "weights", "first_moments" and "second_moments".
+        """
+        wanted = frozenset(names)
+        state: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+        for part, tensors in state.items():
+            for name, parameter in self._parameters.items():
+                tensor = self._sharding.read(parameter, _KINDS[part])
+                if name in wanted:
+                    # a tensor of its own: the next update does not change what was asked for
+                    tensors[name] = tensor.to("cpu", copy=True)
+        return state
+
+    def load_state(
+        self,
+        read: Callable[[str, str], Tensor],
+        *,
+        adam_steps: int,
+        scaler: Mapping[str, float] | None,
+    ) -> None:
+        """Go on from a state that was saved under any layout. Collective.
+
+        Args:
+            read: returns the whole float32 tensor of a part and a parameter name; it is asked
+                only for what has a share in this process.
+            adam_steps: updates that Adam did.
+            scaler: the loss scale of fp16, if it was saved.
+        """
+        for part in _KINDS:
+            self._write(part, partial(read, part))
+        for state in self._adam.state.values():
+            state["step"].fill_(adam_steps)
+        if scaler is not None and self._precision == "fp16":
+            write_loss_scale(self._optimizer, scaler)
+        self._sharding.publish()
+
+    def adam_steps(self) -> int:
+        """Return how many updates Adam did; those that were skipped do not count."""
+        return int(next(iter(self._adam.state.values()))["step"])
+
+    def scaler(self) -> dict[str, float] | None:
+        """Return the dynamic loss scale and what it counts; None but in fp16."""
+        return read_loss_scale(self._optimizer) if self._precision == "fp16" else None
+
+    def _accumulate(self, batch: MicroBatch, scale: float, loss: Tensor, correct: Tensor) -> None:
+        """Add the gradient of `batch`, and its sums to `loss` and `correct`."""
+        sums: MaskedLosses = masked_losses(self._engine, batch, self.device, self.filling)
+        self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
+        loss += sums.loss.detach()
+        correct += sums.correct
+
+    @torch.no_grad()
+    def _gradient_norm(self) -> Tensor:
+        """Return the norm of the whole gradient, float32 `[]`.
+
+        It is not finite where any of the gradient is not, nor where its square overflows float32,
+        as Adam's second moment would.
+        """
+        squares = [
+            torch.linalg.vector_norm(piece, dtype=torch.float64).square()
+            for piece in self._sharding.gradients()
+        ]
+        total = torch.stack(squares).sum() / self._sharding.copies
+        torch.distributed.all_reduce(total)
+        if self._precision == "fp16":
+            total = total / self._optimizer.loss_scale**2
+        return total.float().sqrt()
+
+    @torch.no_grad()
+    def _write(self, part: str, read: Callable[[str], Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            if self._sharding.holds(parameter):
+                value = read(name).to(self.device)
+                self._sharding.write(parameter, _KINDS[part], value)
+
+    def _create_adam_state(self) -> None:
+        """Give Adam the state that it would make at its first step.
+
+        DeepSpeed links parameters to that state after the first step of the first parameter group,
+        before the second group has any; with the state there from the start the links are whole,
+        and a checkpoint can be loaded before the first step.
+        """
+        for master in self._sharding.masters():
+            self._adam.state[master] = {
+                "step": torch.zeros((), device=self.device),
+                "exp_avg": torch.zeros_like(master),
+                "exp_avg_sq": torch.zeros_like(master),
+            }
+        self._sharding.link()
+
+
+def _adam(encoder: Encoder, config: PretrainingConfig) -> torch.optim.AdamW:
+    """Return Adam with decoupled weight decay, of the matrices alone."""
+    matrices = [p for p in encoder.parameters() if p.ndim > 1]
+    vectors = [p for p in encoder.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=config.adam_betas,
+        eps=config.adam_epsilon,
+        fused=True,
+    )

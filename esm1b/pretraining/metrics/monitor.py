@@ -1,0 +1,171 @@
+"""What is seen of a run: `metrics.jsonl`, TensorBoard, a progress bar or log lines."""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from esm1b.json_lines import JsonLines
+from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.metrics.weights_and_biases import WeightsAndBiases
+
+__all__ = ["Monitor", "name_log_lines"]
+
+_log = logging.getLogger(__name__)
+
+_IN_BAR: Final = ("loss", "validation_perplexity", "tokens_per_second")
+
+
+class Monitor:
+    """Writes the metrics of one attempt; only the first process has one that is `active`.
+
+    `metrics.jsonl` is append-only: a line has the update, the attempt and the values, null for one
+    that is not finite. Where a restart repeats an update, the later line counts. A full disk costs
+    lines, not the run.
+
+    Args:
+        directory: of the checkpoints.
+        attempt: its number, from 1.
+        first: updates done before it.
+        last: updates of the whole run.
+        active: whether to write at all.
+        wandb_project: of Weights & Biases, to log there too.
+        clock: seconds of a clock that never goes back.
+
+    Raises:
+        UserError: Weights & Biases is asked for, but not installed, or nobody is logged in.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        attempt: int,
+        first: int,
+        last: int,
+        active: bool,
+        wandb_project: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._active = active
+        if not active:
+            return
+        self._wandb = None if wandb_project is None else WeightsAndBiases(directory, wandb_project)
+        self._attempt = attempt
+        self._path = directory / "metrics.jsonl"
+        self._lines = JsonLines(self._path)
+        self._is_failing = False
+        self._board: SummaryWriter | None = SummaryWriter(
+            log_dir=str(directory / "tensorboard"), purge_step=first + 1
+        )
+        self._bar = tqdm(
+            initial=first,
+            total=last,
+            desc="pretraining",
+            unit="update",
+            smoothing=0.02,  # validations and checkpoints are part of the time that is left
+            disable=None,
+        )
+        self._last = last
+        self._clock = clock
+        self._update = first
+        self._begin: tuple[int, float] | None = None
+
+    def write(self, update: int, values: Mapping[str, float | int | None]) -> None:
+        """Add a line for `update`, the number of updates done."""
+        if not self._active:
+            return
+        finite = {name: _finite(value) for name, value in values.items()}
+        self._write_line({"update": update, "attempt": self._attempt, **finite})
+        self._write_to_board(update, finite)
+        if self._wandb is not None:
+            self._wandb.write(update, finite)
+        summary = {name: f"{value:.4g}" for name, value in values.items() if value is not None}
+        if sys.stderr.isatty():
+            self._bar.set_postfix({name: summary[name] for name in _IN_BAR if name in summary})
+        else:
+            shown = " ".join(f"{name}={value}" for name, value in summary.items())
+            _log.info("update %d of %d%s: %s", update, self._last, self._time_left(), shown)
+
+    def advance(self, update: int) -> None:
+        """Move the progress bar to `update`."""
+        if self._active:
+            self._bar.update(update - self._update)
+            self._update = update
+            # The first update of an attempt compiles, reads for the first time, and so on.
+            self._begin = self._begin or (update, self._clock())
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        if self._active:
+            self._bar.close()
+            self._lines.close()
+            self._close_board()
+            if self._wandb is not None:
+                self._wandb.close()
+
+    def _time_left(self) -> str:
+        if self._begin is None or self._update == self._begin[0]:
+            return ""
+        update, began = self._begin
+        seconds = (self._clock() - began) / (self._update - update) * (self._last - self._update)
+        return f" ({tqdm.format_interval(seconds)} left)"
+
+    def _write_line(self, line: Mapping[str, Any]) -> None:
+        try:
+            self._lines.write(line)
+            self._is_failing = False
+        except OSError as error:
+            if not self._is_failing:
+                _log.warning("%s: %s; lines are missing from here on", self._path, error.strerror)
+            self._is_failing = True
+
+    def _write_to_board(self, update: int, values: Mapping[str, float | int | None]) -> None:
+        try:
+            for name, value in values.items():
+                if value is not None and self._board is not None:
+                    self._board.add_scalar(name, value, update)
+        except Exception as error:  # its thread failed, however long ago, for whatever reason
+            self._give_board_up(error)
+
+    def _close_board(self) -> None:
+        try:
+            if self._board is not None:
+                self._board.close()
+        except Exception as error:
+            self._give_board_up(error)
+
+    def _give_board_up(self, error: Exception) -> None:
+        self._board = None
+        _log.warning("TensorBoard: %s; this attempt goes on without", error)
+
+
+def name_log_lines(place: Place) -> None:
+    """Begin the log lines of this process with its rank, unless it is the first one."""
+    if place.rank == 0:
+        return
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Ranked(place.rank, handler.formatter or logging.Formatter()))
+
+
+class _Ranked(logging.Formatter):
+    """Puts a rank before every line that another formatter makes."""
+
+    def __init__(self, rank: int, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._prefix = f"[{rank}] "
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._prefix + self._inner.format(record).replace("\n", "\n" + self._prefix)
+
+
+def _finite(value: float | int | None) -> float | int | None:
+    """Return `value`, or None in place of what JSON has no number for."""
+    return None if value is None or not math.isfinite(value) else value

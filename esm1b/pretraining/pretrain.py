@@ -1,0 +1,200 @@
+"""The run in every process: joining the others, one attempt, and the model directory."""
+
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.distributed
+
+from esm1b.batches.masking import MASKED_SHARE
+from esm1b.config import Config
+from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
+from esm1b.corpus.verify import read_either_manifest, verify
+from esm1b.errors import RunFailure, UserError, paths_of_the_user
+from esm1b.files import check_replaceable, read_json
+from esm1b.pretraining.attempt_log import Attempts
+from esm1b.pretraining.checkpoints.directory_lock import directory_lock
+from esm1b.pretraining.checkpoints.retention import check_free_space
+from esm1b.pretraining.checkpoints.run_identity import check_fingerprint
+from esm1b.pretraining.distributed.collectives import gathered, on_first, one_line
+from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
+from esm1b.pretraining.distributed.watchdog import Watchdog
+from esm1b.pretraining.engine.deepspeed_settings import check_layout
+from esm1b.pretraining.metrics.monitor import name_log_lines
+from esm1b.pretraining.metrics.weights_and_biases import check_installed
+from esm1b.pretraining.options import Hardware, Manner
+from esm1b.pretraining.planning.memory import automatic_micro_batch_tokens
+from esm1b.pretraining.start_processes import start_processes
+from esm1b.pretraining.trainer import Attempt
+from esm1b.stopping import StopRequest, TimeBudget
+
+__all__ = ["pretrain", "run_fingerprint"]
+
+_log = logging.getLogger(__name__)
+
+# What may change between attempts of one run, besides hardware.
+_NOT_IN_FINGERPRINT: Final = {
+    "updates",
+    "log_interval",
+    "validation_interval",
+    "validation_sequences",
+    "checkpoint_interval",
+    "checkpoints_kept",
+    "milestone_interval",
+    "stop_at_loss_spike",
+}
+
+
+def pretrain(
+    config: Config,
+    tokens: Path,
+    checkpoints: Path,
+    output: Path,
+    hardware: Hardware,
+    manner: Manner | None = None,
+) -> None:
+    """Train the model of `config` and write it to `output`; go on from the newest checkpoint.
+
+    Runs in every process of the launcher.
+
+    Raises:
+        UserError: the data or the recipe is not that of the checkpoints, the directory is in use
+            by another run, or it has no room for the checkpoints.
+        Stopped: a signal, the time budget or the launcher's death asked to stop; all is saved.
+        RunFailure: earlier attempts failed where this one would begin, or the run cannot go on.
+    """
+    manner = Manner() if manner is None else manner
+    stop = StopRequest(TimeBudget(manner.stop_after_seconds))
+    place = with_known_address(place_from_environment(os.environ))
+    attempts: Attempts | None = None
+
+    def note_failure(message: str) -> None:
+        if attempts is not None:
+            attempts.failed(message)
+
+    watchdog = Watchdog(
+        place, on_parent_death=lambda: stop.ask("its launcher died"), on_failure=note_failure
+    )
+    name_log_lines(place)
+    check_layout(config.pretraining.precision, hardware)
+    train = open_tokens(tokens, "train", preload=manner.preload)
+    held_out = open_tokens(tokens, "validation", preload=manner.preload)
+    with ExitStack() as held:
+        held.enter_context(stop)
+        device = start_processes(place, hardware, is_stopped=stop.is_made)
+        held.callback(torch.distributed.destroy_process_group)
+        locked = held.enter_context(ExitStack())
+        held.enter_context(_memory_told(place))
+        held.enter_context(watchdog)
+
+        @paths_of_the_user()
+        def start() -> None:
+            check_replaceable(output, "model", [tokens, checkpoints])
+            if checkpoints.is_file():
+                raise UserError(f"{checkpoints}: is a file; expected a directory")
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            if manner.wandb_project is not None:
+                check_installed(manner.wandb_project)
+            if manner.verify:
+                verify(tokens, read_either_manifest(tokens))
+            locked.enter_context(directory_lock(checkpoints))
+            check_fingerprint(checkpoints, run_fingerprint(config, train))
+            check_free_space(
+                checkpoints,
+                parameters=config.model.shape().parameters(),
+                checkpoints=config.pretraining.checkpoints_kept + 1,
+                every=config.pretraining.milestone_interval,
+                updates=config.pretraining.updates,
+            )
+
+        on_first(start, place)
+        layout = _layout(hardware, manner, place)
+        if manner.automatic_micro_batch:
+            hardware = _with_automatic_micro_batch(config, hardware, place, device)
+        attempt = Attempt(
+            config,
+            train,
+            held_out,
+            checkpoints,
+            hardware=hardware,
+            manner=manner,
+            place=place,
+            device=device,
+        )
+        attempts = Attempts(
+            checkpoints,
+            update=attempt.updates,
+            layout=layout,
+            active=place.rank == 0,
+        )
+        on_first(attempts.check, place)
+        with attempts:
+            attempt.train(stop, watchdog, number=attempts.number)
+        attempt.export(output)
+
+
+@contextmanager
+def _memory_told(place: Place) -> Iterator[None]:
+    """Say in one line that the memory of a GPU does not do, and what takes less.
+
+    It happens to one process; the watchdog, within, tells the others what torch said.
+
+    Raises:
+        RunFailure: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        message = (
+            f"rank {place.rank} on {platform.node()}: {one_line(error)} Expected fewer "
+            "--micro-batch-tokens, --activation-checkpointing, or a higher --zero-stage on "
+            "several GPUs"
+        )
+        if place.rank > 0:
+            _log.error(message)  # of a failure that all share, rank 0 alone tells
+        raise RunFailure(message) from error
+
+
+def _layout(hardware: Hardware, manner: Manner, place: Place) -> dict[str, Any]:
+    """Return what tells attempts apart that would fail alike, to be written as JSON."""
+    values = asdict(hardware) | {"processes": place.processes}
+    if manner.automatic_micro_batch:
+        values["micro_batch_tokens"] = "auto"
+    file = hardware.deepspeed_file
+    return values | {"deepspeed_file": None if file is None else read_json(file)}
+
+
+def run_fingerprint(config: Config, dataset: TokenDataset) -> dict[str, Any]:
+    """Return, as flat keys, what determines the updates of a run."""
+    recipe = config.pretraining.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT)
+    return {
+        "tokens": dataset.fingerprint,
+        "seed": config.seed,
+        "masked_share": MASKED_SHARE,
+        **{f"model.{key}": value for key, value in config.model.model_dump(mode="json").items()},
+        **{f"pretraining.{key}": value for key, value in recipe.items()},
+    }
+
+
+def _with_automatic_micro_batch(
+    config: Config, hardware: Hardware, place: Place, device: torch.device
+) -> Hardware:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    least = min((bytes_ for bytes_ in gathered(free, place) if bytes_ is not None), default=None)
+    tokens = automatic_micro_batch_tokens(
+        config.model.shape(),
+        precision=config.pretraining.precision,
+        zero_stage=hardware.zero_stage,
+        processes=place.processes,
+        tokens_per_update=config.pretraining.tokens_per_update,
+        free_bytes=least,
+        activation_checkpointing=hardware.activation_checkpointing,
+    )
+    _log.info("micro-batches of %d tokens", tokens)
+    return replace(hardware, micro_batch_tokens=tokens)

@@ -1,1 +1,0 @@
-"""The processes of a run: where each is, and what they tell each other."""

@@ -1,0 +1,166 @@
+"""Joining the processes of a run: each on its device, all connected to each other."""
+
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import wait
+from datetime import timedelta
+from typing import Final
+
+import torch
+import torch.distributed
+from torch.distributed import Store  # type: ignore[attr-defined]  # not in __all__
+
+from esm1b.errors import RunFailure, UserError
+from esm1b.pretraining.distributed.collectives import one_line
+from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.distributed.rendezvous import LIMIT_SECONDS, in_thread, meet
+from esm1b.pretraining.options import Hardware
+
+__all__ = ["gpu_of", "start_processes", "why_too_few"]
+
+_log = logging.getLogger(__name__)
+
+# For a process that is late at a collective the watchdog knows nothing of.
+_LONGEST_WAIT: Final = timedelta(minutes=10)
+
+
+def start_processes(
+    place: Place,
+    hardware: Hardware,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    limit_seconds: float = LIMIT_SECONDS,
+) -> torch.device:
+    """Join the other processes and return this process's device.
+
+    gloo on CPU, nccl on CUDA. The environment gets torch's five variables.
+
+    Args:
+        place: of this process.
+        hardware: says which device.
+        is_stopped: whether to give up, because somebody asked to.
+        limit_seconds: for the others to come, and then for all to connect.
+
+    Raises:
+        UserError: this process has no GPU of its own, though the run is to use GPUs.
+        RunFailure: some processes did not come, or they could not connect.
+        Stopped: asked to, before all were there.
+    """
+    has_cuda = hardware.device == "cuda" or (
+        hardware.device == "auto" and torch.cuda.is_available()
+    )
+    gpus = torch.cuda.device_count() if has_cuda else 0
+    gpu = gpu_of(place, visible=gpus) if has_cuda else None
+    if not has_cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
+        # Nothing is compiled on CPU; without this DeepSpeed imports the compiler all the same.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    # On CPU DeepSpeed would compile a shared-memory operator at first use: a minute and a half, a
+    # compiler needed, and a lock left behind by a killed build. Plain gloo does without.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+    torch.set_num_threads(hardware.threads)
+    backend = "gloo" if gpu is None else "nccl"
+    # DeepSpeed takes LOCAL_RANK for the number of the GPU.
+    os.environ.update(place.environment() | ({} if gpu is None else {"LOCAL_RANK": str(gpu)}))
+    device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    if place.processes > 1:
+        store = meet(place, is_stopped=is_stopped, limit_seconds=limit_seconds)
+        store.set_timeout(_LONGEST_WAIT)
+        _connect(place, store, backend, device, limit_seconds)
+    else:
+        reason = why_too_few(os.environ, gpus)
+        if reason is not None:
+            _log.warning(reason)
+        # A store in memory: nothing listens, so single processes never meet.
+        torch.distributed.init_process_group(
+            backend,
+            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]  # not in __all__
+            rank=0,
+            world_size=1,
+        )
+    # DeepSpeed takes the process group that is there.
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    return device
+
+
+def gpu_of(place: Place, *, visible: int) -> int:
+    """Return which of the `visible` GPUs of its node a process takes.
+
+    Raises:
+        UserError: none is left for it.
+    """
+    if place.launcher == "srun" and visible == 1:
+        return 0  # srun --gpus-per-task=1 shows each process its own GPU alone
+    if place.local_rank >= visible:
+        raise UserError(
+            f"--device cuda: process {place.local_rank} of this node has no GPU, {visible} are "
+            "there; expected one for each process, or --device cpu"
+        )
+    return place.local_rank
+
+
+def why_too_few(environment: Mapping[str, str], gpus: int) -> str | None:
+    """Return why a process that trains alone may be a mistake, and what to do; None if it is none.
+
+    Args:
+        environment: of the process.
+        gpus: that it sees and may use.
+    """
+    found = []
+    tasks = environment.get("SLURM_NTASKS") or "1"
+    if tasks != "1":
+        found.append(f"the SLURM job has {tasks} tasks")
+    if gpus > 1:
+        found.append(f"{gpus} GPUs are here")
+    if not found:
+        return None
+    return (
+        f"one process trains alone, though {' and '.join(found)}; to start more: srun esm1b "
+        "pretrain ..., or torchrun --nproc-per-node=gpu --no-python esm1b pretrain ..."
+    )
+
+
+def _connect(
+    place: Place, store: Store, backend: str, device: torch.device, limit_seconds: float
+) -> None:
+    """Make the process group of the processes that have met.
+
+    Raises:
+        RunFailure: they cannot reach each other, or one has gone.
+    """
+    outcome = in_thread(
+        lambda: torch.distributed.init_process_group(
+            backend,
+            store=store,
+            rank=place.rank,
+            world_size=place.processes,
+            timeout=_LONGEST_WAIT,
+            device_id=None if device.type == "cpu" else device,  # as DeepSpeed does it
+        )
+    )
+    failed = f"all {place.processes} processes came, but rank {place.rank} on {platform.node()}"
+    if not wait([outcome], timeout=limit_seconds).done:
+        message = (
+            f"{failed} could not connect to all others by {backend} within {limit_seconds:g} s; "
+            "one is gone, or they try the wrong network interface"
+        )
+        _log.error(message)
+        raise RunFailure(message)
+    try:
+        outcome.result()
+    except RuntimeError as error:
+        message = f"{failed} could not connect to the others by {backend}: {one_line(error)}"
+        _log.error(message)
+        raise RunFailure(message) from error

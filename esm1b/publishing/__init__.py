@@ -1,0 +1,1 @@
+"""Commands `import` and `export`, and the release directory."""

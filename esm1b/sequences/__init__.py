@@ -1,0 +1,1 @@
+"""Sequence records of any format."""

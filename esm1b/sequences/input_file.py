@@ -1,0 +1,84 @@
+"""Reading an input once: a plain or gzip-compressed file or standard input, with its digest."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from esm1b.errors import UserError
+from esm1b.sequences.compressed import DamagedGzipError, DamagedInputError, decompressed_chunks
+
+__all__ = ["STANDARD_INPUT", "DamagedGzipError", "DamagedInputError", "InputFile"]
+
+STANDARD_INPUT: Final = "-"
+
+_CHUNK_BYTES: Final = 1 << 20
+
+
+class InputFile:
+    """One input, read once from start to end.
+
+    Whether it is compressed is told by its content, not by its name.
+
+    Attributes:
+        name: as the user gave it; `-` is standard input.
+        bytes_read: bytes read so far, before decompression.
+        size: bytes of the file before decompression, or None for standard input.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = "standard input" if name == STANDARD_INPUT else name
+        self.bytes_read = 0
+        self.size: int | None = None
+        self._path = None if name == STANDARD_INPUT else Path(name)
+        self._digest = hashlib.sha256()
+        self._ended = False
+        if self._path is not None:
+            try:
+                self.size = self._path.stat().st_size
+            except OSError as error:
+                raise UserError(f"{name}: {error.strerror}; expected a file to read") from error
+            if self._path.is_dir():
+                raise UserError(f"{name}: is a directory; expected a file")
+
+    def chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
+        """Yield the decompressed content in pieces of `size` to 2 `size` bytes (the last: fewer).
+
+        Raises:
+            UserError: the file cannot be read.
+            DamagedInputError: the compressed data ends early or is corrupt.
+        """
+        with self._open() as file:
+            yield from decompressed_chunks(lambda limit: self._read(file, limit), size)
+
+    def identity(self) -> dict[str, Any]:
+        """Return name without folder, size and SHA-256, once all that is needed has been read.
+
+        The digest is None if that was not all of the file: a release archive is read up to the end
+        of its UniRef50.
+        """
+        return {
+            "file": STANDARD_INPUT if self._path is None else self._path.name,
+            "bytes": self.bytes_read if self._ended else self.size,
+            "sha256": self._digest.hexdigest() if self._ended else None,
+        }
+
+    def _open(self) -> AbstractContextManager[BinaryIO]:
+        if self._path is None:
+            return nullcontext(sys.stdin.buffer)
+        try:
+            return self._path.open("rb")
+        except OSError as error:
+            raise UserError(f"{self.name}: {error.strerror}; expected a file to read") from error
+
+    def _read(self, file: BinaryIO, size: int) -> bytes:
+        try:
+            data = file.read(size)
+        except OSError as error:
+            raise UserError(f"{self.name}: {error.strerror}; expected a file to read") from error
+        self.bytes_read += len(data)
+        self._digest.update(data)
+        self._ended = not data
+        return data

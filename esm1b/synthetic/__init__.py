@@ -1,0 +1,1 @@
+"""Command `synthesize`: protein families with a known truth."""

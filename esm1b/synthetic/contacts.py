@@ -1,0 +1,104 @@
+"""Contacts of a synthetic family, and which residues go together in a contact."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm1b.alphabet import AMINO_ACIDS
+from esm1b.synthetic.potts import check_contacts
+from esm1b.synthetic.secondary_structure import Segment
+
+__all__ = [
+    "COMPLEMENTARY",
+    "MAXIMUM_DEGREE",
+    "MINIMUM_SEPARATION",
+    "complementarity",
+    "draw_contacts",
+]
+
+MINIMUM_SEPARATION: Final = 6
+MAXIMUM_DEGREE: Final = 2
+
+# Every residue has exactly two partners, so that between sites without preferences a contact leaves
+# each residue at 1/20 at each end: it shows in pairs, never in a profile.
+COMPLEMENTARY: Final = (
+    *("KD", "KE", "RD", "RE"),  # opposite charges
+    *("LI", "IV", "VL"),  # aliphatic side chains
+    *("FA", "AW", "WG", "GY", "YP", "PF"),  # a ring beside a small residue or proline
+    *("SN", "NT", "TQ", "QS"),  # hydroxyl to amide
+    *("CH", "HM", "MC"),  # ligands of one metal ion
+)
+"""Unordered pairs of residues that go together in a contact."""
+
+# Nearest neighbours on one face of a helix are a turn apart: 3.6 residues.
+_HELIX_TURN: Final = 3.6
+_ATTEMPTS: Final = 200
+
+
+def complementarity() -> NDArray[np.float64]:
+    """Return the symmetric matrix `[20, 20]`, 1 for complementary residues and 0 for others."""
+    matrix = np.zeros((len(AMINO_ACIDS), len(AMINO_ACIDS)))
+    for pair in COMPLEMENTARY:
+        first, second = (AMINO_ACIDS.index(symbol) for symbol in pair)
+        matrix[first, second] = matrix[second, first] = 1.0
+    return matrix
+
+
+def draw_contacts(
+    segments: list[Segment], facing: NDArray[np.float64], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw a forest of contacts between segments, `[contacts, 2]`, sorted.
+
+    Two segments pair antiparallel, strands residue by residue and helices turn by turn, until the
+    family has a number of contacts drawn from a third to a half of its length. Helices and strands
+    come first, then loops as well, and only where residues without a contact run short does a
+    residue get a second one, which correlates residues that are not in contact. The two residues of
+    a contact do not face opposite ways.
+
+    Args:
+        segments: the family's secondary structure.
+        facing: how far each site points inside, `[length]`, from -1 to 1; loops 0.
+        generator: where the random numbers come from.
+    """
+    length = segments[-1].stop
+    wanted = int(generator.integers(-(-length // 3), length // 2 + 1))
+    structured = [segment for segment in segments if segment.state != "C"]
+    contacts: list[tuple[int, int]] = []
+    for choice, degree in ((structured, 1), (segments, 1), (segments, MAXIMUM_DEGREE)):
+        for _ in range(_ATTEMPTS):
+            if len(contacts) == wanted:
+                break
+            first, second = sorted(generator.choice(len(choice), size=2, replace=False).tolist())
+            for pair in _ladder(choice[first], choice[second], generator):
+                same_side = facing[pair[0]] * facing[pair[1]] >= 0
+                if len(contacts) < wanted and same_side and _fits(contacts, pair, length, degree):
+                    contacts.append(pair)
+    return np.array(sorted(contacts), dtype=np.int64).reshape(-1, 2)
+
+
+def _ladder(
+    first: Segment, second: Segment, generator: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Pair residues of two segments antiparallel, from a random offset in the second."""
+    ascending, descending = _face(first, generator), _face(second, generator)[::-1]
+    offset = int(generator.integers(len(descending)))
+    return list(zip(ascending, descending[offset:], strict=False))
+
+
+def _face(segment: Segment, generator: np.random.Generator) -> list[int]:
+    """Return the residues on one side: every one of a strand or loop, one a turn of a helix."""
+    sites = np.arange(segment.start, segment.stop, dtype=np.float64)
+    if segment.state == "H":
+        sites = np.arange(segment.start + generator.integers(4), segment.stop - 0.5, _HELIX_TURN)
+    return [int(site) for site in np.round(sites)]
+
+
+def _fits(contacts: list[tuple[int, int]], pair: tuple[int, int], length: int, degree: int) -> bool:
+    if pair[1] - pair[0] < MINIMUM_SEPARATION:
+        return False
+    try:
+        check_contacts([*contacts, pair], length, maximum_degree=degree)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,197 @@
+"""Protein families drawn from a known model: the demonstration's data, whose truth is exact.
+
+Each family is a pairwise model whose contact graph is a forest (`esm1b.synthetic.potts`). Its
+fields carry a secondary structure, its couplings ask for complementary residues at sites in
+contact. A language model that has read the sequences can be held against the truth: the contacts,
+the secondary structure and the best possible predictions (`esm1b.synthetic.exact_predictions`).
+"""
+
+import gzip
+import io
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from esm1b.alphabet import FIRST_AMINO_ACID, decode
+from esm1b.errors import UserError
+from esm1b.files import atomic_directory
+from esm1b.synthetic.families import (
+    FamilyKind,
+    SyntheticFamily,
+    SyntheticSettings,
+    draw_families,
+    random_stream,
+)
+from esm1b.synthetic.potts import PottsForest
+
+__all__ = [
+    "SEQUENCES_FILE",
+    "STRUCTURES_FILE",
+    "TRUTH_FILE",
+    "SyntheticFamily",
+    "SyntheticSettings",
+    "draw_families",
+    "load_truth",
+    "synthesize",
+]
+
+SEQUENCES_FILE: Final = "sequences.fasta.gz"
+STRUCTURES_FILE: Final = "structures.parquet"
+TRUTH_FILE: Final = "truth.npz"
+
+_STRUCTURES: Final = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("sequence", pa.string(), nullable=False),
+        pa.field("observed", pa.string(), nullable=False),
+        pa.field("contact_i", pa.list_(pa.int32()), nullable=False),
+        pa.field("contact_j", pa.list_(pa.int32()), nullable=False),
+        pa.field("ss3", pa.string()),
+    ]
+)
+
+
+def synthesize(output: Path, settings: SyntheticSettings) -> None:
+    """Write the sequences, the structure table and the truth to the directory `output`.
+
+    `sequences.fasta.gz` has the sequences of the corpus families, shuffled, as a UniRef50 release
+    writes them. `structures.parquet` has `members` further sequences of every family, with
+    contacts (pairs the model couples), secondary structure and `group` = family. `truth.npz` is
+    for `load_truth`. The same settings give the same bytes.
+
+    Raises:
+        UserError: `output` holds something else.
+    """
+    with atomic_directory(output, "synthetic") as directory:
+        families = draw_families(settings)
+        names: list[str] = []
+        sequences: list[str] = []
+        rows: list[dict[str, object]] = []
+        for index, family in enumerate(tqdm(families, desc="families", disable=None)):
+            generator = random_stream(settings.seed, 1, index)
+            corpus = []
+            if family.kind != "unseen":
+                corpus = _draw_sequences(family, settings.sequences, generator)
+                names += [family.name] * len(corpus)
+                sequences += corpus
+            rows += _structure_rows(family, settings.members, set(corpus), generator)
+        order = random_stream(settings.seed, 2).permutation(len(sequences))
+        _write_fasta(directory / SEQUENCES_FILE, ((names[i], sequences[i]) for i in order))
+        pq.write_table(pa.Table.from_pylist(rows, schema=_STRUCTURES), directory / STRUCTURES_FILE)
+        _save_truth(directory / TRUTH_FILE, families)
+
+
+def load_truth(path: Path) -> list[SyntheticFamily]:
+    """Read the families that `synthesize` wrote, from its directory or from `truth.npz` itself.
+
+    Raises:
+        UserError: the file is missing or is not one that `synthesize` wrote.
+    """
+    file = path / TRUTH_FILE if path.is_dir() else path
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            truth = {name: archive[name] for name in archive.files}
+        sites = np.concatenate([[0], np.cumsum(truth["lengths"])])
+        edges = np.concatenate([[0], np.cumsum(truth["edge_counts"])])
+        return [
+            SyntheticFamily(
+                name=str(truth["names"][k]),
+                kind=cast(FamilyKind, str(truth["kinds"][k])),
+                ss3=str(truth["ss3"][k]),
+                potts=PottsForest(
+                    fields=truth["fields"][sites[k] : sites[k + 1]],
+                    edges=truth["edges"][edges[k] : edges[k + 1]],
+                    couplings=truth["couplings"][edges[k] : edges[k + 1]],
+                ),
+            )
+            for k in range(len(truth["names"]))
+        ]
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}") from error
+    except (
+        KeyError,
+        IndexError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(f"{file}: {error}; expected the truth of synthetic families") from error
+
+
+def _draw_sequences(
+    family: SyntheticFamily, count: int, generator: np.random.Generator
+) -> list[str]:
+    return [decode(row + FIRST_AMINO_ACID) for row in family.potts.sample(count, generator)]
+
+
+def _structure_rows(
+    family: SyntheticFamily, count: int, known: set[str], generator: np.random.Generator
+) -> list[dict[str, object]]:
+    """Return `count` rows of the structure table; none of their sequences is in `known`."""
+    fresh: list[str] = []
+    while len(fresh) < count:
+        for sequence in _draw_sequences(family, count - len(fresh), generator):
+            if sequence not in known:
+                known.add(sequence)
+                fresh.append(sequence)
+    return [
+        {
+            "id": f"{family.name}-{number:02d}",
+            "group": family.name,
+            "kind": family.kind,
+            "sequence": sequence,
+            "observed": "1" * len(sequence),
+            "contact_i": family.potts.edges[:, 0].tolist(),
+            "contact_j": family.potts.edges[:, 1].tolist(),
+            "ss3": family.ss3,
+        }
+        for number, sequence in enumerate(fresh)
+    ]
+
+
+def _write_fasta(path: Path, records: Iterator[tuple[str, str]]) -> None:
+    """Write (family, sequence) records like UniRef50's: header fields as there, 60 columns.
+
+    The accessions cannot be taken for real ones; 32630 is NCBI's taxon for synthetic constructs.
+    """
+    with (
+        path.open("wb") as raw,
+        # no file name and no time in the gzip header: the same records give the same bytes
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as compressed,
+        io.TextIOWrapper(compressed, encoding="ascii", newline="\n") as text,
+    ):
+        for number, (family, sequence) in enumerate(records, start=1):
+            accession = f"SYN{number:07d}"
+            lines = textwrap.wrap(sequence, 60)
+            text.write(
+                f">UniRef50_{accession} Synthetic protein of {family} n=1 "
+                f"Tax=synthetic construct TaxID=32630 RepID={accession}_SYNTH\n"
+            )
+            text.write("\n".join(lines) + "\n")
+
+
+def _save_truth(path: Path, families: Sequence[SyntheticFamily]) -> None:
+    arrays: dict[str, NDArray[np.generic]] = {
+        "names": np.array([family.name for family in families]),
+        "kinds": np.array([family.kind for family in families]),
+        "ss3": np.array([family.ss3 for family in families]),
+        "lengths": np.array([family.potts.length for family in families]),
+        "edge_counts": np.array([len(family.potts.edges) for family in families]),
+        "fields": np.concatenate([family.potts.fields for family in families]),
+        "edges": np.concatenate([family.potts.edges for family in families]),
+        "couplings": np.concatenate([family.potts.couplings for family in families]),
+    }
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -1,0 +1,118 @@
+"""The best predictions of masked residues that anyone could make, for synthetic families."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm1b.alphabet import FIRST_AMINO_ACID
+from esm1b.synthetic.families import SyntheticFamily
+from esm1b.synthetic.potts import STATES
+
+__all__ = ["ExactPredictions", "exact_predictions"]
+
+_CHUNK: Final = 1_000
+"""Sequences at a time: beliefs of 50 sites in float64 are 8 kB a sequence and family."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactPredictions:
+    """Log probabilities (nats) of the 20 amino acids at each missing position.
+
+    Rows are the missing positions, sequence by sequence and in order within each; columns are in
+    the order of `esm1b.alphabet.AMINO_ACIDS`.
+    """
+
+    exact_optimum: NDArray[np.float64]
+    """`[missing, 20]`, by Bayes' rule from everything visible: nothing predicts better."""
+    site_independent: NDArray[np.float64]
+    """`[missing, 20]`, likewise, knowing every family's profile but no couplings: the best that
+    treats the sites of a family as independent."""
+
+
+def exact_predictions(
+    families: Sequence[SyntheticFamily],
+    sequences: Sequence[NDArray[np.uint8]],
+    missing: Sequence[NDArray[np.bool_]],
+) -> ExactPredictions:
+    """Return what the truth says about the missing positions, knowing length and visible residues.
+
+    A sequence may come from any corpus family of its length; each is as likely before anything
+    is seen. The predictions of the families are averaged with their probability given the visible
+    residues.
+
+    Args:
+        families: those of `load_truth`; the unseen ones are left out.
+        sequences: residue tokens `[length]` each.
+        missing: `[length]` each, true at the positions to predict; the tokens there are not read.
+
+    Raises:
+        ValueError: `sequences` and `missing` differ in number or length, no corpus family has the
+            length of a sequence, or a visible token is not one of the 20 amino acids.
+    """
+    shapes = [len(sequence) for sequence in sequences]
+    if shapes != [len(mask) for mask in missing]:
+        raise ValueError("sequences and missing must have the same lengths")
+    starts = np.concatenate([[0], np.cumsum([int(mask.sum()) for mask in missing])])
+    optimum = np.empty((int(starts[-1]), STATES))
+    independent = np.empty_like(optimum)
+    for length in sorted(set(shapes)):
+        candidates = [f for f in families if f.kind != "unseen" and f.potts.length == length]
+        if not candidates:
+            raise ValueError(f"no family in the corpus has {length} residues")
+        same = [index for index, shape in enumerate(shapes) if shape == length]
+        for chunk in (same[start : start + _CHUNK] for start in range(0, len(same), _CHUNK)):
+            mask = np.stack([missing[index] for index in chunk])
+            # below the first amino acid, uint8 wraps around to values that are refused
+            residues = np.stack([sequences[index] for index in chunk]) - np.uint8(FIRST_AMINO_ACID)
+            rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chunk])
+            optimum[rows] = _coupled(candidates, residues, mask)
+            independent[rows] = _uncoupled(candidates, residues, mask)
+    return ExactPredictions(exact_optimum=optimum, site_independent=independent)
+
+
+def _coupled(
+    families: Sequence[SyntheticFamily], residues: NDArray[np.uint8], missing: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    results = [family.potts.conditionals(residues, missing) for family in families]
+    return _mixture(
+        np.stack([result.log_evidence for result in results]),
+        np.stack([result.probabilities[missing] for result in results]),
+        missing,
+    )
+
+
+def _uncoupled(
+    families: Sequence[SyntheticFamily], residues: NDArray[np.uint8], missing: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    sites = np.arange(residues.shape[1])
+    visible = np.where(missing, 0, residues)
+    evidence = [
+        np.where(missing, 0.0, np.log(family.potts.marginals)[sites, visible]).sum(axis=1)
+        for family in families
+    ]
+    profiles = [family.potts.marginals[np.nonzero(missing)[1]] for family in families]
+    return _mixture(np.stack(evidence), np.stack(profiles), missing)
+
+
+def _mixture(
+    log_evidence: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    missing: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Average the families' predictions.
+
+    Args:
+        log_evidence: `[families, sequences]`.
+        probabilities: `[families, missing positions, 20]`.
+        missing: `[sequences, length]`.
+
+    Returns:
+        Log probabilities `[missing positions, 20]`.
+    """
+    weight = np.exp(log_evidence - log_evidence.max(axis=0))
+    weight /= weight.sum(axis=0)
+    at_position = weight[:, np.nonzero(missing)[0]]
+    return np.asarray(np.log(np.einsum("fm,fma->ma", at_position, probabilities)))

@@ -1,0 +1,158 @@
+"""Protein families drawn at random: what is true of each, and the settings they come from."""
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import numpy as np
+
+from esm1b.errors import UserError
+from esm1b.synthetic.contacts import (
+    MAXIMUM_DEGREE,
+    MINIMUM_SEPARATION,
+    complementarity,
+    draw_contacts,
+)
+from esm1b.synthetic.potts import PottsForest, check_contacts
+from esm1b.synthetic.secondary_structure import (
+    HYDROPHOBICITY,
+    PROPENSITIES,
+    draw_segments,
+    hydrophobic_phase,
+    segment_string,
+)
+
+__all__ = [
+    "FamilyKind",
+    "SyntheticFamily",
+    "SyntheticSettings",
+    "draw_families",
+    "random_stream",
+]
+
+FamilyKind = Literal["fit", "test", "unseen"]
+"""In the corpus and used to fit probes; in the corpus and used to test them; not in the corpus."""
+
+
+_SHORTEST: Final = 30
+"""Residues: room for two strands, a helix and the loops between them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSettings:
+    """What families to draw, and how many sequences of each.
+
+    Raises:
+        UserError: a number is out of range; the message names it.
+    """
+
+    families: int = 16
+    """Families in the corpus: every other one for fitting probes, the rest for testing them."""
+    unseen_families: int = 6
+    """Families that are not in the corpus."""
+    sequences: int = 2_000
+    """Sequences of each corpus family in the corpus."""
+    members: int = 8
+    """Sequences of each family in the structure table, none of them in the corpus."""
+    minimum_length: int = 34
+    """Residues of the shortest family allowed."""
+    maximum_length: int = 46
+    """Residues of the longest family allowed."""
+    coupling: float = 4.0
+    """What a contact adds to the log-potential (nats) of complementary residues."""
+    propensity: float = 0.7
+    """Weight of the logarithm of the secondary-structure propensities."""
+    periodicity: float = 1.8
+    """Weight (nats per standard deviation of hydrophobicity) of the inward and outward faces of
+    helices and strands."""
+    preference: float = 0.2
+    """Standard deviation (nats) of the family's own preference for each residue at each site."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("families", 2),
+            ("unseen_families", 0),
+            ("sequences", 1),
+            ("members", 1),
+            ("minimum_length", _SHORTEST),
+            ("maximum_length", self.minimum_length),
+            ("coupling", 0),
+            ("propensity", 0),
+            ("periodicity", 0),
+            ("preference", 0),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if not least <= value < np.inf:
+                raise UserError(f"synthetic data: {name} is {value}; expected {least} or more")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SyntheticFamily:
+    """A family and the whole truth about it.
+
+    Raises:
+        ValueError: the secondary structure and the model differ in length, or the contacts are not
+            a forest of separation 6 or more with at most two contacts per residue.
+    """
+
+    name: str
+    kind: FamilyKind
+    ss3: str
+    """One letter per residue: H (helix), E (strand) or C (coil)."""
+    potts: PottsForest
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(FamilyKind):
+            raise ValueError(f"{self.name}: kind {self.kind!r}, expected fit, test or unseen")
+        if len(self.ss3) != self.potts.length or set(self.ss3) - set("HEC"):
+            raise ValueError(f"{self.name}: ss3 must be {self.potts.length} letters of H, E and C")
+        check_contacts(
+            self.potts.edges,
+            self.potts.length,
+            minimum_separation=MINIMUM_SEPARATION,
+            maximum_degree=MAXIMUM_DEGREE,
+        )
+
+
+def draw_families(settings: SyntheticSettings) -> list[SyntheticFamily]:
+    """Draw the corpus families, fit and test in turn, then the unseen ones.
+
+    Every family has at least 20 % of each of helix, strand and coil.
+    """
+    kinds: list[tuple[str, FamilyKind]] = [
+        (f"family-{index:02d}", "test" if index % 2 else "fit")
+        for index in range(settings.families)
+    ]
+    kinds += [(f"unseen-{index:02d}", "unseen") for index in range(settings.unseen_families)]
+    return [
+        _draw_family(name, kind, settings, random_stream(settings.seed, 0, index))
+        for index, (name, kind) in enumerate(kinds)
+    ]
+
+
+def random_stream(seed: int, *key: int) -> np.random.Generator:
+    """Return one of a seed's independent streams: what one draws does not move another."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def _draw_family(
+    name: str, kind: FamilyKind, settings: SyntheticSettings, generator: np.random.Generator
+) -> SyntheticFamily:
+    length = int(generator.integers(settings.minimum_length, settings.maximum_length + 1))
+    segments = draw_segments(length, generator)
+    ss3 = segment_string(segments)
+    facing = hydrophobic_phase(segments, generator)
+    edges = draw_contacts(segments, facing, generator)
+    fields = (
+        settings.propensity * np.log(np.stack([PROPENSITIES[state] for state in ss3]))
+        + settings.periodicity * np.outer(facing, HYDROPHOBICITY)
+        + settings.preference * generator.standard_normal((length, len(HYDROPHOBICITY)))
+    )
+    couplings = np.tile(settings.coupling * complementarity(), (len(edges), 1, 1))
+    return SyntheticFamily(
+        name=name,
+        kind=kind,
+        ss3=ss3,
+        potts=PottsForest(fields=fields, edges=edges, couplings=couplings),
+    )

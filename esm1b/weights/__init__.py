@@ -1,0 +1,1 @@
+"""Weights on disk: fair-esm, Hugging Face, model directories."""

@@ -1,0 +1,225 @@
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from esm1b.corpus.sharding.shard import shard
+from esm1b.download.lock import read_source
+from esm1b.errors import UserError
+
+LETTERS = random.Random(3)
+LONG = {f"id{n}": "".join(LETTERS.choices("LAGVSERTIDPKQNFYMHWC", k=30)) for n in range(300)}
+
+
+def fasta(folder: Path, records: dict[str, str], name: str = "input.fasta") -> str:
+    (folder / name).write_text("".join(f">{key}\n{text}\n" for key, text in records.items()))
+    return str(folder / name)
+
+
+def ids(corpus: Path, split: str) -> set[str]:
+    paths = (corpus / split).glob("*.parquet")
+    return {name for path in paths for name in pq.read_table(path)["id"].to_pylist()}
+
+
+def kept(corpus: Path) -> set[str]:
+    return ids(corpus, "train") | ids(corpus, "validation")
+
+
+def dropped(manifest: dict[str, Any]) -> dict[str, int]:
+    counts = manifest["counts"]
+    assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
+    return {reason: count for reason, count in counts["dropped"].items() if count}
+
+
+def test_lengths_outside_the_range_are_dropped(tmp_path: Path) -> None:
+    records = {"a": "M", "b": "MK", "c": "MKV", "d": "MKVL", "e": "MKVLA", "f": "M-", "g": ""}
+    (tmp_path / "ids").write_text("c\n")
+    manifest = shard(
+        [fasta(tmp_path, records)],
+        tmp_path / "c",
+        validation_ids=tmp_path / "ids",
+        minimum_length=2,
+        maximum_length=4,
+    )
+    assert dropped(manifest) == {
+        "other_characters": 1,
+        "empty_sequence": 1,
+        "too_short": 1,
+        "too_long": 1,
+    }
+    assert kept(tmp_path / "c") == {"b", "c", "d"}
+    assert manifest["selection"] == {"strict": False, "minimum_length": 2, "maximum_length": 4}
+
+
+def test_excluded_ids_of_a_list_or_of_fasta_are_left_out(tmp_path: Path) -> None:
+    path = fasta(tmp_path, LONG)
+    fasta(tmp_path, {"id7 of a search": "MKV", "id9": "", "elsewhere": "W"}, "hits.fasta")
+    (tmp_path / "hits").write_bytes(gzip.compress(b"id9\nelsewhere\nid7\n"))
+    for name in ("hits.fasta", "hits"):
+        manifest = shard([path], tmp_path / "c", exclude=tmp_path / name, validation_fraction=0.2)
+        assert dropped(manifest) == {"excluded": 2}
+        assert kept(tmp_path / "c") == LONG.keys() - {"id7", "id9"}
+        excluded = manifest["selection"]["excluded"]
+        assert (excluded["ids"], excluded["found"]) == (3, 2)
+
+
+def test_a_sample_is_part_of_a_larger_one_and_cares_for_the_sequence_only(tmp_path: Path) -> None:
+    path = fasta(tmp_path, LONG)
+    few = shard([path], tmp_path / "few", sample=0.3, validation_fraction=0.2)
+    shard([path], tmp_path / "many", sample=0.6, validation_fraction=0.2)
+    # binomial: 90 +- 8, four standard deviations
+    assert abs(few["counts"]["kept"] - 90) < 32
+    assert dropped(few) == {"not_in_sample": 300 - few["counts"]["kept"]}
+    assert few["selection"]["sample"]["fraction"] == 0.3
+    assert kept(tmp_path / "few") < kept(tmp_path / "many") < LONG.keys()
+    assert ids(tmp_path / "few", "validation") < ids(tmp_path / "many", "validation")
+    renamed = {f"other{key}": text.lower() for key, text in LONG.items()}
+    shard([fasta(tmp_path, renamed)], tmp_path / "again", sample=0.3, validation_fraction=0.2)
+    assert kept(tmp_path / "again") == {f"other{key}" for key in kept(tmp_path / "few")}
+
+
+def test_a_sequence_that_is_held_out_under_another_id_is_dropped(tmp_path: Path) -> None:
+    records = {"a": "MKV", "b": "mkv*", "c": "LAG", "d": "SERT", "e": "SERT"}
+    (tmp_path / "ids").write_text("a\nd\ne\n")
+    manifest = shard([fasta(tmp_path, records)], tmp_path / "c", validation_ids=tmp_path / "ids")
+    assert dropped(manifest) == {"held_out_sequence": 1}
+    assert ids(tmp_path / "c", "train") == {"c"}
+    assert ids(tmp_path / "c", "validation") == {"a", "d", "e"}
+
+
+def test_a_record_counts_under_the_first_reason(tmp_path: Path) -> None:
+    records = {"a": "M-", "b": "M", "c": "MKV", "d": "LAG", "e": "WWW"}
+    path = fasta(tmp_path, records)
+    (tmp_path / "ids").write_text("d\n")
+    (tmp_path / "hits").write_text("a\nb\n")
+    manifest = shard(
+        [path],
+        tmp_path / "c",
+        validation_ids=tmp_path / "ids",
+        exclude=tmp_path / "hits",
+        minimum_length=3,
+    )
+    assert dropped(manifest) == {"other_characters": 1, "excluded": 1}
+
+
+def test_listed_ids_that_are_missing_are_refused_unless_allowed(tmp_path: Path) -> None:
+    path = fasta(tmp_path, LONG | {"bad": "M-"})
+    # one that is there but cannot be kept counts as found
+    (tmp_path / "ids").write_text("id1\nid2\nbad\ngone1\ngone2\n")
+    with pytest.raises(UserError) as caught:
+        shard([path], tmp_path / "c", validation_ids=tmp_path / "ids")
+    assert str(caught.value) == (
+        f"{tmp_path}/ids: 3 of its 5 ids are among the records; expected all, or "
+        "--allow-partial-list: ids vanish from release to release"
+    )
+    assert not (tmp_path / "c").exists()
+    manifest = shard(
+        [path], tmp_path / "c", validation_ids=tmp_path / "ids", allow_partial_list=True
+    )
+    assert (manifest["split"]["ids"], manifest["split"]["found"]) == (5, 3)
+    assert ids(tmp_path / "c", "validation") == {"id1", "id2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (
+            ">a\nMK\n>gap of it\nMK-V\n>b\n\n",
+            {},
+            r"input.fasta: record 2 (gap): '-' at position 3 of the sequence; expected the letters "
+            "A to Z",
+        ),
+        (">a\nMK\n>b\nM\u00e9\n", {}, r"input.fasta: record 2 (b): byte 0xc3 at position 2"),
+        (">a\n*\n", {}, "input.fasta: record 1 (a): has no sequence; expected residues"),
+        (
+            ">a\nMKV\n>b\nM\n",
+            {"minimum_length": 2},
+            "input.fasta: record 2 (b): length 1; expected at least 2",
+        ),
+        (
+            ">a\nMKV\n>b\nM\n",
+            {"maximum_length": 2},
+            "input.fasta: record 1 (a): length 3; expected at most 2",
+        ),
+        (
+            ">a\nMKV\n>b\nM\n>b\nM\n",
+            {},
+            "id 'b' is that of several records; expected ids that differ",
+        ),
+    ],
+)
+def test_strictness_names_the_first_record_that_would_be_dropped(
+    tmp_path: Path, text: str, options: dict[str, Any], message: str
+) -> None:
+    path, ids = tmp_path / "input.fasta", tmp_path / "ids"
+    path.write_text(text)
+    ids.write_text("a\n")
+    for workers in (1, 2):
+        with pytest.raises(UserError) as caught:
+            shard(
+                [str(path)],
+                tmp_path / "c",
+                validation_ids=ids,
+                strict=True,
+                workers=workers,
+                **options,
+            )
+        assert message in str(caught.value)
+        assert sorted(tmp_path.iterdir()) == [ids, path]
+
+
+def test_strictness_minds_neither_exclusion_nor_sample(tmp_path: Path) -> None:
+    (tmp_path / "hits").write_text("id3\n")
+    manifest = shard(
+        [fasta(tmp_path, LONG)],
+        tmp_path / "c",
+        strict=True,
+        exclude=tmp_path / "hits",
+        sample=0.5,
+        validation_fraction=0.2,
+    )
+    assert manifest["selection"]["strict"]
+    assert dropped(manifest).keys() == {"excluded", "not_in_sample"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"minimum_length": 0}, "minimum length 0: expected at least 1"),
+        ({"maximum_length": 0}, "maximum length 0: expected at least 1"),
+        ({"minimum_length": 5, "maximum_length": 4}, "maximum length 4: expected at least 5"),
+        ({"sample": 0.0}, "sample 0.0: expected a number above 0 and below 1"),
+        ({"sample": 1.0}, "sample 1.0: expected a number above 0 and below 1"),
+        ({"workers": 0}, "workers 0: expected at least 1"),
+    ],
+)
+def test_options_that_nothing_can_meet(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        shard([fasta(tmp_path, LONG)], tmp_path / "c", **options)
+
+
+def test_source_of_a_lock_file(tmp_path: Path) -> None:
+    lock = {
+        "format": "esm1b-download",
+        "name": "UniRef50",
+        "release": "2018_03",
+        "limit": None,
+        "url": "https://example.org/uniref50.fasta.gz",
+        "size": 12,
+    }
+    path = tmp_path / "download.json"
+    path.write_text(json.dumps(lock))
+    expected = {key: lock[key] for key in ("name", "release", "url")}
+    assert read_source(path) == expected
+    path.write_text(json.dumps(lock | {"limit": "10MB", "url": None}))
+    assert read_source(path) == {"name": "UniRef50", "release": "2018_03", "limit": "10MB"}
+    for content in ('{"name": "UniRef50"}', "[]", '{"name": "x", "release": 2018}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"download.json: no (name|release); expected"):
+            read_source(path)

@@ -1,0 +1,189 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from esm1b.errors import UserError
+from esm1b.evaluation.contacts import contacts
+from esm1b.evaluation.contacts.contacts import evaluate_contacts
+from esm1b.evaluation.contacts.precision import PRECISIONS
+from tests.evaluation.fake_models import (
+    Example,
+    FakeModel,
+    examples,
+    only_for,
+    truth_of,
+    write_table,
+)
+
+KINDS: dict[str | None, int] = {"fit": 5, "test": 4, "unseen": 3}
+MODELS = ["trained", "untrained", "mean_map", "separation_prior", "random_pairs"]
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return what evaluates a fake network on a table and gives back `metrics.json`."""
+
+    def run(
+        rows: list[Example],
+        attend: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None,
+        **options: Any,
+    ) -> Any:
+        def untrained_model(config: object, seed: int) -> FakeModel:
+            return FakeModel(seed=seed + 1)
+
+        monkeypatch.setattr(contacts, "load_model", lambda directory: FakeModel(attend=attend))
+        monkeypatch.setattr(contacts, "untrained_model", untrained_model)
+        table = write_table(tmp_path / "table.parquet", rows)
+        evaluate_contacts(tmp_path / "model", table, tmp_path / "out", **options)
+        return json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+    return run
+
+
+def find(entries: list[dict[str, Any]], **wanted: str) -> dict[str, Any]:
+    (entry,) = [
+        entry for entry in entries if all(entry[key] == value for key, value in wanted.items())
+    ]
+    return entry
+
+
+def test_a_network_that_attends_to_contacts_passes(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = examples(KINDS)
+    result = evaluate(rows, truth_of(rows), regularisation="cross-validate")
+    name = "precision_at_contacts"
+    trained = find(result["metrics"], name=name, model="trained", subset="test")
+    assert trained == {
+        "name": name, "model": "trained", "subset": "test", "value": 1.0, "low": 1.0, "high": 1.0,
+        "unit": "fraction", "n": 4, "n_unit": "family",
+    }  # fmt: skip
+    density = find(result["metrics"], name=name, model="random_pairs", subset="test")["value"]
+    assert density == pytest.approx(5 / 300)  # 24 * 25 / 2 pairs
+    for against in MODELS[1:]:
+        comparison = find(result["comparisons"], name=name, subset="test", against=against)
+        assert comparison["low"] > 0.5
+        assert comparison["against_subset"] == "test"
+    unpaired = find(result["comparisons"], name=name, against="trained", against_subset="unseen")
+    assert (unpaired["subset"], unpaired["difference"], unpaired["n"]) == ("test", 0.0, 3)
+    assert result["protocol"]["fit_proteins"] == 10
+    assert result["protocol"]["unseen_proteins"] == 6
+
+    table = pq.read_table(tmp_path / "out" / "proteins.parquet")
+    assert table.num_rows == 5 * 14
+    assert table.column_names == ["id", "group", "kind", "length", "model", *PRECISIONS]
+    maps = pq.read_table(tmp_path / "out" / "contact_maps.parquet").to_pylist()
+    assert [row["id"] for row in maps] == [
+        "test0_0", "test1_0", "test2_0", "test3_0", "unseen0_0", "unseen1_0",
+    ]  # fmt: skip
+    for row in maps:
+        probability = np.array(row["probability"]).reshape(row["length"], row["length"])
+        in_contact = probability[row["contact_i"], row["contact_j"]].min()
+        assert in_contact > np.median(probability)
+    head = json.loads((tmp_path / "out" / "contact_regression.json").read_text())
+    assert (head["layers"], head["heads"], len(head["coefficients"])) == (1, 3, 3)
+    assert head["coefficients"][1] > 0
+    assert len(head["proteins"]) == 10
+    assert head["failed"] is None
+
+
+def test_a_network_that_knows_only_its_families_is_told_apart(evaluate: Callable[..., Any]) -> None:
+    rows = examples(KINDS)
+    attend = only_for(
+        [row for row in rows if row.kind != "unseen"], [row for row in rows if row.kind == "unseen"]
+    )
+    result = evaluate(rows, attend, regularisation="cross-validate")
+    unpaired = find(
+        result["comparisons"], name="precision_at_contacts", against_subset="unseen",
+        against="trained",
+    )  # fmt: skip
+    assert unpaired["low"] > 0.5
+
+
+def test_a_failed_fit_is_reported_as_failed(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    result = evaluate(examples(KINDS), None)
+    trained = find(result["metrics"], name="precision_at_contacts", model="trained", subset="test")
+    assert trained["value"] is None
+    assert trained["failed"] == "the regression kept no coefficient at C = 0.15"
+    comparison = find(
+        result["comparisons"], name="precision_at_contacts", subset="test", against="mean_map"
+    )
+    assert comparison["difference"] is None
+    assert comparison["failed"] == trained["failed"]
+    assert result["protocol"]["untrained_without_coefficient"] == 3
+    assert len(result["untrained_fits"]) == 3
+    table = pq.read_table(tmp_path / "out" / "proteins.parquet").to_pylist()
+    assert {row["precision_at_contacts"] for row in table if row["model"] == "trained"} == {None}
+
+
+def test_noise_is_near_the_background(evaluate: Callable[..., Any]) -> None:
+    rows = examples({"fit": 6, "test": 12})
+    result = evaluate(rows, None, regularisation=1000.0)
+    trained = find(result["metrics"], name="precision_at_contacts", model="trained", subset="test")
+    assert 0 <= trained["value"] < 0.1
+    assert trained["low"] < 5 / 300 < 0.1
+
+
+def test_the_order_of_the_rows_does_not_matter(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = examples(KINDS)
+    contents = []
+    for order in (rows, rows[::-1]):
+        evaluate(order, truth_of(rows), regularisation=10.0)
+        contents.append(
+            {file.name: file.read_bytes() for file in sorted((tmp_path / "out").iterdir())}
+        )
+    assert contents[0] == contents[1]
+
+
+def test_without_kinds_whole_groups_are_drawn(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    rows = examples({None: 8})
+    result = evaluate(rows, truth_of(rows), fit_proteins=5, regularisation=10.0)
+    assert result["protocol"]["fit_proteins"] == 6  # three families of two
+    assert result["protocol"]["test_proteins"] == 10
+    head = json.loads((tmp_path / "out" / "contact_regression.json").read_text())
+    assert len({identifier.split("_")[0] for identifier in head["proteins"]}) == 3
+    assert not [entry for entry in result["metrics"] if entry["subset"] == "unseen"]
+
+
+def test_too_few_proteins_to_leave_a_test(evaluate: Callable[..., Any]) -> None:
+    with pytest.raises(
+        UserError, match=r"table\.parquet: 4 proteins and fit_proteins 20; expected"
+    ):
+        evaluate(examples({None: 2}), None)
+
+
+def test_kinds_must_be_whole(evaluate: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="no row of kind 'test'"):
+        evaluate(examples({"fit": 2}), None)
+    with pytest.raises(UserError, match="row None0_0: kind is null where other rows state one"):
+        evaluate(examples({"fit": 2, None: 1}), None)
+
+
+def test_cross_validation_needs_two_groups(evaluate: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="one group to fit"):
+        evaluate(examples({"fit": 1, "test": 1}), None, regularisation="cross-validate")
+
+
+def test_proteins_too_long_for_the_network_are_counted(evaluate: Callable[..., Any]) -> None:
+    long = Example(
+        id="long", group="long", kind="test", sequence="A" * 63, contacts=[], ss3="C" * 63
+    )
+    rows = [*examples(KINDS), long]
+    result = evaluate(rows, truth_of(rows), regularisation=10.0)
+    assert result["protocol"]["left_out_too_long"] == 1
+    assert result["protocol"]["test_proteins"] == 8
+
+
+def test_a_sequence_that_is_none_is_told(evaluate: Callable[..., Any]) -> None:
+    rows = examples(KINDS)
+    bad = Example(id="bad", group="bad", kind="test", sequence="ACD*EFGH", contacts=[], ss3="C" * 8)
+    with pytest.raises(UserError, match=r"row bad: sequence: '\*' at position 4"):
+        evaluate([*rows, bad], truth_of(rows))

@@ -1,0 +1,263 @@
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from esm1b.alphabet import FIRST_AMINO_ACID, encode
+from esm1b.errors import UserError
+from esm1b.evaluation.secondary_structure import secondary_structure
+from esm1b.evaluation.secondary_structure.data import read_labelled_proteins, state_labels
+from esm1b.evaluation.secondary_structure.probes import (
+    confusion_of_majority,
+    majority_class,
+    one_hot_windows,
+)
+from esm1b.evaluation.secondary_structure.secondary_structure import evaluate_secondary_structure
+from esm1b.evaluation.structures.proteins import Protein
+from tests.evaluation.fake_models import FakeModel, examples, write_table
+
+KINDS: dict[str | None, int] = {"fit": 6, "test": 4, "unseen": 3}
+
+
+def protein(sequence: str, ss3: str, observed: str | None = None) -> Protein:
+    return Protein(
+        id="p",
+        group="p",
+        kind="fit",
+        residues=encode(sequence),
+        observed=np.array([seen == "1" for seen in observed or "1" * len(sequence)]),
+        contacts=np.empty((2, 0), dtype=np.int64),
+        ss3=ss3,
+    )
+
+
+def by_residue(residues: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Tell the state of `examples`, which depends on the residue alone."""
+    state = (residues.astype(np.int64) - FIRST_AMINO_ACID) % 3
+    return np.eye(3, dtype=np.float32)[state]
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return what evaluates a fake network on a table and gives back `metrics.json`."""
+
+    def run(
+        data: Path,
+        represent: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = by_residue,
+        **options: Any,
+    ) -> Any:
+        def untrained_model(config: object, seed: int) -> FakeModel:
+            return FakeModel(seed=seed + 1)
+
+        monkeypatch.setattr(
+            secondary_structure, "load_model", lambda directory: FakeModel(represent=represent)
+        )
+        monkeypatch.setattr(secondary_structure, "untrained_model", untrained_model)
+        evaluate_secondary_structure(tmp_path / "model", data, tmp_path / "out", **options)
+        return json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+    return run
+
+
+def value(result: Any, model: str, subset: str, name: str = "three_state_accuracy") -> Any:
+    (entry,) = [
+        entry
+        for entry in result["metrics"]
+        if (entry["model"], entry["subset"], entry["name"]) == (model, subset, name)
+    ]
+    return entry
+
+
+def test_a_network_that_knows_the_states_is_told_from_its_baselines(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    result = evaluate(write_table(tmp_path / "table.parquet", examples(KINDS)))
+    for subset, families in (("test", 4), ("unseen", 3), ("not_fitted", 7)):
+        trained = value(result, "trained", subset)
+        assert (trained["value"], trained["n"], trained["n_unit"]) == (1.0, families, "family")
+        assert value(result, "one_hot_window", subset)["value"] > 0.7  # the residue is in there
+        assert value(result, "untrained", subset)["value"] < 0.5
+        for state in "HEC":
+            assert value(result, "trained", subset, f"recall_{state}")["value"] == 1.0
+    majority = result["protocol"]["majority_class"]
+    assert value(result, "majority_class", "test", f"recall_{majority}")["value"] == 1.0
+    assert {(entry["against"], entry["subset"]) for entry in result["comparisons"]} == {
+        (against, subset)
+        for against in ("untrained", "one_hot_window", "majority_class")
+        for subset in ("test", "unseen", "not_fitted")
+    }
+    for entry in result["comparisons"]:
+        if entry["against"] != "one_hot_window":
+            assert entry["low"] > 0.3
+    assert result["protocol"]["fit_residues"] == 6 * 2 * 30
+    assert len(result["probes"]) == 5
+
+
+def test_confusion_rows_are_true_states(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    rows = examples(KINDS)
+    result = evaluate(write_table(tmp_path / "table.parquet", rows))
+    states = "".join(row.ss3 for row in rows if row.kind == "test")
+    counts = [states.count(state) for state in "HEC"]
+    confusion = result["confusion"]["test"]
+    assert confusion["trained"]["states"] == "HEC"
+    assert confusion["trained"]["counts"] == np.diag(counts).tolist()
+    majority = "HEC".index(result["protocol"]["majority_class"])
+    assert [row[majority] for row in confusion["majority_class"]["counts"]] == counts
+    assert np.array(confusion["untrained"]["counts"]).sum(axis=1) == pytest.approx(counts)
+    table = pq.read_table(tmp_path / "out" / "proteins.parquet").to_pylist()
+    assert len(table) == 4 * 14
+    assert {row["residues"] for row in table} == {30}
+    assert {row["three_state_accuracy"] for row in table if row["model"] == "trained"} == {1.0}
+
+
+def test_the_order_of_the_rows_does_not_matter(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = examples(KINDS)
+    contents = []
+    for order in (rows, rows[::-1]):
+        evaluate(write_table(tmp_path / "table.parquet", order))
+        contents.append(
+            {file.name: file.read_bytes() for file in sorted((tmp_path / "out").iterdir())}
+        )
+    assert contents[0] == contents[1]
+
+
+def csv_of(path: Path, *lines: str) -> Path:
+    content = "\n".join([*lines, ""]).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def test_a_table_of_comma_separated_values(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    splits = {"fit": "train", "test": "test", "unseen": "valid"}
+    lines = [
+        f"{row.id},{splits[row.kind or '']},{row.sequence},{row.ss3},{'1' * 29}0"
+        for row in examples(KINDS)
+    ]
+    data = csv_of(tmp_path / "table.csv.gz", "chain_id,split,sequence,ss3,resolved", *lines)
+    result = evaluate(data)
+    assert result["protocol"]["fit_proteins"] == 12 + 6  # train and valid
+    assert result["protocol"]["fit_proteins_choosing_the_penalty"] == 6
+    assert result["protocol"]["fit_residues"] == 18 * 29
+    trained = value(result, "trained", "test")
+    assert (trained["value"], trained["n"], trained["n_unit"]) == (1.0, 8, "protein")
+    assert {entry["subset"] for entry in result["metrics"]} == {"test"}
+
+
+def test_without_a_split_a_fifth_is_left_for_the_test(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    lines = [f"{row.sequence},{row.ss3}" for row in examples({"fit": 10}, members=1)]
+    result = evaluate(csv_of(tmp_path / "table.csv", "sequence,ss3", *lines), untrained=0)
+    assert result["protocol"]["fit_proteins"] == 8
+    assert result["protocol"]["test_proteins"] == 2
+    assert {entry["model"] for entry in result["metrics"]} == {
+        "trained", "one_hot_window", "majority_class",
+    }  # fmt: skip
+
+
+def test_fewer_residues_are_stated(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    data = write_table(tmp_path / "table.parquet", examples(KINDS))
+    protocol = evaluate(data, maximum_residues=100)["protocol"]
+    assert protocol["fit_residues"] == 120  # whole proteins of 30
+    assert protocol["fit_residues_available"] == 360
+
+
+def test_chains_too_long_for_the_network_are_counted(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    lines = [f"{row.sequence},{row.ss3}" for row in examples({"fit": 10}, members=1)]
+    data = csv_of(tmp_path / "table.csv", "sequence,ss3", *lines, f"{'A' * 63},{'H' * 63}")
+    assert evaluate(data)["protocol"]["left_out_too_long"] == 1
+
+
+def test_one_group_cannot_choose_a_penalty(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    data = write_table(tmp_path / "table.parquet", examples({"fit": 1, "test": 1}))
+    with pytest.raises(UserError, match="expected at least two groups of kind fit"):
+        evaluate(data)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["sequence,structure", "AC,HH"], "lacks the columns ss3; it has sequence, structure"),
+        (["<html><body>"], "lacks the columns sequence, ss3; it has <html><body>"),
+        ([""], "lacks the columns sequence, ss3; it has none"),
+        (["sequence,ss3"], "has no rows"),
+        (["id,sequence,ss3", "p1,ACD,HH"], r"row 1 \(p1\): ss3 has 2 characters; expected 3"),
+        (["id,sequence,ss3", "p1,ACD"], r"row 1 \(p1\): ss3 has 0 characters; expected 3"),
+        (["id,sequence,ss3", "p1,ACD,HGC"], r"row 1 \(p1\): ss3 has 'G' at position 2; expected"),
+        (["id,sequence,ss3", "p1,A1D,HHC"], r"row 1 \(p1\): sequence: '1' at position 2"),
+        (["id,sequence,ss3", "p1,,"], r"row 1 \(p1\): sequence is empty"),
+        (["id,sequence,ss3", ",ACD,HHH"], "row 1: id is empty"),
+        (["id,sequence,ss3", "p1,A,H", "p1,A,H"], r"row 2 \(p1\): the id occurs twice"),
+        (["id,split,sequence,ss3", "p1,dev,A,H"], r"row 1 \(p1\): split is 'dev'; expected train"),
+        (["sequence,ss3,resolved", "AC,HH,1"], r"row 1 \(1\): observed has 1 characters"),
+        (["sequence,ss3,resolved", "AC,HH,12"], r"row 1 \(1\): observed has '2' at position 2"),
+    ],
+)
+def test_a_malformed_table_is_told(tmp_path: Path, lines: list[str], reason: str) -> None:
+    with pytest.raises(UserError, match=rf"table\.csv: {reason}") as caught:
+        read_labelled_proteins(csv_of(tmp_path / "table.csv", *lines))
+    assert "\n" not in str(caught.value)
+
+
+def test_unusable_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read as CSV"):
+        read_labelled_proteins(tmp_path / "absent.csv")
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"sequence,ss3\nAC,HH\n" * 9)[:-9])
+    with pytest.raises(UserError, match=r"cut\.csv\.gz: cannot be read as CSV"):
+        read_labelled_proteins(tmp_path / "cut.csv.gz")
+    with pytest.raises(UserError, match="is a folder; expected a CSV"):
+        read_labelled_proteins(tmp_path)
+    rows = examples({"fit": 1})
+    path = write_table(tmp_path / "table.parquet", rows)
+    table = pq.read_table(path)
+    column = table.column_names.index("ss3")
+    pq.write_table(table.set_column(column, "ss3", [[None] * len(rows)]), path)
+    with pytest.raises(UserError, match="row fit0_0: ss3 is null"):
+        read_labelled_proteins(path)
+
+
+def test_labels_count_where_the_residue_was_seen() -> None:
+    labels = state_labels(protein("ACDEF", "HEC-H", observed="11100"))
+    assert labels.tolist() == [0, 1, 2, -1, -1]
+
+
+def test_windows_are_one_hot_and_empty_beyond_the_ends() -> None:
+    (windows,) = one_hot_windows([protein("LAUL", "HHHH")])
+    assert windows.shape == (4, 315)
+    grid = windows.reshape(4, 21, 15)
+    # At the first residue the window holds L in the middle (place 7), then A, X for U, and L.
+    assert [np.flatnonzero(grid[0, :, place]).tolist() for place in range(15)] == [
+        [], [], [], [], [], [], [], [0], [1], [20], [0], [], [], [], [],
+    ]  # fmt: skip
+    assert windows.sum(axis=1).tolist() == [4, 4, 4, 4]
+
+
+def test_the_majority_class_is_the_most_frequent_label() -> None:
+    assert majority_class([protein("ACDEF", "HEECC"), protein("AC", "EH", observed="10")]) == 1
+    confusion = confusion_of_majority(1, [protein("ACDEF", "HEECC")])
+    assert confusion.tolist() == [[[0, 1, 0], [0, 2, 0], [0, 2, 0]]]
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(
+    "ESM1B_REAL_DATA" not in os.environ,
+    reason="ESM1B_REAL_DATA names no directory of real proteins",
+)
+def test_the_real_table_is_read_whole() -> None:
+    path = Path(os.environ["ESM1B_REAL_DATA"]) / "secondary_structure" / "flip_ss3_2500.csv.gz"
+    proteins = read_labelled_proteins(path)
+    kinds = [protein.kind for protein in proteins]
+    assert [kinds.count(kind) for kind in ("fit", "validation", "test")] == [2000, 250, 250]
+    states = "".join(protein.ss3 or "" for protein in proteins)
+    assert [states.count(state) for state in "HEC"] == [234_685, 138_231, 273_527]

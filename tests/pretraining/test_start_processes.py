@@ -1,0 +1,38 @@
+import pytest
+
+from esm1b.errors import UserError
+from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.start_processes import gpu_of, why_too_few
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "reason"),
+    [
+        ({}, 0, None),
+        ({"SLURM_NTASKS": "1"}, 1, None),
+        ({"SLURM_NTASKS": "8"}, 0, "one process trains alone, though the SLURM job has 8 tasks;"),
+        ({}, 4, "one process trains alone, though 4 GPUs are here; to start more: srun "),
+        ({"SLURM_NTASKS": "8"}, 4, "though the SLURM job has 8 tasks and 4 GPUs are here;"),
+    ],
+)
+def test_a_process_that_trains_alone_by_mistake(
+    environment: dict[str, str], gpus: int, reason: str | None
+) -> None:
+    told = why_too_few(environment, gpus)
+    assert told == reason if told is None or reason is None else reason in told
+
+
+@pytest.mark.parametrize(
+    ("launcher", "visible", "gpu"),
+    [("torchrun", 4, 3), ("srun", 4, 3), ("srun", 1, 0)],
+)
+def test_each_process_takes_a_gpu_of_its_own(launcher: str, visible: int, gpu: int) -> None:
+    place = Place(rank=7, local_rank=3, processes=8, launcher=launcher)
+    assert gpu_of(place, visible=visible) == gpu
+
+
+@pytest.mark.parametrize(("launcher", "visible"), [("torchrun", 1), ("srun", 2), ("srun", 0)])
+def test_a_process_without_a_gpu_is_refused(launcher: str, visible: int) -> None:
+    place = Place(rank=7, local_rank=3, processes=8, launcher=launcher)
+    with pytest.raises(UserError, match=f"process 3 of this node has no GPU, {visible} are there"):
+        gpu_of(place, visible=visible)
