@@ -31,6 +31,7 @@ lint: $(INSTALLED) ## check style, types and the workflow
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-logo
 	snakefmt --check workflow
 	snakemake --lint
 

@@ -39,12 +39,12 @@ from benchmarks.machine import describe_machine
 from benchmarks.seeking import UNIREF50_SEQUENCES
 from benchmarks.uniref_text import write_uniref
 from esm1b.alphabet import TOKENS
+from esm1b.batches.micro_batch import BatchRecipe
 from esm1b.batches.order import SequenceOrder
-from esm1b.batches.stream import BatchRecipe, UpdateStream
+from esm1b.batches.stream import UpdateStream
 from esm1b.corpus.sharding.shard import shard
-from esm1b.corpus.tokens.tokenize import open_tokens, tokenize
-
-__all__ = ["main"]
+from esm1b.corpus.tokens.dataset import open_tokens
+from esm1b.corpus.tokens.tokenize import tokenize
 
 _TOKENS_PER_UPDATE: Final = 131_072
 _RECIPE: Final = BatchRecipe(crop_residues=1022, append_eos=True, rare_residues="replace", seed=1)

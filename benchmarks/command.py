@@ -10,8 +10,6 @@ from typing import Any
 from esm1b.errors import UserError
 from esm1b.files import write_json
 
-__all__ = ["parser_of", "run_command"]
-
 
 def parser_of(
     name: str,

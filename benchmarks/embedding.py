@@ -37,8 +37,6 @@ from esm1b.weights.hugging_face_reader import read_hugging_face
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
-__all__ = ["main"]
-
 # Relative to the largest value: float32, and other orders of summation.
 _TOLERANCE = 1e-4
 # Options that scripts/extract.py has by default.

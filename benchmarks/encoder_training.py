@@ -31,8 +31,6 @@ from esm1b.weights.hugging_face_reader import read_hugging_face
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
-__all__ = ["main"]
-
 # Losses of the same weights on the same tokens; float32 rounds differently in other orders.
 _LOSS_TOLERANCE = 1e-4
 

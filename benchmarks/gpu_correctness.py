@@ -12,8 +12,6 @@ from esm1b.model.attention_plan import AttentionPath
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
 
-__all__ = ["check_cuda", "relative_distance"]
-
 _SHAPE: Final = EncoderShape(layers=4, width=256, heads=4, feed_forward=1024)
 _TOKENS: Final = 4096
 

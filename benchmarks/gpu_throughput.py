@@ -15,15 +15,6 @@ from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.planning.arithmetic import flops_per_token
 
-__all__ = [
-    "WARM_UP",
-    "Throughput",
-    "fill_capacity",
-    "fit_positions",
-    "measure_packed",
-    "measure_padded",
-]
-
 # Dense bf16 of an H100 SXM or H200 (NVIDIA's datasheets), without sparsity.
 PEAK_FLOPS = 989e12
 

@@ -41,8 +41,6 @@ from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.hugging_face import hugging_face_files, hugging_face_names
 
-__all__ = ["main", "measure_on"]
-
 _OUT_OF_MEMORY = {"failed": "out of memory"}
 
 

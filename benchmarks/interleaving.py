@@ -17,8 +17,6 @@ from tqdm import tqdm
 
 from benchmarks.machine import peak_memory_bytes, resident_memory_bytes
 
-__all__ = ["Measured", "Work", "measure"]
-
 _SECONDS_TO_END = 10
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["describe_machine", "peak_memory_bytes", "resident_memory_bytes"]
-
 
 def describe_machine(threads: int) -> dict[str, Any]:
     """Return processor, cores, memory, versions and how busy the machine was at the start."""

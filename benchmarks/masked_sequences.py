@@ -13,16 +13,6 @@ from esm1b.alphabet import CLS, EOS, PAD, encode
 from esm1b.batches.masking import mask_tokens
 from esm1b.model.packed import PackedTokens
 
-__all__ = [
-    "CPU",
-    "IGNORED",
-    "MaskedSequences",
-    "PackedBatch",
-    "PaddedBatch",
-    "deal",
-    "split_evenly",
-]
-
 CPU: Final = torch.device("cpu")
 IGNORED: Final = -100
 

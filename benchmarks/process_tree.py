@@ -10,8 +10,6 @@ from typing import Any, Final
 
 import psutil
 
-__all__ = ["Taken", "run_in_process", "summary"]
-
 # Short beside the seconds in which memory fills; a look takes a millisecond or two.
 _SECONDS_BETWEEN_LOOKS: Final = 0.1
 

@@ -8,8 +8,6 @@ from esm1b.alphabet import AMINO_ACIDS
 from esm1b.errors import UserError
 from esm1b.sequences.fasta import read_fasta_records
 
-__all__ = ["LONGEST_SEQUENCE", "describe_sequences", "read_or_draw"]
-
 LONGEST_SEQUENCE: Final = 1022
 
 # UniRef50 has 60,315,044 records of 286.5 residues on average (17,282,055,793 residues). Natural

@@ -25,10 +25,8 @@ from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.checkpoints import checkpoint
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine
-from esm1b.pretraining.options import Hardware
+from esm1b.pretraining.options import Layout
 from esm1b.pretraining.start_processes import start_processes
-
-__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,8 +51,8 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     machine = describe_machine(options.threads)
     with ExitStack() as held:
         temporary = held.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
-        hardware = Hardware(device="cpu", threads=options.threads)
-        start_processes(Place(), hardware)
+        layout = Layout(device="cpu", threads=options.threads)
+        start_processes(Place(), layout)
         held.callback(torch.distributed.destroy_process_group)
         shape = EncoderShape(
             layers=options.layers,
@@ -64,7 +62,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         )
         encoder = Encoder(shape)
         initialise(encoder, options.seed)
-        engine = Engine(encoder, PretrainingConfig(), hardware, torch.device("cpu"))
+        engine = Engine(encoder, PretrainingConfig(), layout, torch.device("cpu"))
         passes = [_pass(engine, Path(temporary), number + 1) for number in range(options.passes)]
     rates = {
         name: [round(size / one[name] / 1e6, 1) for size, one in passes]

@@ -19,8 +19,6 @@ from esm1b.pretraining.engine.deepspeed_engine import Engine
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.metrics.monitor import Monitor
 
-__all__ = ["NETWORK", "Sections", "divide_trainer"]
-
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from esm1b.batches.order import SequenceOrder
 
-__all__ = ["UNIREF50_SEQUENCES", "main", "seek"]
-
 # UniRef50 and its lengths, as in `benchmarks.proteins`
 UNIREF50_SEQUENCES: Final = 60_315_044
 _MEAN_LENGTH: Final = 286.5

@@ -30,8 +30,6 @@ from esm1b.corpus.sharding.shard import shard
 from esm1b.errors import UserError
 from esm1b.sequences.input_file import InputFile
 
-__all__ = ["main"]
-
 _ROW_GROUP: Final = 32_768
 _RELEASE_RECORDS: Final = 60_000_000
 _HEADER: Final = re.compile(r"(\S+) (.*) n=(\d+) Tax=(.*) TaxID=(\d+) RepID=(\S+)")

@@ -22,8 +22,6 @@ from esm1b.alphabet import TOKENS
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 
-__all__ = ["main"]
-
 # some seconds of work for it
 _TRANSFORMERS_SEQUENCES: Final = 10_000
 

@@ -30,7 +30,7 @@ from benchmarks.interleaving import Measured, Work, measure
 from benchmarks.machine import describe_machine
 from benchmarks.proteins import describe_sequences, read_or_draw
 from benchmarks.sections import NETWORK
-from benchmarks.trainer_sides import WARM_UP, Bare, Run, Trainer
+from benchmarks.trainer_sides import WARM_UP, Bare, Run, WholeTrainer
 from esm1b.config import Config, parse_config
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
@@ -38,10 +38,8 @@ from esm1b.errors import UserError
 from esm1b.files import read_json
 from esm1b.model.attention_plan import AttentionPath
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
-from esm1b.pretraining.options import Hardware
+from esm1b.pretraining.options import Layout
 from esm1b.pretraining.planning.arithmetic import model_flops_utilisation
-
-__all__ = ["main"]
 
 # Updates after the last timed one: the loader has work to the end, and the run does not end.
 _BEYOND: Final = 10
@@ -67,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     is_cuda = options.device == "cuda"
-    hardware = _hardware(options)
+    layout = _layout(options)
     updates = WARM_UP + options.passes * options.updates + _BEYOND
     config = _config(options, updates)
     texts = read_or_draw(
@@ -81,7 +79,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
             tokens=_tokens_of(texts, Path(name)),
             checkpoints=Path(name) / "checkpoints",
             config=config,
-            hardware=hardware,
+            layout=layout,
             updates_in_a_piece=options.updates if is_cuda else 1,
             pieces=options.passes if is_cuda else options.passes * options.updates,
         )
@@ -126,13 +124,13 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _hardware(options: argparse.Namespace) -> Hardware:
+def _layout(options: argparse.Namespace) -> Layout:
     is_cuda = options.device == "cuda"
     if is_cuda and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device; expected one, or --device cpu")
     if options.compile and not (is_cuda and options.precision == "bf16"):
         raise UserError("--compile: expected --device cuda and --precision bf16")
-    hardware = Hardware(
+    layout = Layout(
         micro_batch_tokens=options.micro_batch_tokens,
         zero_stage=options.zero_stage,
         threads=options.threads,
@@ -140,8 +138,8 @@ def _hardware(options: argparse.Namespace) -> Hardware:
         attention=options.attention,
         compile=options.compile,
     )
-    check_layout(options.precision, hardware)
-    return hardware
+    check_layout(options.precision, layout)
+    return layout
 
 
 def _config(options: argparse.Namespace, updates: int) -> Config:
@@ -179,13 +177,11 @@ def _tokens_of(texts: Sequence[str], folder: Path) -> Path:
 
 def _measure(run: Run, passes: int) -> dict[str, Measured]:
     sides: dict[str, Callable[[], Work]] = {
-        "trainer": partial(Trainer, run),
+        "trainer": partial(WholeTrainer, run),
         "bare": partial(Bare, run),
     }
-    turn = partial(
-        measure, passes=passes, pieces=run.pieces // passes, threads=run.hardware.threads
-    )
-    if run.hardware.device == "cuda":  # each has the memory of the device to itself
+    turn = partial(measure, passes=passes, pieces=run.pieces // passes, threads=run.layout.threads)
+    if run.layout.device == "cuda":  # each has the memory of the device to itself
         return {name: turn({name: build})[name] for name, build in sides.items()}
     return turn(sides)
 

@@ -28,13 +28,11 @@ from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.initial_weights import set_initial_weights
 from esm1b.pretraining.metrics.metrics_file import read_metrics
-from esm1b.pretraining.options import Hardware, Manner
+from esm1b.pretraining.options import Layout, RunOptions
 from esm1b.pretraining.schedule import inverse_square_root
 from esm1b.pretraining.start_processes import start_processes
-from esm1b.pretraining.trainer import Attempt
+from esm1b.pretraining.trainer import Trainer
 from esm1b.stopping import StopRequest, TimeBudget
-
-__all__ = ["WARM_UP", "Bare", "Run", "Trainer"]
 
 WARM_UP: Final = 10
 """Updates before the clock starts, and between log lines: the last of them is logged."""
@@ -48,7 +46,7 @@ class Run:
         tokens: tokens directory.
         checkpoints: an empty directory, for metrics.
         config: the recipe; it logs every `WARM_UP` updates and has more of them than are timed.
-        hardware: the layout of a single process, its device named.
+        layout: layout of a single process, with its device.
         updates_in_a_piece: timed at once.
         pieces: over all passes.
     """
@@ -56,7 +54,7 @@ class Run:
     tokens: Path
     checkpoints: Path
     config: Config
-    hardware: Hardware
+    layout: Layout
     updates_in_a_piece: int
     pieces: int
 
@@ -72,10 +70,10 @@ class Run:
 
     def filling(self) -> Filling | None:
         """Return the fixed size of the micro-batches of a compiled network."""
-        if not self.hardware.compile:
+        if not self.layout.compile:
             return None
         return Filling.of(
-            micro_batch_tokens=self.hardware.micro_batch_tokens,
+            micro_batch_tokens=self.layout.micro_batch_tokens,
             maximum_tokens=self.config.model.maximum_tokens,
         )
 
@@ -97,7 +95,7 @@ class Run:
                 rare_residues=self.config.model.rare_residues,
                 seed=self.config.seed,
             ),
-            micro_batch_tokens=self.hardware.micro_batch_tokens,
+            micro_batch_tokens=self.layout.micro_batch_tokens,
             width=self.config.model.width,
             rank=0,
             processes=1,
@@ -105,7 +103,7 @@ class Run:
         yield from stream.updates(first, last)
 
 
-class Trainer:
+class WholeTrainer:
     """The trainer as in `esm1b.pretraining.pretrain`, in a thread that is held between pieces.
 
     On CPU it says where its time went, see `divide_trainer`.
@@ -150,16 +148,16 @@ class Trainer:
 
     def _train(self) -> None:
         run, place = self._run, Place()
-        device = start_processes(place, run.hardware)
+        device = start_processes(place, run.layout)
         if device.type == "cpu":
             divide_trainer(self._sections)
-        attempt = Attempt(
+        attempt = Trainer(
             run.config,
             open_tokens(run.tokens, "train"),
             open_tokens(run.tokens, "validation"),
             run.checkpoints,
-            hardware=run.hardware,
-            manner=Manner(),
+            layout=run.layout,
+            options=RunOptions(),
             place=place,
             device=device,
         )
@@ -167,7 +165,7 @@ class Trainer:
 
     def pass_on(self, update: int) -> int:
         """Say that `update` updates are done and return at how many to say so again."""
-        if self._run.hardware.device == "cuda":
+        if self._run.layout.device == "cuda":
             torch.cuda.synchronize()
         sections = self._sections
         sections.count()
@@ -185,7 +183,7 @@ class Trainer:
 class _Turnstile(Watchdog):
     """A watchdog that holds the trainer before an update until it is to go on."""
 
-    def __init__(self, place: Place, trainer: Trainer) -> None:
+    def __init__(self, place: Place, trainer: WholeTrainer) -> None:
         super().__init__(place, on_parent_death=lambda: None)
         self._trainer = trainer
         self._held_at = 0
@@ -200,15 +198,15 @@ class Bare:
     """The encoder and torch's fused AdamW, on batches that lie on the device."""
 
     def __init__(self, run: Run) -> None:
-        hardware, recipe = run.hardware, run.config.pretraining
+        layout, recipe = run.layout, run.config.pretraining
         self._updates_in_a_piece = run.updates_in_a_piece
         self._recipe = recipe
-        self._device = torch.device(hardware.device)
+        self._device = torch.device(layout.device)
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        self._encoder = Encoder(run.config.model.shape(), attention=hardware.attention)
+        self._encoder = Encoder(run.config.model.shape(), attention=layout.attention)
         set_initial_weights(self._encoder, run.config)
         self._encoder.to(self._device, dtype).train()
-        if hardware.compile:
+        if layout.compile:
             self._encoder.compile_layers()
         self._optimizer = torch.optim.AdamW(
             self._encoder.parameters(),

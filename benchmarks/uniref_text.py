@@ -8,8 +8,6 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["write_uniref"]
-
 # Shares of the amino acids in UniProtKB/TrEMBL in per cent, rounded (its statistics page)
 _COMPOSITION: Final = {
     **{"A": 9.0, "R": 5.8, "N": 3.8, "D": 5.5, "C": 1.3, "Q": 3.8, "E": 6.2, "G": 7.3, "H": 2.2},

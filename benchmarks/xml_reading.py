@@ -28,8 +28,6 @@ from esm1b.sequences.formats import RawBlock, parse_block, raw_blocks
 from esm1b.sequences.input_file import InputFile
 from tests.sequences.uniref_files import tar
 
-__all__ = ["main"]
-
 # The archive of 2018_03 as far as it is known: its size between those of the neighbouring releases,
 # clusters from the published list of held-out ones, bytes of uniref50.xml.gz by cluster as in
 # 2026_03 (20,587,679,812 / 38,840,027).

@@ -10,24 +10,6 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "AMINO_ACIDS",
-    "CLS",
-    "EOS",
-    "FIRST_AMINO_ACID",
-    "MASK",
-    "PAD",
-    "RESIDUES",
-    "TOKENS",
-    "UNK",
-    "RareResidues",
-    "X",
-    "decode",
-    "encode",
-    "encode_masked",
-    "merge_rare_residues",
-]
-
 RareResidues = Literal["replace", "keep"]
 
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from esm1b.commands import corpus, evaluation, exchange, planning, training, use
+from esm1b.commands import data, evaluation, publishing, training, use
 from esm1b.errors import (
     DownloadError,
     RunFailure,
@@ -16,8 +16,6 @@ from esm1b.errors import (
     paths_of_the_user,
 )
 from esm1b.pretraining.distributed.place import is_first_process
-
-__all__ = ["app", "main"]
 
 STOPPED = 75
 
@@ -35,21 +33,21 @@ evaluate = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.command()(corpus.synthesize)
-app.command()(corpus.download)
-app.command()(corpus.shard)
-app.command()(corpus.tokenize)
-app.command("corpus-info")(corpus.corpus_info)
-app.command()(planning.estimate)
+app.command()(data.synthesize)
+app.command()(data.download)
+app.command()(data.shard)
+app.command()(data.tokenize)
+app.command("corpus-info")(data.corpus_info)
+app.command()(training.estimate)
 app.command()(training.pretrain)
-app.command()(planning.audit)
+app.command()(training.audit)
 app.add_typer(evaluate, name="evaluate")
 evaluate.command()(evaluation.perplexity)
 evaluate.command()(evaluation.contacts)
 evaluate.command("secondary-structure")(evaluation.secondary_structure)
-app.command()(training.report)
-app.command("import")(exchange.import_weights)
-app.command("export")(exchange.export_weights)
+app.command()(evaluation.report)
+app.command("import")(publishing.import_weights)
+app.command("export")(publishing.export_weights)
 app.command()(use.embed)
 app.command("contacts")(use.predict_contacts)
 app.command("fill-mask")(use.fill_mask)

@@ -12,24 +12,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from esm1b.config_section import Name, Section
-from esm1b.corpus.config import CorpusConfig, SyntheticConfig
+from esm1b.corpus.config import CorpusConfig
 from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
-
-__all__ = [
-    "Config",
-    "ContactsConfig",
-    "CorpusConfig",
-    "EvaluationConfig",
-    "ModelConfig",
-    "PerplexityConfig",
-    "PretrainingConfig",
-    "SecondaryStructureConfig",
-    "SyntheticConfig",
-    "describe",
-    "load_config",
-    "parse_config",
-]
 
 
 class ModelConfig(Section):

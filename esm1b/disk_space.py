@@ -9,8 +9,6 @@ from pathlib import Path
 
 from esm1b.errors import UserError
 
-__all__ = ["explain_full_disk", "size_in_words"]
-
 
 @contextmanager
 def explain_full_disk(directory: Path, need: Callable[[], str]) -> Iterator[None]:

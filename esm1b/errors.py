@@ -5,15 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = [
-    "DownloadError",
-    "RunFailure",
-    "SharedUserError",
-    "Stopped",
-    "UserError",
-    "paths_of_the_user",
-]
-
 # What the system says of a path that cannot be used.
 _UNUSABLE: Final = {
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),

@@ -12,19 +12,6 @@ from typing import Any, Final, Literal, get_args
 
 from esm1b.errors import UserError
 
-__all__ = [
-    "STAMP",
-    "OutputKind",
-    "atomic_directory",
-    "atomic_file",
-    "check_replaceable",
-    "fsync_directory",
-    "fsync_file",
-    "read_json",
-    "sha256_file",
-    "write_json",
-]
-
 STAMP: Final = ".esm1b"
 OutputKind = Literal[
     "audit",

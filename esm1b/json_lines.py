@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["JsonLines", "read_json_lines"]
-
 
 class JsonLines:
     """Adds lines to the end of a file; a context manager.

@@ -9,8 +9,6 @@ import matplotlib.style
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-__all__ = ["INK", "LINE", "OTHER", "PAPER", "SOFT", "TRAINED", "inline_svg", "render"]
-
 # The colours of page.css in its light form; on the page they become its variables, so that figures
 # follow a dark page too.
 INK: Final = "#1d2730"

@@ -11,8 +11,6 @@ from typing import Any, Final, Self
 
 from esm1b.errors import Stopped, UserError
 
-__all__ = ["StopRequest", "StopRequests", "TimeBudget", "parse_duration"]
-
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 

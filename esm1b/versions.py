@@ -3,8 +3,6 @@
 import platform
 from importlib.metadata import version
 
-__all__ = ["versions"]
-
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result."""

@@ -17,8 +17,6 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import pyarrow as pa
 
-__all__ = ["LARGEST_KEPT", "WorkerPool"]
-
 LARGEST_KEPT: Final = 32 << 20
 """Memory of more bytes than this at once is returned when freed; the most that glibc takes."""
 

@@ -6,8 +6,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Purpose", "keys", "uniform", "words"]
-
 # SplitMix64: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"; the
 # constants of its finaliser are Stafford's variant 13.
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)

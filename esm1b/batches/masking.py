@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID, MASK, RESIDUES, X
 from esm1b.batches.counter import Purpose, keys, uniform, words
 
-__all__ = ["VALIDATION_SEED", "Corruption", "MaskedTokens", "mask_tokens"]
-
 # Of the masks of validation and evaluation: the same for every run, so that runs can be compared.
 VALIDATION_SEED: Final = 20_180_302
 

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from esm1b.alphabet import CLS, EOS, RareResidues, merge_rare_residues
 from esm1b.batches.counter import Purpose, keys, uniform, words
 from esm1b.batches.masking import Corruption, mask_tokens
-from esm1b.corpus.tokens.tokenize import TokenDataset
-
-__all__ = ["BatchRecipe", "MicroBatch", "make_batch"]
+from esm1b.corpus.tokens.dataset import TokenDataset
 
 _CLS: Final = bytes([CLS])
 _EOS: Final = bytes([EOS])

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 from esm1b.batches.permutation import Permutation
 
-__all__ = ["Position", "SequenceOrder", "UpdateSequences"]
-
 # Ranks whose tokens are added up: 15,000 sums for 60 million sequences, half a millisecond to
 # compute one block's order again.
 _BLOCK: Final = 4096

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Filling", "micro_batch_capacity", "rounds_needed", "share_out"]
-
 
 def rounds_needed(total_tokens: int, *, micro_batch_tokens: int, processes: int) -> int:
     """Return how many rounds of `processes` micro-batches hold `total_tokens`.

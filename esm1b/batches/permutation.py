@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from esm1b.batches.counter import Purpose, keys, words
 
-__all__ = ["Permutation"]
-
 # Luby and Rackoff 1988, "How to construct pseudorandom permutations from pseudorandom functions":
 # four rounds are enough for large halves. Small halves need more: with 12, even the 120 orders of
 # five indices come up equally often, as far as 12,000 draws tell.

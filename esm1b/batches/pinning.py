@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from esm1b.batches.micro_batch import MicroBatch
 
-__all__ = ["pinned"]
-
 
 def pinned(batch: MicroBatch) -> MicroBatch:
     """Return the same batch in page-locked memory, or as it is where there is no CUDA.

@@ -13,9 +13,7 @@ from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
 from esm1b.batches.order import SequenceOrder
 from esm1b.batches.packing import micro_batch_capacity, rounds_needed, share_out
 from esm1b.batches.pinning import pinned
-from esm1b.corpus.tokens.tokenize import TokenDataset
-
-__all__ = ["BatchRecipe", "MicroBatch", "UpdateStream", "make_batch", "share_sequences"]
+from esm1b.corpus.tokens.dataset import TokenDataset
 
 _UPDATES_AHEAD_OF_A_WORKER: Final = 2
 

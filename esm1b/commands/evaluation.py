@@ -1,4 +1,4 @@
-"""Commands that measure a model."""
+"""Commands that measure a model and show the results."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,8 +7,6 @@ import typer
 
 from esm1b.commands.options import ModelDirectory, OutputDirectory, Untrained
 from esm1b.errors import UserError
-
-__all__ = ["contacts", "perplexity", "secondary_structure"]
 
 
 def perplexity(
@@ -101,6 +99,35 @@ def secondary_structure(
 
     evaluate_secondary_structure(
         model, data, output, untrained=untrained, maximum_residues=maximum_residues, seed=seed
+    )
+
+
+def report(
+    model: ModelDirectory,
+    corpus: Annotated[Path, typer.Option(metavar="DIR", help="what shard wrote")],
+    training: Annotated[Path, typer.Option(metavar="FILE", help="metrics.jsonl of the run")],
+    evaluations: Annotated[
+        list[Path], typer.Option("--evaluation", metavar="DIR", help="what evaluate wrote; repeat")
+    ],
+    output: OutputDirectory,
+    audit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="audit.json, what audit wrote")
+    ] = None,
+) -> None:
+    """Make the page: corpus, training curves, evaluations beside published numbers.
+
+    Example: esm1b report model --corpus corpus --training checkpoints/run/metrics.jsonl
+    --evaluation evaluation/contacts --output report
+    """
+    from esm1b.report.page import write_report
+
+    write_report(
+        model,
+        corpus=corpus,
+        training=training,
+        evaluations=evaluations,
+        output=output,
+        audit=audit,
     )
 
 

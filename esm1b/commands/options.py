@@ -5,15 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-__all__ = [
-    "DeviceOption",
-    "Fasta",
-    "LongSequencesOption",
-    "ModelDirectory",
-    "OutputDirectory",
-    "Untrained",
-]
-
 ModelDirectory = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="model directory")]
 OutputDirectory = Annotated[
     Path, typer.Option("--output", metavar="DIR", help="directory to write, new or replaced whole")

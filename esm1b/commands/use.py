@@ -13,8 +13,6 @@ from esm1b.commands.options import (
     OutputDirectory,
 )
 
-__all__ = ["embed", "fill_mask", "predict_contacts"]
-
 
 def embed(
     model: ModelDirectory,

@@ -10,8 +10,6 @@ from pydantic_core import PydanticCustomError
 from esm1b.config_section import Name, Section
 from esm1b.download.release import VALIDATION_LIST_RELEASE
 
-__all__ = ["PUBLISHED", "CorpusConfig", "SyntheticConfig"]
-
 PUBLISHED: Final = "published"
 """Stands for the list of the clusters that ESM-1b held out."""
 

@@ -7,16 +7,6 @@ from typing import Any, Final
 from esm1b.corpus.manifest import SPLITS, TOKENS_FORMAT
 from esm1b.download.release import expected_clusters
 
-__all__ = [
-    "SPLIT_NAMES",
-    "cluster_warning",
-    "manifest_text",
-    "selection_text",
-    "source_text",
-    "split_text",
-    "steps",
-]
-
 _TOLERANCE: Final = 0.01
 
 _REASONS: Final = {

@@ -19,8 +19,6 @@ from esm1b.corpus.tokens.tokenize import tokens_fingerprint
 from esm1b.errors import UserError
 from esm1b.files import read_json, sha256_file
 
-__all__ = ["read_either_manifest", "verify"]
-
 _TOKENS_KEYS: Final = ("corpus_fingerprint", "shards", "fingerprint")
 _CORPUS_KEYS: Final = (
     *("source", "inputs", "counts", "sequences", "residues", "length_histogram", "composition"),

@@ -33,9 +33,7 @@ from esm1b.errors import DownloadError, UserError
 from esm1b.files import write_json
 from esm1b.stopping import StopRequests
 
-__all__ = ["download_release", "download_validation_list"]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _TOLERANCE: Final = 0.01  # of the number of ids in the list, which is known to four digits
 
@@ -87,7 +85,7 @@ def download_release(
                 wanted["release"] = source.release
                 lock = intact_download(output, wanted, given)
         if lock is not None:
-            _LOGGER.info("%s: is there already; nothing is fetched", output / lock["file"])
+            _log.info("%s: is there already; nothing is fetched", output / lock["file"])
         elif part is None:
             lock = _fetch(source, wanted, output, patience, stops)
         else:
@@ -115,7 +113,7 @@ def download_validation_list(
     with StopRequests() as stops, _alone(output), explain_full_disk(output, _need):
         lock = intact_download(output, wanted, given)
         if lock is not None:
-            _LOGGER.info("%s: is there already; nothing is fetched", output / lock["file"])
+            _log.info("%s: is there already; nothing is fetched", output / lock["file"])
             return lock
         return _fetch(source, wanted, output, patience or Patience(), stops, _list_facts)
 
@@ -143,7 +141,7 @@ def _fetch(
         except _DamagedError as error:
             raise UserError(f"{path}: not {source}: {error}; expected no such file") from error
         write_json(output / LOCK, lock)
-        _LOGGER.info("%s: is there already; nothing is fetched", path)
+        _log.info("%s: is there already; nothing is fetched", path)
         return lock
     urls = list(source.urls)
     problems = []
@@ -163,21 +161,21 @@ def _fetch(
             lock = _verified(source, wanted, partial.path, partial.url, validator, facts)
         except _DamagedError as error:
             problems.append(f"{' and '.join(partial.validators)}: {error}")
-            _LOGGER.warning("%s; nothing of it is kept", problems[-1])
+            _log.warning("%s; nothing of it is kept", problems[-1])
             partial.discard()
             urls = remote.others_first()
             continue
         with stops.held_back():
             write_json(output / LOCK, lock)
             partial.finish()
-        _LOGGER.info("%s: %s, verified", path, _size(lock["size"]))
+        _log.info("%s: %s, verified", path, _size(lock["size"]))
         return lock
     raise DownloadError(f"{source}: {'; '.join(problems)}; fetched twice, nothing of it is kept")
 
 
 def _fill(partial: PartialFile, remote: MirroredFile, source: Source) -> None:
     size = "size unknown" if source.size is None else _size(source.size)
-    _LOGGER.info(
+    _log.info(
         "%s: fetching %s (%s), of which %s are here",
         source,
         source.path.name,
@@ -232,7 +230,7 @@ def _list_facts(path: Path) -> dict[str, Any]:
     except (EOFError, OSError, zlib.error) as error:
         raise _DamagedError(str(error)) from error
     if abs(ids - VALIDATION_LIST_IDS) > _TOLERANCE * VALIDATION_LIST_IDS:
-        _LOGGER.warning("%s: %d ids; expected about %d", path.name, ids, VALIDATION_LIST_IDS)
+        _log.warning("%s: %d ids; expected about %d", path.name, ids, VALIDATION_LIST_IDS)
     return {"ids": ids}
 
 
@@ -264,7 +262,7 @@ def _alone(output: Path) -> Iterator[None]:
                 f"{output}: another process downloads to it; expected to be the only one"
             ) from error
         except OSError:  # some cluster file systems have no locks
-            _LOGGER.debug("%s: cannot be locked", output)
+            _log.debug("%s: cannot be locked", output)
         yield
 
 

@@ -18,16 +18,6 @@ from esm1b.sequences.hashes import below, sample_hashes
 from esm1b.sequences.header import Header
 from esm1b.sequences.input_file import InputFile
 
-__all__ = [
-    "Limit",
-    "PieceReader",
-    "RecordCounts",
-    "first_records",
-    "parse_limit",
-    "sample_records",
-    "write_fasta",
-]
-
 _UNITS: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _CHUNK_BYTES: Final = 1 << 14
 _LINE_LENGTH: Final = 60  # as UniProt writes it

@@ -23,9 +23,7 @@ from esm1b.errors import DownloadError, UserError
 from esm1b.files import atomic_file
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
 
-__all__ = ["fetch_excerpt"]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _REST_BYTES: Final = 1 << 20
 
@@ -64,7 +62,7 @@ def fetch_excerpt(
             counts = _write_from_start(source, remote, path, part)
         except _WrongDigestError as error:
             problems.append(f"{' and '.join(remote.validators)}: {error}")
-            _LOGGER.warning("%s; nothing of it is kept", problems[-1])
+            _log.warning("%s; nothing of it is kept", problems[-1])
             urls = remote.others_first()
         else:
             return _lock(source, wanted, remote, path, counts)
@@ -88,7 +86,7 @@ def _write_from_start(
                     _write_sample(source, remote, temporary, part, counts)
             return counts
         except FileChangedError as error:
-            _LOGGER.warning("%s; fetched again from its beginning", error)
+            _log.warning("%s; fetched again from its beginning", error)
             remote.forget()
         except DownloadError as error:
             raise DownloadError(f"{source}: {source.path.name}: {error}") from error
@@ -99,7 +97,7 @@ def _write_beginning(remote: MirroredFile, path: Path, limit: Limit, counts: Rec
     write_fasta(first_records(pieces, limit.records), path, counts)
     if not counts.records:
         raise UserError(f"limit {limit.text!r}: no whole record in it; expected a larger one")
-    _LOGGER.warning(
+    _log.warning(
         "%d records with a mean length of %.0f residues: UniRef50 files begin with the longest "
         "proteins, so that this is fit for a smoke test, not for training",
         counts.records,
@@ -136,7 +134,7 @@ def _write_sample(
             raise _WrongDigestError(f"{name} {digest.hexdigest()}; expected {source.digests[name]}")
     if unreadable is not None:
         raise unreadable
-    _LOGGER.info("%d of %d records kept", counts.records, counts.read)
+    _log.info("%d of %d records kept", counts.records, counts.read)
 
 
 def _lock(

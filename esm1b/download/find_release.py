@@ -17,8 +17,6 @@ from esm1b.download.release import (
 )
 from esm1b.errors import DownloadError, UserError
 
-__all__ = ["Source", "find_release", "validation_list"]
-
 _LONGEST_METALINK: Final = 4 << 20
 
 

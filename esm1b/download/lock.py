@@ -11,9 +11,7 @@ from esm1b.download.partial_file import file_digests
 from esm1b.errors import UserError
 from esm1b.files import read_json
 
-__all__ = ["ALGORITHMS", "LOCK", "intact_download", "make_lock", "read_source"]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 LOCK: Final = "download.json"
 ALGORITHMS: Final = ("md5", "sha256")
@@ -95,10 +93,10 @@ def intact_download(
         raise UserError(
             f"{output}: holds {_words(lock)}; expected another directory for {_words(wanted)}"
         )
-    _LOGGER.info("%s: checking that it is still what was downloaded", path)
+    _log.info("%s: checking that it is still what was downloaded", path)
     found = file_digests(path, {*lock["digests"], *digests})
     if any(found[name] != digest for name, digest in lock["digests"].items()):
-        _LOGGER.warning("%s: damaged since it was downloaded; removed, to be fetched again", path)
+        _log.warning("%s: damaged since it was downloaded; removed, to be fetched again", path)
         path.unlink()
         return None
     for name, digest in digests.items():

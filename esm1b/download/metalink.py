@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from typing import Final
 from xml.parsers import expat
 
-__all__ = ["DIGEST_DIGITS", "ListedFile", "Metalink", "MetalinkError", "parse_metalink"]
-
 DIGEST_DIGITS: Final = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 """The digests that are checked, and how many hexadecimal digits they have."""
 

@@ -20,15 +20,7 @@ from urllib3.util import Retry
 
 from esm1b.errors import DownloadError
 
-__all__ = [
-    "FileChangedError",
-    "MirroredFile",
-    "NotOfferedError",
-    "Patience",
-    "Validator",
-]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _PIECE_BYTES: Final = 1 << 18
 _SLOWEST: Final = 1000.0  # bytes per second; what is slower is as good as stuck
@@ -171,9 +163,9 @@ class MirroredFile:
                     refusal.bytes_read = position - before
                     self._reasons[url] = refusal
                     if refusal.bytes_read and not refusal.is_final:
-                        _LOGGER.debug("%s: %s at byte %d; asked again", url, refusal, position)
+                        _log.debug("%s: %s at byte %d; asked again", url, refusal, position)
                         time.sleep(self._patience.wait(1))
-                _LOGGER.warning("%s: %s", url, refusal)
+                _log.warning("%s: %s", url, refusal)
             rounds += 1
             self._wait(rounds)
 
@@ -201,7 +193,7 @@ class MirroredFile:
             raise DownloadError(reasons)
         asked_for = max(self._reasons[url].retry_after for url in usable)
         seconds = max(self._patience.wait(rounds), min(asked_for, self._patience.longest_wait))
-        _LOGGER.warning("no server delivers; asked again in %.0f s", seconds)
+        _log.warning("no server delivers; asked again in %.0f s", seconds)
         time.sleep(seconds)
 
     def _answer(self, url: str, position: int, stop: int | None) -> Iterator[bytes]:

@@ -14,9 +14,7 @@ from esm1b.download.mirrors import FileChangedError, MirroredFile, Validator
 from esm1b.errors import UserError
 from esm1b.files import fsync_directory, fsync_file, read_json, write_json
 
-__all__ = ["PartialFile", "Progress", "file_digests"]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _BUFFER_BYTES: Final = 1 << 20
 _LOGGED_SHARE: Final = 0.1  # of a file, between lines of the log where no bar shows
@@ -79,7 +77,7 @@ class PartialFile:
                     self._note(source)  # a file without bytes has a source too
                     return
                 except FileChangedError as error:
-                    _LOGGER.warning("%s; fetched again from its beginning", error)
+                    _log.warning("%s; fetched again from its beginning", error)
                     source.forget()
                     self._forget()
                     file.seek(0)
@@ -152,7 +150,7 @@ class Progress:
         size = self._bar.total
         if self._bar.disable and size and held - self._logged >= _LOGGED_SHARE * size:
             self._logged = held
-            _LOGGER.info(
+            _log.info(
                 "%s: %s of %s", self._name, tqdm.format_sizeof(held), tqdm.format_sizeof(size)
             )
 

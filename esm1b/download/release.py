@@ -8,22 +8,6 @@ from urllib.parse import urlsplit
 
 from esm1b.errors import UserError
 
-__all__ = [
-    "CURRENT",
-    "CURRENT_FILE",
-    "LIST_MIRRORS",
-    "METALINK",
-    "MIRRORS",
-    "VALIDATION_LIST",
-    "VALIDATION_LIST_IDS",
-    "VALIDATION_LIST_RELEASE",
-    "RemotePath",
-    "check_mirror",
-    "check_release_name",
-    "expected_clusters",
-    "previous_file",
-]
-
 CURRENT: Final = "current"
 """The name that stands for the newest release."""
 

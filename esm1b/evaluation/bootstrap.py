@@ -12,15 +12,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Interval",
-    "bootstrap_difference",
-    "bootstrap_mean",
-    "bootstrap_ratio",
-    "bootstrap_unpaired_difference",
-    "group_means",
-]
-
 _PERCENTILES: Final = (2.5, 97.5)
 _DRAWS_AT_ONCE: Final = 4_000_000  # 32 MB of indices
 

@@ -9,8 +9,6 @@ from esm1b.errors import UserError
 from esm1b.evaluation.results import MARKER
 from esm1b.files import read_json
 
-__all__ = ["EVALUATIONS", "MODELS", "Evaluation", "Number", "parse_evaluation", "read_evaluations"]
-
 EVALUATIONS: Final = ("perplexity", "contacts", "secondary_structure")
 
 MODELS: Final[Mapping[str, str]] = {

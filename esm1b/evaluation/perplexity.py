@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID
 from esm1b.batches.masking import VALIDATION_SEED, Corruption
-from esm1b.batches.stream import BatchRecipe, MicroBatch, make_batch, share_sequences
-from esm1b.corpus.tokens.tokenize import TokenDataset, open_tokens
+from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
+from esm1b.batches.stream import share_sequences
+from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Interval, bootstrap_ratio
 from esm1b.evaluation.results import Comparison, Metric, describe_model, write_metrics
@@ -27,8 +28,6 @@ from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import Model, load_model, untrained_model
 from esm1b.synthetic.dataset import load_truth
 from esm1b.synthetic.exact_predictions import exact_predictions
-
-__all__ = ["evaluate_perplexity"]
 
 _TOKENS_AT_ONCE: Final = 8192
 _AMINO_ACIDS: Final = slice(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(AMINO_ACIDS))

@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from esm1b.evaluation.measured import MODELS, Evaluation, Number
 
-__all__ = ["Check", "has_control", "passed", "positive_control"]
-
 _PERPLEXITY: Final = "perplexity_mask_positions_20"
 _CROSS_ENTROPY: Final = "cross_entropy_mask_positions_20"
 _PRECISION: Final = "precision_at_contacts"

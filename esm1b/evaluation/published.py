@@ -7,14 +7,6 @@ how; a number without a source that can be opened is marked as second-hand.
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = [
-    "CONTACTS",
-    "CONTACT_RANGES",
-    "PERPLEXITY",
-    "SECONDARY_STRUCTURE",
-    "Published",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Published:

@@ -9,8 +9,6 @@ from typing import Any, Final
 from esm1b.evaluation.bootstrap import Interval
 from esm1b.files import read_json, write_json
 
-__all__ = ["MARKER", "Comparison", "Metric", "describe_model", "write_metrics"]
-
 MARKER: Final = "metrics.json"
 
 _NOTHING: Final = "no group has a value"

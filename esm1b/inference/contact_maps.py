@@ -24,8 +24,6 @@ from esm1b.inference.model import Device, load_model
 from esm1b.inference.weights_digest import weights_digest
 from esm1b.versions import versions
 
-__all__ = ["CONTACTS_SCHEMA", "MapFormat", "predict_contacts"]
-
 _log = logging.getLogger(__name__)
 
 MapFormat = Literal["parquet", "npz"]

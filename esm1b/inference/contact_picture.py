@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from esm1b.plotting import INK, LINE, OTHER, PAPER, SOFT, TRAINED
 
-__all__ = ["LONG_RANGE", "draw_contact_map", "top_long_range_pairs"]
-
 LONG_RANGE: Final = 24  # residues apart at least, as in CASP
 
 _SIZE: Final = (6.7, 6.7)  # inches

@@ -25,8 +25,6 @@ from esm1b.inference.weights_digest import weights_digest
 from esm1b.stopping import StopRequests
 from esm1b.versions import versions
 
-__all__ = ["embed"]
-
 _log = logging.getLogger(__name__)
 
 # Means are small: written for each chunk they would make a hundred thousand files of UniRef50.

@@ -13,8 +13,6 @@ import pyarrow.parquet as pq
 from esm1b.files import STAMP, atomic_directory, atomic_file, check_replaceable
 from esm1b.inference.embedding_table import METADATA
 
-__all__ = ["EmbeddingParts"]
-
 _log = logging.getLogger(__name__)
 
 # Readers take a row group at a time: large enough to be worth a read, small enough for any machine.

@@ -15,15 +15,6 @@ from esm1b.inference.fasta_input import Record
 from esm1b.inference.long_sequences import LongSequences
 from esm1b.inference.model import Model
 
-__all__ = [
-    "METADATA",
-    "EmbeddingOptions",
-    "chunks_of",
-    "embed_records",
-    "embedding_schema",
-    "is_embedding_table",
-]
-
 METADATA: Final = b"esm1b"
 
 # Sixteen micro-batches of ESM-1b's vectors would be 0.7 GB for one layer and 23 GB for all of them,

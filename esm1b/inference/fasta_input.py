@@ -21,8 +21,6 @@ from esm1b.sequences.fasta import FastaBlock, read_fasta_blocks
 from esm1b.sequences.header import parse_header
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
 
-__all__ = ["CheckedFasta", "Record", "checked_fasta"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Record:

@@ -12,8 +12,6 @@ from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences
 from esm1b.inference.model import Model
 
-__all__ = ["Candidate", "candidate_table", "fill_mask"]
-
 _CONTEXT: Final = 8  # residues shown on either side
 
 

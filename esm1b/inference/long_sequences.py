@@ -7,8 +7,6 @@ from typing import Literal
 
 from esm1b.errors import UserError
 
-__all__ = ["LongSequences", "Window", "windows_of"]
-
 LongSequences = Literal["error", "windows", "truncate"]
 
 

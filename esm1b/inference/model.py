@@ -18,7 +18,7 @@ from esm1b.alphabet import (
     encode_masked,
     merge_rare_residues,
 )
-from esm1b.batches.stream import MicroBatch
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.files import read_json
 from esm1b.inference.long_sequences import LongSequences, Window, windows_of
@@ -27,8 +27,6 @@ from esm1b.model.contact_head import ContactHead
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.weights.hugging_face_reader import read_hugging_face
 from esm1b.weights.provenance import read_provenance
-
-__all__ = ["Device", "Model", "Precision", "ProteinSequence", "load_model", "untrained_model"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]

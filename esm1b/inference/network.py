@@ -10,8 +10,6 @@ from torch import Tensor
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
 
-__all__ = ["EncoderNetwork", "Network", "NetworkOutput"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOutput:

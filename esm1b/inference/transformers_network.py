@@ -20,8 +20,6 @@ from esm1b.inference.network import NetworkOutput
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.packed import PackedTokens
 
-__all__ = ["TransformersNetwork", "load_transformers"]
-
 _CONTACT_HEAD: Final = "esm.contact_head.regression."
 
 # Released ESM-2 says max_position_embeddings 1026, as if it had the position table of ESM-1b: two

@@ -6,8 +6,6 @@ from typing import Final
 
 from esm1b.files import sha256_file
 
-__all__ = ["weights_digest"]
-
 # What decides a result: weights (released ESM-2 directories may hold .bin files, in parts), shape
 # and use. Not the model card or the tokenizer, which nothing here reads.
 _DECISIVE: Final = ("*.safetensors", "*.bin", "config.json", "esm1b.json")

@@ -4,8 +4,6 @@ from torch import Tensor, nn
 
 from esm1b.model.attention_plan import AttentionPlan
 
-__all__ = ["SelfAttention"]
-
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with separate, biased projections and no dropout.

@@ -15,16 +15,6 @@ from torch.nn import functional
 from esm1b.errors import UserError
 from esm1b.model.packed import PackedTokens
 
-__all__ = [
-    "AttentionPath",
-    "AttentionPlan",
-    "ExplicitPlan",
-    "PaddedPlan",
-    "QueryPlan",
-    "choose_path",
-    "plan_attention",
-]
-
 AttentionPath = Literal["auto", "varlen", "sdpa", "explicit"]
 
 # A group holds sequences of similar length, padded to its longest. Padding costs arithmetic, a

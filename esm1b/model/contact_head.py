@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ContactHead"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ContactHead:

@@ -26,8 +26,6 @@ from esm1b.model.attention_plan import (
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 
-__all__ = ["Encoded", "Encoder", "initialise"]
-
 # Token dropout (ESM, esm/model/esm1.py): 15 % of tokens are chosen, 80 % of those become <mask>.
 _TRAINING_MASK_RATIO = 0.15 * 0.8
 

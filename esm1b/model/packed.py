@@ -10,8 +10,6 @@ from torch import Tensor
 
 from esm1b.alphabet import CLS, EOS, PAD
 
-__all__ = ["PackedTokens", "pack_sequences"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PackedTokens:

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from esm1b.alphabet import PAD, TOKENS
 
-__all__ = ["EncoderShape"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderShape:

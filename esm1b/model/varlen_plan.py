@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-__all__ = ["VarlenPlan"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class VarlenPlan:

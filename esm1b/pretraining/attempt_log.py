@@ -13,8 +13,6 @@ from esm1b.errors import RunFailure, Stopped, UserError
 from esm1b.json_lines import JsonLines, read_json_lines
 from esm1b.pretraining.distributed.lost_peer import is_lost_peer
 
-__all__ = ["Attempts", "NoProgress", "read_attempts"]
-
 _log = logging.getLogger(__name__)
 
 _MOST_FAILURES: Final = 2
@@ -29,7 +27,7 @@ class NoProgress(RunFailure):
     """
 
 
-class Attempts:
+class AttemptLog:
     """One attempt, recorded in `attempts.jsonl`; a context manager around the updates.
 
     `check` first, in the first process, and let the others know what it said.

@@ -7,8 +7,6 @@ from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.weights.hugging_face_reader import read_hugging_face
 
-__all__ = ["set_initial_weights"]
-
 
 def set_initial_weights(encoder: Encoder, config: Config) -> None:
     """Give `encoder` the weights of `pretraining.init_from`, or those that the seed draws.

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.packing import Filling
-from esm1b.batches.stream import MicroBatch
 from esm1b.model.packed import PackedTokens
-
-__all__ = ["MaskedLosses", "masked_losses"]
 
 
 @dataclass(frozen=True, kw_only=True)

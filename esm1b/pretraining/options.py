@@ -6,11 +6,9 @@ from typing import Literal
 
 from esm1b.model.attention_plan import AttentionPath
 
-__all__ = ["Hardware", "Manner"]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Hardware:
+class Layout:
     """What the machine decides; it changes the speed of a run, not its batches.
 
     Attributes:
@@ -36,7 +34,7 @@ class Hardware:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manner:
+class RunOptions:
     """How a run is run; nothing here changes what it computes.
 
     Attributes:

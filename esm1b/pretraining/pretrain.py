@@ -18,7 +18,7 @@ from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.corpus.verify import read_either_manifest, verify
 from esm1b.errors import RunFailure, UserError, paths_of_the_user
 from esm1b.files import check_replaceable, read_json
-from esm1b.pretraining.attempt_log import Attempts
+from esm1b.pretraining.attempt_log import AttemptLog
 from esm1b.pretraining.checkpoints.directory_lock import directory_lock
 from esm1b.pretraining.checkpoints.retention import check_free_space
 from esm1b.pretraining.checkpoints.run_identity import check_fingerprint
@@ -28,13 +28,11 @@ from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.metrics.monitor import name_log_lines
 from esm1b.pretraining.metrics.weights_and_biases import check_installed
-from esm1b.pretraining.options import Hardware, Manner
+from esm1b.pretraining.options import Layout, RunOptions
 from esm1b.pretraining.planning.memory import automatic_micro_batch_tokens
 from esm1b.pretraining.start_processes import start_processes
-from esm1b.pretraining.trainer import Attempt
+from esm1b.pretraining.trainer import Trainer
 from esm1b.stopping import StopRequest, TimeBudget
-
-__all__ = ["pretrain", "run_fingerprint"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +54,8 @@ def pretrain(
     tokens: Path,
     checkpoints: Path,
     output: Path,
-    hardware: Hardware,
-    manner: Manner | None = None,
+    layout: Layout,
+    options: RunOptions | None = None,
 ) -> None:
     """Train the model of `config` and write it to `output`; go on from the newest checkpoint.
 
@@ -69,10 +67,10 @@ def pretrain(
         Stopped: a signal, the time budget or the launcher's death asked to stop; all is saved.
         RunFailure: earlier attempts failed where this one would begin, or the run cannot go on.
     """
-    manner = Manner() if manner is None else manner
-    stop = StopRequest(TimeBudget(manner.stop_after_seconds))
+    options = RunOptions() if options is None else options
+    stop = StopRequest(TimeBudget(options.stop_after_seconds))
     place = with_known_address(place_from_environment(os.environ))
-    attempts: Attempts | None = None
+    attempts: AttemptLog | None = None
 
     def note_failure(message: str) -> None:
         if attempts is not None:
@@ -82,12 +80,12 @@ def pretrain(
         place, on_parent_death=lambda: stop.ask("its launcher died"), on_failure=note_failure
     )
     name_log_lines(place)
-    check_layout(config.pretraining.precision, hardware)
-    train = open_tokens(tokens, "train", preload=manner.preload)
-    held_out = open_tokens(tokens, "validation", preload=manner.preload)
+    check_layout(config.pretraining.precision, layout)
+    train = open_tokens(tokens, "train", preload=options.preload)
+    held_out = open_tokens(tokens, "validation", preload=options.preload)
     with ExitStack() as held:
         held.enter_context(stop)
-        device = start_processes(place, hardware, is_stopped=stop.is_made)
+        device = start_processes(place, layout, is_stopped=stop.is_made)
         held.callback(torch.distributed.destroy_process_group)
         locked = held.enter_context(ExitStack())
         held.enter_context(_memory_told(place))
@@ -99,9 +97,9 @@ def pretrain(
             if checkpoints.is_file():
                 raise UserError(f"{checkpoints}: is a file; expected a directory")
             checkpoints.mkdir(parents=True, exist_ok=True)
-            if manner.wandb_project is not None:
-                check_installed(manner.wandb_project)
-            if manner.verify:
+            if options.wandb_project is not None:
+                check_installed(options.wandb_project)
+            if options.verify:
                 verify(tokens, read_either_manifest(tokens))
             locked.enter_context(directory_lock(checkpoints))
             check_fingerprint(checkpoints, run_fingerprint(config, train))
@@ -114,23 +112,23 @@ def pretrain(
             )
 
         on_first(start, place)
-        layout = _layout(hardware, manner, place)
-        if manner.automatic_micro_batch:
-            hardware = _with_automatic_micro_batch(config, hardware, place, device)
-        attempt = Attempt(
+        description = _describe_layout(layout, options, place)
+        if options.automatic_micro_batch:
+            layout = _with_automatic_micro_batch(config, layout, place, device)
+        attempt = Trainer(
             config,
             train,
             held_out,
             checkpoints,
-            hardware=hardware,
-            manner=manner,
+            layout=layout,
+            options=options,
             place=place,
             device=device,
         )
-        attempts = Attempts(
+        attempts = AttemptLog(
             checkpoints,
             update=attempt.updates,
-            layout=layout,
+            layout=description,
             active=place.rank == 0,
         )
         on_first(attempts.check, place)
@@ -161,12 +159,12 @@ def _memory_told(place: Place) -> Iterator[None]:
         raise RunFailure(message) from error
 
 
-def _layout(hardware: Hardware, manner: Manner, place: Place) -> dict[str, Any]:
+def _describe_layout(layout: Layout, options: RunOptions, place: Place) -> dict[str, Any]:
     """Return what tells attempts apart that would fail alike, to be written as JSON."""
-    values = asdict(hardware) | {"processes": place.processes}
-    if manner.automatic_micro_batch:
+    values = asdict(layout) | {"processes": place.processes}
+    if options.automatic_micro_batch:
         values["micro_batch_tokens"] = "auto"
-    file = hardware.deepspeed_file
+    file = layout.deepspeed_file
     return values | {"deepspeed_file": None if file is None else read_json(file)}
 
 
@@ -183,18 +181,18 @@ def run_fingerprint(config: Config, dataset: TokenDataset) -> dict[str, Any]:
 
 
 def _with_automatic_micro_batch(
-    config: Config, hardware: Hardware, place: Place, device: torch.device
-) -> Hardware:
+    config: Config, layout: Layout, place: Place, device: torch.device
+) -> Layout:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     least = min((bytes_ for bytes_ in gathered(free, place) if bytes_ is not None), default=None)
     tokens = automatic_micro_batch_tokens(
         config.model.shape(),
         precision=config.pretraining.precision,
-        zero_stage=hardware.zero_stage,
+        zero_stage=layout.zero_stage,
         processes=place.processes,
         tokens_per_update=config.pretraining.tokens_per_update,
         free_bytes=least,
-        activation_checkpointing=hardware.activation_checkpointing,
+        activation_checkpointing=layout.activation_checkpointing,
     )
     _log.info("micro-batches of %d tokens", tokens)
-    return replace(hardware, micro_batch_tokens=tokens)
+    return replace(layout, micro_batch_tokens=tokens)

@@ -2,8 +2,6 @@
 
 import math
 
-__all__ = ["inverse_square_root"]
-
 
 def inverse_square_root(update: int, *, peak: float, warmup_updates: int) -> float:
     """Return the learning rate of `update`, counted from 1.

@@ -13,8 +13,6 @@ from esm1b.batches.order import SequenceOrder
 from esm1b.errors import RunFailure
 from esm1b.pretraining.distributed.place import Place
 
-__all__ = ["MOST_IN_A_ROW", "SkipRecord", "SkippedUpdate", "Skips"]
-
 _log = logging.getLogger(__name__)
 
 MOST_IN_A_ROW: Final = 50

@@ -17,9 +17,7 @@ from esm1b.errors import RunFailure, UserError
 from esm1b.pretraining.distributed.collectives import one_line
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.rendezvous import LIMIT_SECONDS, in_thread, meet
-from esm1b.pretraining.options import Hardware
-
-__all__ = ["gpu_of", "start_processes", "why_too_few"]
+from esm1b.pretraining.options import Layout
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ _LONGEST_WAIT: Final = timedelta(minutes=10)
 
 def start_processes(
     place: Place,
-    hardware: Hardware,
+    layout: Layout,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
     limit_seconds: float = LIMIT_SECONDS,
@@ -40,7 +38,7 @@ def start_processes(
 
     Args:
         place: of this process.
-        hardware: says which device.
+        layout: names the device.
         is_stopped: whether to give up, because somebody asked to.
         limit_seconds: for the others to come, and then for all to connect.
 
@@ -49,9 +47,7 @@ def start_processes(
         RunFailure: some processes did not come, or they could not connect.
         Stopped: asked to, before all were there.
     """
-    has_cuda = hardware.device == "cuda" or (
-        hardware.device == "auto" and torch.cuda.is_available()
-    )
+    has_cuda = layout.device == "cuda" or (layout.device == "auto" and torch.cuda.is_available())
     gpus = torch.cuda.device_count() if has_cuda else 0
     gpu = gpu_of(place, visible=gpus) if has_cuda else None
     if not has_cuda:
@@ -68,7 +64,7 @@ def start_processes(
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
     for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
-    torch.set_num_threads(hardware.threads)
+    torch.set_num_threads(layout.threads)
     backend = "gloo" if gpu is None else "nccl"
     # DeepSpeed takes LOCAL_RANK for the number of the GPU.
     os.environ.update(place.environment() | ({} if gpu is None else {"LOCAL_RANK": str(gpu)}))

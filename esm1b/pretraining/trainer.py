@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.distributed
 
-from esm1b.batches.micro_batch import MicroBatch
+from esm1b.batches.micro_batch import BatchRecipe, MicroBatch
 from esm1b.batches.order import SequenceOrder
-from esm1b.batches.stream import BatchRecipe, UpdateStream
+from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config
 from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import RunFailure, SharedUserError, Stopped
@@ -30,7 +30,7 @@ from esm1b.pretraining.metrics.metrics_file import read_metrics
 from esm1b.pretraining.metrics.monitor import Monitor
 from esm1b.pretraining.metrics.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.metrics.throughput import Throughput
-from esm1b.pretraining.options import Hardware, Manner
+from esm1b.pretraining.options import Layout, RunOptions
 from esm1b.pretraining.schedule import inverse_square_root
 from esm1b.pretraining.skipped_updates import SkipRecord
 from esm1b.pretraining.validation import BATCH_TOKENS, Validation
@@ -39,12 +39,10 @@ from esm1b.versions import versions
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
-__all__ = ["Attempt"]
-
 _log = logging.getLogger(__name__)
 
 
-class Attempt:
+class Trainer:
     """One attempt in one process. Collective: all processes construct it and call the same methods.
 
     Args:
@@ -52,8 +50,8 @@ class Attempt:
         train: its training tokens.
         held_out: its validation tokens.
         checkpoints: where it saves and what it goes on from.
-        hardware: the layout.
-        manner: how it is run.
+        layout: micro-batch, ZeRO stage and device.
+        options: options that change no result.
         place: of this process.
         device: of this process.
 
@@ -71,15 +69,15 @@ class Attempt:
         held_out: TokenDataset,
         checkpoints: Path,
         *,
-        hardware: Hardware,
-        manner: Manner,
+        layout: Layout,
+        options: RunOptions,
         place: Place,
         device: torch.device,
     ) -> None:
         self._config = config
         self._recipe = config.pretraining
         self._checkpoints = checkpoints
-        self._manner = manner
+        self._manner = options
         self._place = place
         self._train = train
         self._order = SequenceOrder(
@@ -98,21 +96,21 @@ class Attempt:
             train,
             self._order,
             batch_recipe,
-            micro_batch_tokens=hardware.micro_batch_tokens,
+            micro_batch_tokens=layout.micro_batch_tokens,
             width=config.model.width,
             rank=place.rank,
             processes=place.processes,
-            workers=manner.loader_workers,
+            workers=options.loader_workers,
             pin_memory=device.type == "cuda",
         )
         encoder = Encoder(
             config.model.shape(),
-            attention=hardware.attention,
-            activation_checkpointing=hardware.activation_checkpointing,
+            attention=layout.attention,
+            activation_checkpointing=layout.activation_checkpointing,
         )
         if not on_first(lambda: bool(saved_checkpoints(checkpoints)), place):
             everywhere(lambda: set_initial_weights(encoder, config), place)
-        self._engine = Engine(encoder, self._recipe, hardware, device)
+        self._engine = Engine(encoder, self._recipe, layout, device)
         self._validation = Validation(
             held_out,
             batch_recipe,
@@ -122,7 +120,7 @@ class Attempt:
             batch_tokens=(
                 BATCH_TOKENS
                 if self._engine.filling is None
-                else min(BATCH_TOKENS, hardware.micro_batch_tokens)
+                else min(BATCH_TOKENS, layout.micro_batch_tokens)
             ),
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
@@ -142,7 +140,7 @@ class Attempt:
             place.processes,
             place.launcher,
             device,
-            hardware.zero_stage,
+            layout.zero_stage,
             f"going on after update {self.updates}" if is_restart else "starting",
         )
 

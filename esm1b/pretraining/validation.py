@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from esm1b.batches.masking import VALIDATION_SEED, Corruption
+from esm1b.batches.micro_batch import BatchRecipe, make_batch
 from esm1b.batches.packing import Filling
-from esm1b.batches.stream import BatchRecipe, make_batch
 from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import SharedUserError
 from esm1b.pretraining.distributed.collectives import gathered
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.losses import masked_losses
-
-__all__ = ["BATCH_TOKENS", "Validation"]
-
 
 # What the results are called, and what stands at the chosen positions.
 _CORRUPTIONS: Final[dict[str, Corruption]] = {

@@ -10,8 +10,6 @@ from esm1b.evaluation.positive_control import has_control
 from esm1b.report.tables import number_text, subset_name
 from esm1b.weights.model_card import CardResult
 
-__all__ = ["card_results"]
-
 _SYNTHETIC: Final = "synthetic-families"
 
 

@@ -26,8 +26,6 @@ from esm1b.weights.provenance import Provenance, read_provenance
 from esm1b.weights.save_model import save_model
 from esm1b.weights.state import verify_copy
 
-__all__ = ["export_model", "import_model"]
-
 _log = logging.getLogger(__name__)
 
 

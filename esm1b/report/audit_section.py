@@ -8,8 +8,6 @@ from esm1b.errors import UserError
 from esm1b.files import read_json
 from esm1b.report.tables import Cell, Row, Table
 
-__all__ = ["audit_section", "read_audit"]
-
 _KEYS: Final = {
     "updates",
     "sequences",

@@ -14,8 +14,6 @@ from esm1b.corpus.describe import (
 from esm1b.corpus.manifest import SPLITS
 from esm1b.report.tables import Cell, Row, Table
 
-__all__ = ["corpus_section"]
-
 
 def corpus_section(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return source, selection, rule of the split, a warning or None, and the two tables."""

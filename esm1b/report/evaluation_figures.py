@@ -17,8 +17,6 @@ from esm1b.evaluation.measured import MODELS, Evaluation, Number
 from esm1b.evaluation.structures.separation import pair_mask
 from esm1b.plotting import INK, LINE, OTHER, PAPER, SOFT, TRAINED, render
 
-__all__ = ["contact_figure", "perplexity_figure", "structure_figure"]
-
 _WIDTH: Final = 8.6  # inches
 _SUBSETS: Final = {"test": "test", "unseen": "never seen"}
 _PROBABILITY: Final = (

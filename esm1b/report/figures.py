@@ -11,8 +11,6 @@ from matplotlib.ticker import EngFormatter
 
 from esm1b.plotting import INK, LINE, OTHER, SOFT, TRAINED, render
 
-__all__ = ["corpus_figure", "training_figure"]
-
 _WIDTH: Final = 8.6  # inches
 _MOST_POINTS: Final = 2000  # of a curve: more are not seen and make the page heavy
 

@@ -7,8 +7,6 @@ from typing import Final
 from esm1b.evaluation.measured import MODELS, Evaluation
 from esm1b.report.tables import number_text, subset_name
 
-__all__ = ["Highlight", "highlights"]
-
 # By evaluation: title, metric, subset, decimals, and what stands beside (model, subset).
 _SHOWN: Final = (
     (

@@ -28,9 +28,7 @@ from esm1b.report.summary import summarise
 from esm1b.versions import versions
 from esm1b.weights.hugging_face import read_shape
 
-__all__ = ["write_report"]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _PAGE: Final = "index.html"
 
@@ -69,7 +67,7 @@ def write_report(
     seen = None if audit is None else audit_section(read_audit(audit, description))
     section = corpus_section(manifest)
     if section["warning"]:
-        _LOGGER.warning("%s: %s", corpus, section["warning"])
+        _log.warning("%s: %s", corpus, section["warning"])
     checks = positive_control(measured) if has_control(measured) else []
     recipe = description.get("pretraining", {})
     figures = {
@@ -155,7 +153,7 @@ def _run(
         "Parameters": f"{shape.parameters():,}",
         "Updates": f"{updates:,}"
         + (f" of {per_update:,} tokens: {updates * per_update:,} tokens" if per_update else ""),
-        "Attempts": str(max(line["attempt"] for line in lines)),
+        "AttemptLog": str(max(line["attempt"] for line in lines)),
         "Corpus fingerprint": manifest["fingerprint"],
         "Token fingerprint": description.get("tokens_fingerprint"),
         "Software": provenance.software(description.get("versions") or versions()),

@@ -8,8 +8,6 @@ from typing import Any
 
 from esm1b.config import ModelConfig, PretrainingConfig, describe
 
-__all__ = ["configuration", "git_commit", "software"]
-
 
 def software(found: Mapping[str, str]) -> str:
     """Return versions in a line."""

@@ -7,8 +7,6 @@ from typing import Final
 from esm1b.evaluation.measured import MODELS, Evaluation, Number
 from esm1b.evaluation.positive_control import Check, passed
 
-__all__ = ["summarise", "verdict"]
-
 _COLUMNS: Final = 100
 _LABEL: Final = 28
 _PERPLEXITY: Final = "perplexity_mask_positions_20"

@@ -8,20 +8,6 @@ from esm1b.evaluation.contacts.precision import FRACTIONS, RANGES
 from esm1b.evaluation.measured import MODELS, Evaluation, Number
 from esm1b.evaluation.published import CONTACT_RANGES, Published
 
-__all__ = [
-    "Cell",
-    "Row",
-    "Table",
-    "contact_table",
-    "number_text",
-    "perplexity_table",
-    "published_table",
-    "range_table",
-    "recall_table",
-    "structure_table",
-    "subset_name",
-]
-
 _SUBSETS: Final = {
     "test": "test",
     "unseen": "never seen",

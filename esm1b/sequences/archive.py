@@ -10,9 +10,7 @@ from typing import Final
 from esm1b.errors import UserError
 from esm1b.sequences.compressed import DamagedInputError, decompressed_chunks
 
-__all__ = ["DamagedArchiveError", "is_archive", "open_uniref50"]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 # `uniref50.tar` in the archive of a release (uniref2018_03.tar.gz: behind uniref100.tar and
 # uniref90.tar), `uniref50.xml.gz` in that.
 _UNIREF50: Final = re.compile(r"uniref50\.(tar|xml|fasta)(\.gz)?")
@@ -63,7 +61,7 @@ def open_uniref50(chunks: Iterator[bytes], name: str, size: int) -> tuple[str, I
                 )
             if member.isfile() and _UNIREF50.fullmatch(path.name.lower()):
                 return member.name, _content(archive, member, size)
-            _LOGGER.info("%s: passing over %s (%d bytes)", name, member.name, member.size)
+            _log.info("%s: passing over %s (%d bytes)", name, member.name, member.size)
             found.append(member.name)
     except (tarfile.TarError, ValueError) as error:
         raise DamagedArchiveError("the tar archive ends early or is corrupt") from error

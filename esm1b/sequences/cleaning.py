@@ -8,8 +8,6 @@ import numpy as np
 
 from esm1b.alphabet import RESIDUES
 
-__all__ = ["EMPTY_SEQUENCE", "OTHER_CHARACTERS", "clean", "clean_all", "drop_reason", "fault"]
-
 OTHER_CHARACTERS: Final = "other_characters"
 EMPTY_SEQUENCE: Final = "empty_sequence"
 

@@ -5,8 +5,6 @@ from typing import ClassVar, Final
 
 from isal import igzip_lib
 
-__all__ = ["DamagedGzipError", "DamagedInputError", "decompressed_chunks"]
-
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 # Read at once, and decompressed at once: larger pieces leave the processor's cache.
 _READ_BYTES: Final = 1 << 18

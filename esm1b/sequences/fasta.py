@@ -9,8 +9,6 @@ from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.input_file import InputFile
 from esm1b.sequences.prefetch import prefetch
 
-__all__ = ["FastaBlock", "cut_fasta", "parse_fasta", "read_fasta_blocks", "read_fasta_records"]
-
 # A block is what one step of the pipeline works on; larger ones are no faster.
 _BLOCK_BYTES: Final = 4 << 20
 # Far above the longest known protein (some 45,000 residues): what is longer is no protein, and

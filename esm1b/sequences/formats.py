@@ -16,8 +16,6 @@ from esm1b.sequences.prefetch import prefetch
 from esm1b.sequences.uniref_entries import parse_entries
 from esm1b.sequences.uniref_xml import cut_uniref_xml
 
-__all__ = ["RawBlock", "RecordBlock", "parse_block", "raw_blocks"]
-
 # What one step of the pipeline works on; larger blocks are no faster.
 _BLOCK_BYTES: Final = 4 << 20
 # Enough of an input to tell what it is.

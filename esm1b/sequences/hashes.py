@@ -8,17 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-__all__ = [
-    "SAMPLE_KEY",
-    "SEQUENCE_KEY",
-    "below",
-    "id_hashes",
-    "joined",
-    "sample_hashes",
-    "seed",
-    "sequence_hashes",
-]
-
 # Fixed for good: other keys would move the held-out sequences of every corpus, and shuffle it.
 SEQUENCE_KEY: Final = b"esm1b validation split"
 SAMPLE_KEY: Final = b"esm1b sample"

@@ -3,8 +3,6 @@
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["Header", "header_of", "parse_header"]
-
 _MEMBERS_DIGITS: Final = 9  # fits 32 bits
 _TAXON_DIGITS: Final = 18  # fits 64 bits
 # A complete UniRef header with no '=' but its tags': nearly all are, and it is read twice as fast.

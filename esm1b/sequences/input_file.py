@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from esm1b.errors import UserError
-from esm1b.sequences.compressed import DamagedGzipError, DamagedInputError, decompressed_chunks
-
-__all__ = ["STANDARD_INPUT", "DamagedGzipError", "DamagedInputError", "InputFile"]
+from esm1b.sequences.compressed import decompressed_chunks
 
 STANDARD_INPUT: Final = "-"
 

@@ -8,8 +8,6 @@ from xml.sax.saxutils import unescape
 from esm1b.errors import UserError
 from esm1b.sequences.header import Header, header_of
 
-__all__ = ["ENTRY_END", "parse_entries"]
-
 ENTRY_END: Final = b"</entry>"
 
 # UniRef's files write every entry alike (https://www.uniprot.org/docs/uniref.xsd), which one

@@ -9,8 +9,6 @@ from esm1b.errors import UserError
 from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.uniref_entries import ENTRY_END
 
-__all__ = ["cut_uniref_xml"]
-
 _ENTRY_START: Final = b"<entry"
 _MEMBER_END: Final = b"</member>"
 # What stands before the first entry takes some 300 bytes.

@@ -9,14 +9,6 @@ from esm1b.alphabet import AMINO_ACIDS
 from esm1b.synthetic.potts import check_contacts
 from esm1b.synthetic.secondary_structure import Segment
 
-__all__ = [
-    "COMPLEMENTARY",
-    "MAXIMUM_DEGREE",
-    "MINIMUM_SEPARATION",
-    "complementarity",
-    "draw_contacts",
-]
-
 MINIMUM_SEPARATION: Final = 6
 MAXIMUM_DEGREE: Final = 2
 

@@ -33,17 +33,6 @@ from esm1b.synthetic.families import (
 )
 from esm1b.synthetic.potts import PottsForest
 
-__all__ = [
-    "SEQUENCES_FILE",
-    "STRUCTURES_FILE",
-    "TRUTH_FILE",
-    "SyntheticFamily",
-    "SyntheticSettings",
-    "draw_families",
-    "load_truth",
-    "synthesize",
-]
-
 SEQUENCES_FILE: Final = "sequences.fasta.gz"
 STRUCTURES_FILE: Final = "structures.parquet"
 TRUTH_FILE: Final = "truth.npz"

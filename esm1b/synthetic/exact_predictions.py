@@ -11,8 +11,6 @@ from esm1b.alphabet import FIRST_AMINO_ACID
 from esm1b.synthetic.families import SyntheticFamily
 from esm1b.synthetic.potts import STATES
 
-__all__ = ["ExactPredictions", "exact_predictions"]
-
 _CHUNK: Final = 1_000
 """Sequences at a time: beliefs of 50 sites in float64 are 8 kB a sequence and family."""
 

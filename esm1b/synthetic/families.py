@@ -21,14 +21,6 @@ from esm1b.synthetic.secondary_structure import (
     segment_string,
 )
 
-__all__ = [
-    "FamilyKind",
-    "SyntheticFamily",
-    "SyntheticSettings",
-    "draw_families",
-    "random_stream",
-]
-
 FamilyKind = Literal["fit", "test", "unseen"]
 """In the corpus and used to fit probes; in the corpus and used to test them; not in the corpus."""
 

@@ -16,8 +16,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STATES", "Conditionals", "PottsForest", "check_contacts"]
-
 STATES: Final = 20
 """Amino acids, in the order of `esm1b.alphabet.AMINO_ACIDS`."""
 

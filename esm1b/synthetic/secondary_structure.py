@@ -8,16 +8,6 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS
 
-__all__ = [
-    "HYDROPHOBICITY",
-    "MINIMUM_SHARE",
-    "PROPENSITIES",
-    "Segment",
-    "draw_segments",
-    "hydrophobic_phase",
-    "segment_string",
-]
-
 # Conformational parameters of 29 proteins: P. Y. Chou and G. D. Fasman, "Prediction of the
 # secondary structure of proteins from their amino acid sequence", Adv. Enzymol. 47 (1978) 45-148.
 # Times 100; helix, strand, and for coil their beta-turn.

@@ -30,8 +30,6 @@ from esm1b.weights.state import (
 )
 from esm1b.weights.torch_file import read_torch_file
 
-__all__ = ["FairEsmModel", "read_fair_esm", "write_fair_esm"]
-
 _log = logging.getLogger(__name__)
 
 _ARCHITECTURE: Final = "roberta_large"

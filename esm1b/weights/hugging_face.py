@@ -10,8 +10,6 @@ from esm1b.files import read_json
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 
-__all__ = ["hugging_face_files", "hugging_face_names", "read_shape"]
-
 # Names within a layer, and outside of layers: ours (fair-esm's) and Hugging Face's
 # (transformers, models/esm/convert_esm.py).
 _LAYER_NAMES: Final = {

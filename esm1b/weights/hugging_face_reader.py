@@ -17,8 +17,6 @@ from esm1b.weights.hugging_face import hugging_face_names, read_shape
 from esm1b.weights.state import check_tied, contact_head_from_state, encoder_from_state
 from esm1b.weights.torch_file import read_torch_file
 
-__all__ = ["read_hugging_face"]
-
 # In the order in which `transformers` looks for them.
 _FILES: Final = ("model.safetensors", "pytorch_model.bin")
 

@@ -16,8 +16,6 @@ from esm1b.alphabet import AMINO_ACIDS, RESIDUES
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
 
-__all__ = ["CardResult", "model_card"]
-
 _TEMPLATE: Final = "model_card.md.j2"
 
 # Human ubiquitin (UniProt P0CG48, residues 1 to 76); the model card of the released ESM-1b masks

@@ -10,8 +10,6 @@ from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
 from esm1b.model.shape import EncoderShape
 
-__all__ = ["Provenance", "read_provenance", "write_provenance"]
-
 _FILE: Final = "esm1b.json"
 
 

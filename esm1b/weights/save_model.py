@@ -17,8 +17,6 @@ from esm1b.weights.model_card import CardResult, model_card
 from esm1b.weights.provenance import Provenance, write_provenance
 from esm1b.weights.state import released_state
 
-__all__ = ["save_model"]
-
 _WEIGHTS: Final = "model.safetensors"
 _CONTACT_HEAD: Final = "esm.contact_head.regression"
 

@@ -14,14 +14,6 @@ from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
 
-__all__ = [
-    "check_tied",
-    "contact_head_from_state",
-    "encoder_from_state",
-    "released_state",
-    "verify_copy",
-]
-
 _RARE: Final = slice(X + 1, FIRST_AMINO_ACID + len(RESIDUES))
 
 

@@ -11,8 +11,6 @@ import torch
 
 from esm1b.errors import UserError
 
-__all__ = ["read_torch_file"]
-
 # A pickle can name any function of any module. PyTorch's own reader of weights knows tensors and
 # plain containers, refuses the rest by name and says so in this form.
 _REFUSED: Final = re.compile(r"GLOBAL (\S+)")

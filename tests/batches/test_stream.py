@@ -10,15 +10,10 @@ import torch
 from scipy import stats
 
 from esm1b.alphabet import X, merge_rare_residues
+from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
 from esm1b.batches.order import SequenceOrder
-from esm1b.batches.stream import (
-    BatchRecipe,
-    MicroBatch,
-    UpdateStream,
-    make_batch,
-    share_sequences,
-)
-from esm1b.corpus.tokens.tokenize import TokenDataset, open_tokens
+from esm1b.batches.stream import UpdateStream, share_sequences
+from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 
 RECIPE = BatchRecipe(crop_residues=50, append_eos=True, rare_residues="replace", seed=1)
 KEEP = BatchRecipe(crop_residues=50, append_eos=True, rare_residues="keep", seed=1)

@@ -12,7 +12,8 @@ from Bio import SeqIO
 
 from esm1b.alphabet import encode
 from esm1b.corpus.sharding.shard import shard
-from esm1b.corpus.tokens.tokenize import open_tokens, tokenize
+from esm1b.corpus.tokens.dataset import open_tokens
+from esm1b.corpus.tokens.tokenize import tokenize
 
 REAL_DATA = os.environ.get("ESM1B_REAL_DATA")
 pytestmark = [

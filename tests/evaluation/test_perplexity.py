@@ -11,7 +11,8 @@ from esm1b.errors import UserError
 from esm1b.evaluation.perplexity import evaluate_perplexity
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
-from esm1b.synthetic.dataset import SyntheticSettings, synthesize
+from esm1b.synthetic.dataset import synthesize
+from esm1b.synthetic.families import SyntheticSettings
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder

@@ -6,7 +6,7 @@ import torch
 
 import esm1b
 from esm1b.alphabet import MASK, encode
-from esm1b.batches.stream import MicroBatch
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.inference.model import Model, load_model, untrained_model
 from esm1b.inference.network import EncoderNetwork

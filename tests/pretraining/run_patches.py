@@ -49,14 +49,14 @@ def every_loss_is_infinite(rank: int) -> None:
 
 def one_loss_is_large(rank: int) -> None:
     """Make the loss that is logged of update 25 a spike."""
-    values = attempt.Attempt._training_values
+    values = attempt.Trainer._training_values
 
-    def with_spike(self: attempt.Attempt, outcome: Any, masked: int, rate: float) -> Any:
+    def with_spike(self: attempt.Trainer, outcome: Any, masked: int, rate: float) -> Any:
         if self.updates == 25:
             masked = max(masked // 3, 1)
         return values(self, outcome, masked, rate)
 
-    attempt.Attempt._training_values = with_spike  # type: ignore[method-assign]  # in this process
+    attempt.Trainer._training_values = with_spike  # type: ignore[method-assign]  # in this process
 
 
 def the_last_has_no_weights(rank: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from esm1b.errors import Stopped, UserError
-from esm1b.pretraining.attempt_log import Attempts, NoProgress, read_attempts
+from esm1b.pretraining.attempt_log import AttemptLog, NoProgress, read_attempts
 from esm1b.pretraining.distributed.lost_peer import is_lost_peer
 
 CLOSED = RuntimeError(
@@ -17,7 +17,7 @@ FAILURE = ArithmeticError("the loss is nan")
 
 
 def attempt(directory: Path, update: int, error: BaseException | None = None) -> None:
-    attempts = Attempts(directory, update=update, layout=LAYOUT, active=True)
+    attempts = AttemptLog(directory, update=update, layout=LAYOUT, active=True)
     attempts.check()
     try:
         with attempts:
@@ -29,7 +29,7 @@ def attempt(directory: Path, update: int, error: BaseException | None = None) ->
 
 
 def killed(directory: Path, update: int) -> None:
-    Attempts(directory, update=update, layout=LAYOUT, active=True).__enter__()
+    AttemptLog(directory, update=update, layout=LAYOUT, active=True).__enter__()
 
 
 def events(directory: Path) -> list[tuple[int, str, Any]]:
@@ -64,7 +64,7 @@ def test_how_attempts_end(tmp_path: Path) -> None:
 
 def refusal(directory: Path, update: int) -> str:
     with pytest.raises(NoProgress) as caught:
-        Attempts(directory, update=update, layout=LAYOUT, active=True).check()
+        AttemptLog(directory, update=update, layout=LAYOUT, active=True).check()
     return str(caught.value)
 
 
@@ -115,7 +115,9 @@ def test_another_layout_is_no_repetition(tmp_path: Path) -> None:
     attempt(tmp_path, 4, FAILURE)
     attempt(tmp_path, 4, FAILURE)
     assert refusal(tmp_path, 4).startswith("stopped for good: 2 attempts failed")
-    Attempts(tmp_path, update=4, layout=LAYOUT | {"micro_batch_tokens": 16384}, active=True).check()
+    AttemptLog(
+        tmp_path, update=4, layout=LAYOUT | {"micro_batch_tokens": 16384}, active=True
+    ).check()
 
 
 def test_numbers_go_on_where_the_attempts_were_forgotten(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_progress_forgives(tmp_path: Path) -> None:
 
 
 def test_a_failure_counts_once(tmp_path: Path) -> None:
-    told = Attempts(tmp_path, update=4, layout=LAYOUT, active=True)
+    told = AttemptLog(tmp_path, update=4, layout=LAYOUT, active=True)
     told.__enter__()
     told.failed("rank 1 on node2 failed: out of memory")
     told.__exit__(ValueError, ValueError("own"), None)
@@ -155,14 +157,14 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_failures_before_the_attempt_are_not_recorded(tmp_path: Path) -> None:
-    Attempts(tmp_path, update=4, layout=LAYOUT, active=True).failed(
+    AttemptLog(tmp_path, update=4, layout=LAYOUT, active=True).failed(
         "rank 1 on node2 failed: reading the tokens"
     )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
-    others = Attempts(tmp_path, update=4, layout=LAYOUT, active=False)
+    others = AttemptLog(tmp_path, update=4, layout=LAYOUT, active=False)
     with pytest.raises(ValueError, match="x"), others:
         raise ValueError("x")
     assert list(tmp_path.iterdir()) == []
@@ -174,7 +176,7 @@ def test_a_full_disk_hides_no_error(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    failing = Attempts(tmp_path, update=4, layout=LAYOUT, active=True)
+    failing = AttemptLog(tmp_path, update=4, layout=LAYOUT, active=True)
     failing.__enter__()
     monkeypatch.setattr(os, "fsync", full)
     failing.__exit__(ValueError, ValueError("x"), None)

@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.packing import Filling
-from esm1b.batches.stream import MicroBatch
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.losses import masked_losses
 from tests.conftest import random_encoder

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from esm1b.batches.order import SequenceOrder
 from esm1b.cli import app, main
-from esm1b.corpus.tokens.tokenize import open_tokens
+from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.files import read_json
 from esm1b.pretraining.checkpoints.files import StoredState, checkpoint_path, write_state
 from esm1b.pretraining.skipped_updates import SkippedUpdate

@@ -24,7 +24,7 @@ from esm1b.batches.micro_batch import BatchRecipe, MicroBatch
 from esm1b.batches.order import SequenceOrder
 from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config, load_config
-from esm1b.corpus.tokens.tokenize import open_tokens
+from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
 from esm1b.pretraining.losses import masked_losses

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from esm1b.alphabet import MASK, PAD
 from esm1b.batches.masking import VALIDATION_SEED, Corruption
-from esm1b.batches.stream import BatchRecipe, MicroBatch, make_batch
+from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder

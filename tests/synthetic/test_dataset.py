@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 from esm1b.alphabet import AMINO_ACIDS, encode
 from esm1b.errors import UserError
 from esm1b.files import sha256_file
-from esm1b.synthetic.dataset import (
-    SyntheticFamily,
-    SyntheticSettings,
-    draw_families,
-    load_truth,
-    synthesize,
-)
+from esm1b.synthetic.dataset import load_truth, synthesize
+from esm1b.synthetic.families import SyntheticFamily, SyntheticSettings, draw_families
 from esm1b.synthetic.potts import PottsForest, check_contacts
 
 SMALL = SyntheticSettings(families=4, unseen_families=2, sequences=30, members=3, seed=7)

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from esm1b.alphabet import FIRST_AMINO_ACID, X
-from esm1b.synthetic.dataset import SyntheticFamily, SyntheticSettings, draw_families
 from esm1b.synthetic.exact_predictions import exact_predictions
+from esm1b.synthetic.families import SyntheticFamily, SyntheticSettings, draw_families
 from esm1b.synthetic.potts import PottsForest
 
 

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from esm1b.corpus.records.table import Rows
 
-__all__ = ["drop_duplicate_ids", "duplicated_id", "sort_rows"]
-
 
 def sort_rows(rows: Rows) -> Rows:
     """Return the records in the order of their hashes; those with equal ones in any order."""

@@ -12,8 +12,6 @@ from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.hashes import id_hashes, joined
 from esm1b.sequences.input_file import InputFile
 
-__all__ = ["IdList", "read_id_list"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class IdList:

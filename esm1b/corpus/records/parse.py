@@ -13,8 +13,6 @@ from esm1b.sequences.cleaning import clean, drop_reason
 from esm1b.sequences.formats import RawBlock, parse_block
 from esm1b.sequences.header import Header
 
-__all__ = ["BlockRows", "read_rows"]
-
 # With more irregular records than this the whole block is parsed one by one, so that none is
 # looked at twice.
 _MOST_OTHERS: Final = 1 / 16

@@ -23,8 +23,6 @@ from esm1b.sequences.cleaning import fault
 from esm1b.sequences.formats import RawBlock
 from esm1b.sequences.hashes import below, id_hashes, sample_hashes, sequence_hashes
 
-__all__ = ["SelectedRecords", "select_records"]
-
 _KEPT: Final = -1
 
 

@@ -8,17 +8,6 @@ from esm1b.errors import UserError
 from esm1b.sequences.cleaning import EMPTY_SEQUENCE, OTHER_CHARACTERS
 from esm1b.sequences.hashes import SAMPLE_KEY
 
-__all__ = [
-    "DROP_REASONS",
-    "DUPLICATE_ID",
-    "EXCLUDED",
-    "HELD_OUT_SEQUENCE",
-    "NOT_IN_SAMPLE",
-    "TOO_LONG",
-    "TOO_SHORT",
-    "Selection",
-]
-
 EXCLUDED: Final = "excluded"
 TOO_SHORT: Final = "too_short"
 TOO_LONG: Final = "too_long"

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["SequenceColumn"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceColumn:

@@ -11,8 +11,6 @@ from esm1b.corpus.records.id_list import IdList, read_id_list
 from esm1b.errors import UserError
 from esm1b.sequences.hashes import SEQUENCE_KEY, below
 
-__all__ = ["FractionSplit", "IdSplit", "Split", "read_id_split"]
-
 
 class Split(Protocol):
     """A rule that sends each record to training or to validation, whatever the others are."""

@@ -8,8 +8,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["NONE", "ROW", "TEXT_FIELDS", "Rows", "gather"]
-
 TEXT_FIELDS: Final = ("id", "name", "taxon", "representative_id", "sequence")
 """The fields that are text, in the order of `starts` and `lengths`."""
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from esm1b.corpus.records.table import NONE, ROW, Rows
 
-__all__ = ["UnirefRows", "read_uniref_rows"]
-
 _NEW_LINE: Final = ord("\n")
 _SPACE: Final = ord(" ")
 _EQUAL_SIGN: Final = ord("=")

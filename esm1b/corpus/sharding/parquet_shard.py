@@ -15,8 +15,6 @@ from esm1b.corpus.records.sequence_column import SequenceColumn
 from esm1b.corpus.records.table import NONE, Rows, gather
 from esm1b.files import sha256_file
 
-__all__ = ["CORPUS_SCHEMA", "ROW_GROUP_ROWS", "ShardFacts", "ShardWriter", "byte_counts"]
-
 CORPUS_SCHEMA: Final = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

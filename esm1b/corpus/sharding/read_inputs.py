@@ -19,8 +19,6 @@ from esm1b.sequences.formats import RawBlock, raw_blocks
 from esm1b.sequences.input_file import InputFile
 from esm1b.worker_pool import WorkerPool
 
-__all__ = ["Progress", "ReadingAccount", "read_inputs"]
-
 # Large enough that NumPy's overhead does not count, small enough to stay in the cache.
 _BLOCK_BYTES: Final = 1 << 20
 # Of the disk, for each byte of uncompressed input: the spilled records and, beside them, the

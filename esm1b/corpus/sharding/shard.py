@@ -35,9 +35,7 @@ from esm1b.files import atomic_directory, write_json
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
 from esm1b.worker_pool import WorkerPool
 
-__all__ = ["shard"]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def shard(
@@ -127,8 +125,8 @@ def shard(
         _check_sides(read.counts, sequences["train"], sequences["validation"], split)
         write_json(directory / MANIFEST, manifest)
     if warning := cluster_warning(manifest):
-        _LOGGER.warning("%s: %s", output, warning)
-    _LOGGER.info(
+        _log.warning("%s: %s", output, warning)
+    _log.info(
         "%s: %d sequences to train on, %d held out, from %d records",
         output,
         sequences["train"],
@@ -172,7 +170,7 @@ def _check_list(found: int, split: Split, *, allow_partial_list: bool) -> None:
         raise UserError(
             f"{text}; expected all, or --allow-partial-list: ids vanish from release to release"
         )
-    _LOGGER.warning("%s", text)
+    _log.warning("%s", text)
 
 
 def _write(

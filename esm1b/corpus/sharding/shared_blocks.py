@@ -12,8 +12,6 @@ from typing import Final
 
 from esm1b.sequences.formats import RawBlock
 
-__all__ = ["SharedBlock", "load_block", "share_blocks"]
-
 # Blocks are about half of this; a larger one goes through the pipe.
 _SLOT_BYTES: Final = 2 << 20
 

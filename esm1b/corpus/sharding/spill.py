@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from esm1b.corpus.records.table import ROW, Rows
 
-__all__ = ["read_interval", "write_run"]
-
 # Hashes are uniform, so that equal cells of their range hold about equal shares: the number of the
 # first record of each is a directory that tells where to look, in 32 kB a run.
 _CELLS: Final = 1 << 12

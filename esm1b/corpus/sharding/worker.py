@@ -22,8 +22,6 @@ from esm1b.errors import UserError
 from esm1b.sequences.formats import RawBlock
 from esm1b.worker_pool import LARGEST_KEPT
 
-__all__ = ["BlockAccount", "RunAccount", "ShardAccount", "ShardTask", "ShardWorker"]
-
 # Of one run, and of what is read back at once: a worker takes some 250 MB for either, and the text
 # is in one array, which is not to be too large to be kept.
 _RUN_BYTES: Final = LARGEST_KEPT

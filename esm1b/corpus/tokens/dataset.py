@@ -19,8 +19,6 @@ from esm1b.corpus.manifest import (
 )
 from esm1b.errors import UserError
 
-__all__ = ["TokenDataset", "open_tokens"]
-
 
 def open_tokens(directory: Path, split: SplitName, *, preload: bool = False) -> "TokenDataset":
     """Open one split of a tokens directory.

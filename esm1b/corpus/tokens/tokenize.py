@@ -25,15 +25,12 @@ from esm1b.corpus.manifest import (
     read_manifest,
 )
 from esm1b.corpus.records.sequence_column import SequenceColumn
-from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.disk_space import explain_full_disk, size_in_words
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, sha256_file, write_json
 from esm1b.worker_pool import WorkerPool
 
-__all__ = ["TokenDataset", "open_tokens", "tokenize", "tokens_fingerprint"]
-
-_LOGGER = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _SCHEMA: Final = pa.schema([pa.field("tokens", pa.large_binary(), nullable=False)])
 
@@ -98,7 +95,7 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
                 "fingerprint": tokens_fingerprint(manifest["fingerprint"]),
             },
         )
-    _LOGGER.info("%s: %d residues in %d shards", output, residues, len(entries))
+    _log.info("%s: %d residues in %d shards", output, residues, len(entries))
 
 
 def tokens_fingerprint(corpus_fingerprint: str) -> str:

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from esm1b.evaluation.structures.proteins import Protein
 from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION, pair_mask
 
-__all__ = ["mean_map", "separation_map", "separation_prior"]
-
 _WINDOW: Final = 2  # separations pooled on each side
 _PSEUDO_PAIRS: Final = 10.0  # pairs at the overall density, so that a rare separation says little
 _PRIOR_WEIGHT: Final = 1.0  # the prior counts as one group in the mean map

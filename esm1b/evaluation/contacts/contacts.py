@@ -27,8 +27,6 @@ from esm1b.evaluation.structures.table import KINDS
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.inference.model import load_model, untrained_model
 
-__all__ = ["evaluate_contacts"]
-
 
 def evaluate_contacts(
     model_directory: Path,

@@ -12,17 +12,6 @@ from numpy.typing import NDArray
 
 from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION, pair_mask
 
-__all__ = [
-    "FRACTIONS",
-    "PRECISIONS",
-    "RANGES",
-    "contact_precisions",
-    "correct_average_product",
-    "precision_at",
-    "symmetrise",
-]
-
-
 # Sequence separation j - i, from the first (included) to the second (excluded).
 RANGES: Final[Mapping[str, tuple[int, int]]] = {
     "short": (6, 12),

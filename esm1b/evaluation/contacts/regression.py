@@ -21,16 +21,6 @@ from esm1b.evaluation.contacts.precision import correct_average_product, precisi
 from esm1b.evaluation.structures.proteins import Protein
 from esm1b.evaluation.structures.separation import pair_mask
 
-__all__ = [
-    "PUBLISHED_C",
-    "STRENGTHS",
-    "AttentionModel",
-    "ContactRegression",
-    "Regularisation",
-    "contact_probabilities",
-    "fit_contact_regression",
-]
-
 _log = logging.getLogger(__name__)
 
 Regularisation = float | Literal["cross-validate"]

@@ -21,8 +21,6 @@ from esm1b.evaluation.contacts.regression import (
 )
 from esm1b.evaluation.structures.proteins import Protein
 
-__all__ = ["BASELINES", "ContactScores", "Precisions", "score_contacts"]
-
 _log = logging.getLogger(__name__)
 
 BASELINES: Final = ("untrained", "mean_map", "separation_prior", "random_pairs")

@@ -16,8 +16,6 @@ from esm1b.evaluation.contacts.precision import PRECISIONS
 from esm1b.evaluation.contacts.scores import BASELINES, ContactScores
 from esm1b.evaluation.results import Comparison, Metric
 
-__all__ = ["map_table", "protein_table", "summarise_contacts"]
-
 # The other precisions are reported with their intervals, without a comparison.
 _COMPARED: Final = ("precision_at_contacts", "precision_at_L_long")
 

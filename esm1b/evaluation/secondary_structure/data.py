@@ -16,8 +16,6 @@ from esm1b.errors import UserError
 from esm1b.evaluation.structures.proteins import Protein, proteins_of
 from esm1b.evaluation.structures.read import read_structures
 
-__all__ = ["STATES", "read_labelled_proteins", "state_labels"]
-
 STATES: Final = "HEC"  # helix, strand, coil; a label is the index
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-__all__ = ["PENALTIES", "LinearProbe", "fit_linear_probe"]
-
 # L2 strengths on standardised features, per residue: strongest first, each starts from the last.
 PENALTIES: Final = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 

@@ -13,19 +13,6 @@ from esm1b.evaluation.secondary_structure.data import STATES, state_labels
 from esm1b.evaluation.secondary_structure.linear_probe import LinearProbe, fit_linear_probe
 from esm1b.evaluation.structures.proteins import Protein
 
-__all__ = [
-    "REPRESENTATION_WINDOW",
-    "WINDOW",
-    "Features",
-    "ProbeSplit",
-    "RepresentationModel",
-    "confusion_of_majority",
-    "confusion_of_probe",
-    "majority_class",
-    "one_hot_windows",
-    "representations_of",
-]
-
 WINDOW: Final = 15  # residues: seven on either side
 # TAPE's head begins with a convolution of this width (songlab-cal/tape, modeling_utils.py).
 REPRESENTATION_WINDOW: Final = 5

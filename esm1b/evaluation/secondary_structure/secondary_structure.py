@@ -36,8 +36,6 @@ from esm1b.evaluation.structures.proteins import Protein, draw_kinds, fitting_le
 from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import load_model, untrained_model
 
-__all__ = ["evaluate_secondary_structure"]
-
 _log = logging.getLogger(__name__)
 
 _FIT_SHARE: Final = 0.8  # of the proteins, where the data do not say

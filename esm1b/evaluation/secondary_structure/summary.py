@@ -12,15 +12,6 @@ from esm1b.evaluation.results import Comparison, Metric
 from esm1b.evaluation.secondary_structure.data import STATES
 from esm1b.evaluation.structures.proteins import Protein, unit_of
 
-__all__ = [
-    "Confusions",
-    "comparisons_of",
-    "confusion_as_json",
-    "metrics_of",
-    "protein_table",
-    "subsets_of",
-]
-
 Confusions = Mapping[str, NDArray[np.float64]]
 """By model: counts `[proteins, true state, predicted state]`."""
 

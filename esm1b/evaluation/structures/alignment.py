@@ -6,8 +6,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bonded_segments", "place_segments"]
-
 # A peptide bond is 1.33 angstrom; CA to CA across one is 3.8 (trans) or 2.9 (cis). The limits leave
 # room for poor geometry and stay below what a missing residue would make of the distance.
 _PEPTIDE_BOND: Final = 2.0

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.alignment import bonded_segments, place_segments
 
-__all__ = ["MINIMUM_RESIDUES", "SUFFIXES", "ProteinChain", "read_chain", "structure_name"]
-
 MINIMUM_RESIDUES: Final = 20
 SUFFIXES: Final = (".pdb", ".ent", ".cif")
 

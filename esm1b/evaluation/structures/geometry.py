@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION
 
-__all__ = ["CONTACT_DISTANCE", "Glycine", "beta_carbons", "contact_pairs", "impute_beta_carbons"]
-
 Glycine = Literal["impute", "ca"]
 
 CONTACT_DISTANCE: Final = 8.0  # angstrom

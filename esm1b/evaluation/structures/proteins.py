@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from esm1b.alphabet import encode
 from esm1b.errors import UserError
 
-__all__ = ["Protein", "draw_kinds", "fitting_length", "keyed_order", "proteins_of", "unit_of"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -16,8 +16,6 @@ from esm1b.evaluation.structures.files import SUFFIXES, read_chain, structure_na
 from esm1b.evaluation.structures.geometry import Glycine, beta_carbons, contact_pairs
 from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA, validated_structures
 
-__all__ = ["read_structures"]
-
 _log = logging.getLogger(__name__)
 
 

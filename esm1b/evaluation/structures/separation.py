@@ -5,8 +5,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MINIMUM_SEPARATION", "pair_mask"]
-
 MINIMUM_SEPARATION: Final = 6
 
 

@@ -9,8 +9,6 @@ import pyarrow as pa
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION
 
-__all__ = ["KINDS", "STRUCTURE_SCHEMA", "validated_structures"]
-
 KINDS: Final = ("fit", "test", "unseen")
 
 # `group` is the bootstrap's unit; `observed` has one 1 or 0 per residue; contacts are counted from

@@ -17,8 +17,6 @@ from esm1b.pretraining.audit.run_record import read_run_record
 from esm1b.pretraining.audit.sequence_ids import id_columns, ids_of
 from esm1b.pretraining.audit.times_seen import Audit, audit, times_seen
 
-__all__ = ["AUDIT_FILE", "audit_run"]
-
 AUDIT_FILE: Final = "audit.json"
 _TABLE: Final = "times_seen.parquet"
 _ROWS: Final = 1 << 20

@@ -11,8 +11,6 @@ from esm1b.pretraining.checkpoints.run_identity import recorded_fingerprint
 from esm1b.pretraining.metrics.metrics_file import read_metrics
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
-__all__ = ["RunRecord", "read_run_record"]
-
 _METRICS: Final = "metrics.jsonl"
 
 Value = TypeVar("Value", int, str)

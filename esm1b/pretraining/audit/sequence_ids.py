@@ -10,8 +10,6 @@ import pyarrow.parquet as pq
 from esm1b.corpus.manifest import CORPUS_FORMAT, MANIFEST, read_manifest
 from esm1b.errors import UserError
 
-__all__ = ["id_columns", "ids_of"]
-
 
 def id_columns(corpus: Path, *, fingerprint: str) -> Iterator[pa.ChunkedArray]:
     """Yield the ids of the training sequences, shard by shard, in the order of their numbers.

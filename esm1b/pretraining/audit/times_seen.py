@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from esm1b.batches.order import SequenceOrder
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
-__all__ = ["Audit", "audit", "audit_text", "times_seen"]
-
 _AT_ONCE: Final = 1 << 20
 # Updates that are compared with the order one by one, evenly spaced, the first and the last among
 # them: all of a short run.

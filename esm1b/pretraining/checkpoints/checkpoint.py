@@ -37,8 +37,6 @@ from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 from esm1b.versions import versions
 
-__all__ = ["PARTS", "SaveError", "SavedState", "StateHolder", "load_newest", "save"]
-
 PARTS: Final = ("weights", "first_moments", "second_moments")
 
 # Files that a process reads or writes at the same time; digests are what takes the time.

@@ -13,8 +13,6 @@ from typing import IO, Final
 
 from esm1b.errors import UserError
 
-__all__ = ["directory_lock"]
-
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS: Final = 0.2

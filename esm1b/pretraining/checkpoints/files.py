@@ -21,18 +21,6 @@ from esm1b.errors import UserError
 from esm1b.files import fsync_file, read_json, sha256_file, write_json
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
-__all__ = [
-    "StoredFile",
-    "StoredState",
-    "check_file",
-    "checkpoint_path",
-    "checkpoints",
-    "read_state",
-    "shares",
-    "write_file",
-    "write_state",
-]
-
 _STATE: Final = "state.json"
 _NAME: Final = re.compile(r"update-(\d{8,})")
 

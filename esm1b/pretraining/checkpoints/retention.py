@@ -9,16 +9,6 @@ from typing import Final
 from esm1b.errors import UserError
 from esm1b.pretraining.checkpoints import files as checkpoint_files
 
-__all__ = [
-    "check_free_space",
-    "is_milestone",
-    "milestone_path",
-    "remove",
-    "remove_leftovers",
-    "remove_old",
-    "set_newer_aside",
-]
-
 _log = logging.getLogger(__name__)
 
 # A float32 weight and its two moments.

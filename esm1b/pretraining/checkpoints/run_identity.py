@@ -7,8 +7,6 @@ from typing import Any
 from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
 
-__all__ = ["check_fingerprint", "check_same_run", "recorded_fingerprint"]
-
 _RECORD = "run.json"
 _LEFT = ("attempts.jsonl", "metrics.jsonl", "milestones")
 

@@ -13,8 +13,6 @@ from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
-__all__ = ["MOST_FAILURES", "Saving"]
-
 _log = logging.getLogger(__name__)
 
 MOST_FAILURES: Final = 3

@@ -9,8 +9,6 @@ import torch.distributed
 from esm1b.errors import RunFailure, SharedUserError, UserError
 from esm1b.pretraining.distributed.place import Place
 
-__all__ = ["ActionError", "everywhere", "gathered", "on_first", "one_line"]
-
 T = TypeVar("T")
 
 

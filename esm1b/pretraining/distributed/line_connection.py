@@ -4,8 +4,6 @@ import json
 import socket
 from typing import Any, Final
 
-__all__ = ["LineConnection", "listen"]
-
 _MOST_BYTES: Final = 1 << 16
 
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["START", "Finding", "Observed", "Position", "Sign", "State", "age", "findings"]
-
 Position = tuple[int, int]
 """An update, and a part of it, that a process has arrived at; later ones compare as greater."""
 

@@ -2,8 +2,6 @@
 
 from typing import Final
 
-__all__ = ["is_lost_peer"]
-
 # What gloo, nccl and the store of torch 2.13 say when the other side of a connection is gone or
 # does not answer. Their exceptions have no class in common but RuntimeError, which tells nothing.
 _SPEAKERS: Final = ("gloo/transport", "pair closure", "nccl", "NCCL", "DistNetwork", "DistStore")

@@ -10,8 +10,6 @@ from typing import Final
 
 from esm1b.errors import UserError
 
-__all__ = ["Place", "is_first_process", "place_from_environment", "with_known_address"]
-
 _TORCH: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SLURM: Final = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
 # rank, rank on the node, processes, processes on the node

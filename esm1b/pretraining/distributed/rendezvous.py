@@ -30,8 +30,6 @@ from esm1b.errors import RunFailure, Stopped
 from esm1b.pretraining.distributed.collectives import one_line
 from esm1b.pretraining.distributed.place import Place
 
-__all__ = ["LIMIT_SECONDS", "in_thread", "meet"]
-
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)

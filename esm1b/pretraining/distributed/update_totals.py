@@ -9,8 +9,6 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-__all__ = ["Agreement", "Totals"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:

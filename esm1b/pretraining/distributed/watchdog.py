@@ -28,8 +28,6 @@ from esm1b.pretraining.distributed.liveness import Finding, Observed, Sign, Stat
 from esm1b.pretraining.distributed.lost_peer import is_lost_peer
 from esm1b.pretraining.distributed.place import Place
 
-__all__ = ["Watchdog"]
-
 _log = logging.getLogger(__name__)
 
 _SIGNS_PER_LIMIT: Final = 20

@@ -12,8 +12,8 @@ import torch.distributed
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.packing import Filling
-from esm1b.batches.stream import MicroBatch
 from esm1b.config import PretrainingConfig
 from esm1b.errors import SharedUserError
 from esm1b.model.encoder import Encoder
@@ -29,9 +29,7 @@ from esm1b.pretraining.engine.loss_scale import (
 )
 from esm1b.pretraining.engine.zero_state import Kind, sharding_of
 from esm1b.pretraining.losses import MaskedLosses, masked_losses
-from esm1b.pretraining.options import Hardware
-
-__all__ = ["Engine", "UpdateOutcome"]
+from esm1b.pretraining.options import Layout
 
 _KINDS: Final[dict[str, Kind]] = {
     "weights": "weight",
@@ -64,7 +62,7 @@ class Engine:
     Args:
         encoder: float32, the same weights in every process.
         config: the recipe.
-        hardware: the layout.
+        layout: micro-batch, ZeRO stage and device.
         device: of this process.
 
     Attributes:
@@ -80,13 +78,13 @@ class Engine:
         self,
         encoder: Encoder,
         config: PretrainingConfig,
-        hardware: Hardware,
+        layout: Layout,
         device: torch.device,
     ) -> None:
         import deepspeed
 
         self._precision: str = config.precision
-        check_layout(self._precision, hardware)
+        check_layout(self._precision, layout)
         if self._precision == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
             raise SharedUserError(
                 f"pretraining.precision: fp16, in which DeepSpeed does not train on {device.type} "
@@ -94,11 +92,11 @@ class Engine:
             )
         self.device = device
         self.filling: Filling | None = None
-        if hardware.compile:
+        if layout.compile:
             check_compiled(encoder.shape, encoder.attention, device.type, self._precision)
             encoder.compile_layers()
             self.filling = Filling.of(
-                micro_batch_tokens=hardware.micro_batch_tokens,
+                micro_batch_tokens=layout.micro_batch_tokens,
                 maximum_tokens=encoder.shape.maximum_tokens,
             )
         self.shapes = {name: parameter.shape for name, parameter in encoder.named_parameters()}
@@ -106,7 +104,7 @@ class Engine:
         self._clipping = config.gradient_clipping
         initial = {name: parameter.data for name, parameter in encoder.named_parameters()}
         self._adam = _adam(encoder.to(device), config)
-        settings = deepspeed_settings(config, hardware)
+        settings = deepspeed_settings(config, layout)
         try:
             with redirect_stdout(StringIO()):  # in bf16 DeepSpeed prints memory at each stage of it
                 self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -114,7 +112,7 @@ class Engine:
                 )
         except ValidationError as error:
             problems = "; ".join(f"{e['loc']}: {e['input']!r}: {e['msg']}" for e in error.errors())
-            raise SharedUserError(f"{hardware.deepspeed_file}: {problems}") from error
+            raise SharedUserError(f"{layout.deepspeed_file}: {problems}") from error
         self.network: nn.Module = self._engine
         self._parameters = dict(zip(self.shapes, self._engine.module.parameters(), strict=True))
         self._sharding = sharding_of(self._optimizer, self._adam)

@@ -11,9 +11,7 @@ from esm1b.errors import SharedUserError, UserError
 from esm1b.files import read_json
 from esm1b.model.attention_plan import AttentionPath, choose_path
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.options import Hardware
-
-__all__ = ["check_compiled", "check_layout", "deepspeed_settings"]
+from esm1b.pretraining.options import Layout
 
 # What a user's file may set: how DeepSpeed moves data and what it reports. Everything else decides
 # the arithmetic of an update, which is the recipe's, or where its state lies.
@@ -50,25 +48,25 @@ _ZERO: Final = (
 _ALLOWED: Final = {*_REPORTS, *(f"zero_optimization.{key}" for key in _ZERO)}
 
 
-def check_layout(precision: str, hardware: Hardware) -> None:
+def check_layout(precision: str, layout: Layout) -> None:
     """Check what can be checked of a layout before anything starts.
 
     Raises:
         UserError: the ZeRO stage does not train in this precision, the layers are not compiled in
             it, or the user's DeepSpeed file has a key that is not free.
     """
-    if hardware.zero_stage == 0 and precision != "fp32":
+    if layout.zero_stage == 0 and precision != "fp32":
         raise UserError(
             f"--zero-stage 0: with pretraining.precision {precision}; expected 1, 2 or 3, which "
             "keep float32 master weights"
         )
-    if hardware.compile and hardware.zero_stage == 3:
+    if layout.compile and layout.zero_stage == 3:
         raise UserError(
             "--compile: with --zero-stage 3, which gathers the weights within a layer; "
             "expected 0, 1 or 2"
         )
-    if hardware.deepspeed_file is not None:
-        _users_settings(hardware.deepspeed_file)
+    if layout.deepspeed_file is not None:
+        _users_settings(layout.deepspeed_file)
 
 
 def check_compiled(
@@ -95,7 +93,7 @@ def check_compiled(
         )
 
 
-def deepspeed_settings(config: PretrainingConfig, hardware: Hardware) -> dict[str, Any]:
+def deepspeed_settings(config: PretrainingConfig, layout: Layout) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a recipe on some hardware.
 
     Raises:
@@ -109,7 +107,7 @@ def deepspeed_settings(config: PretrainingConfig, hardware: Hardware) -> dict[st
         "gradient_accumulation_steps": 1,
         # Adam's step clips, see `Engine`: the same arithmetic at every stage, and on the device.
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": hardware.zero_stage, "contiguous_gradients": True},
+        "zero_optimization": {"stage": layout.zero_stage, "contiguous_gradients": True},
         "zero_allow_untested_optimizer": True,
         # Whether an update is finite is decided on the device; DeepSpeed would ask the host.
         "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
@@ -129,9 +127,9 @@ def deepspeed_settings(config: PretrainingConfig, hardware: Hardware) -> dict[st
         # They would wait for the device at every update.
         "timers": {"throughput": {"enabled": False, "synchronized": False}},
     }
-    if hardware.deepspeed_file is None:
+    if layout.deepspeed_file is None:
         return ours
-    return _merged(ours, _users_settings(hardware.deepspeed_file))
+    return _merged(ours, _users_settings(layout.deepspeed_file))
 
 
 def _users_settings(path: Path) -> dict[str, Any]:

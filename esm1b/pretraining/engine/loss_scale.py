@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["read_loss_scale", "stay_at_least_scale", "write_loss_scale"]
-
 # by name, the attributes of DeepSpeed's DynamicLossScaler that change
 _ATTRIBUTES: Final = {
     "scale": "cur_scale",

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW
 
-__all__ = ["Kind", "Sharding", "sharding_of"]
-
 Kind = Literal["weight", "exp_avg", "exp_avg_sq"]
 
 

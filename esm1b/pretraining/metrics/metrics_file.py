@@ -5,8 +5,6 @@ from typing import Any
 
 from esm1b.json_lines import read_json_lines
 
-__all__ = ["read_metrics"]
-
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a `metrics.jsonl` by update, the latest attempt of each; torn lines out.

@@ -15,8 +15,6 @@ from esm1b.json_lines import JsonLines
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.metrics.weights_and_biases import WeightsAndBiases
 
-__all__ = ["Monitor", "name_log_lines"]
-
 _log = logging.getLogger(__name__)
 
 _IN_BAR: Final = ("loss", "validation_perplexity", "tokens_per_second")

@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["RECENT_LOSSES", "is_spike"]
-
 RECENT_LOSSES: Final = 100
 """How many logged losses to compare with."""
 

@@ -11,8 +11,6 @@ from esm1b.config import Config
 from esm1b.pretraining.planning.arithmetic import model_flops_utilisation
 from esm1b.pretraining.planning.lengths import weighted_mean_length
 
-__all__ = ["Throughput"]
-
 # Lengths looked at for their weighted mean; shards hold random shares of the corpus.
 _SAMPLE = 1_000_000
 

@@ -13,8 +13,6 @@ from typing import Any, Final
 from esm1b.errors import UserError
 from esm1b.files import write_json
 
-__all__ = ["WeightsAndBiases", "check_installed"]
-
 _log = logging.getLogger(__name__)
 
 # The other processes wait meanwhile, which they do not for ever.

@@ -4,8 +4,6 @@ from esm1b.alphabet import TOKENS
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.planning.gpus import Precision, gpu_of_device
 
-__all__ = ["flops_per_token", "model_flops_utilisation", "tokens_per_second"]
-
 
 def flops_per_token(shape: EncoderShape, weighted_mean_length: float) -> float:
     """Return the operations of a forward and backward pass for a token.

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.batches.packing import micro_batch_capacity
-from esm1b.config import Config, CorpusConfig
+from esm1b.config import Config
+from esm1b.corpus.config import CorpusConfig
 from esm1b.download.release import expected_clusters
 from esm1b.errors import UserError
 from esm1b.pretraining.planning.arithmetic import flops_per_token, tokens_per_second
@@ -29,17 +30,6 @@ from esm1b.pretraining.planning.memory import (
     state_bytes,
     zero_stages,
 )
-
-__all__ = [
-    "DEFAULT_UTILISATION",
-    "Duration",
-    "Estimate",
-    "MicroBatchMemory",
-    "TrainingData",
-    "assumed_data",
-    "estimate",
-    "measured_data",
-]
 
 DEFAULT_UTILISATION: Final = 0.50
 """Share of the peak: a target for this network on a H200, not a measurement."""

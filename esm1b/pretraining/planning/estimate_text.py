@@ -6,8 +6,6 @@ from typing import Final
 from esm1b.pretraining.planning.estimate import Estimate, MicroBatchMemory
 from esm1b.pretraining.planning.memory import MEMORY_MARGIN, ZeroStage
 
-__all__ = ["estimate_text"]
-
 _ALL_STAGES: Final[tuple[ZeroStage, ...]] = (0, 1, 2, 3)
 _LABEL: Final = 12
 _COLUMN: Final = 17

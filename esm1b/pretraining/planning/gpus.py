@@ -10,8 +10,6 @@ from typing import Final, Literal
 
 from esm1b.errors import UserError
 
-__all__ = ["GPUS", "Gpu", "Precision", "find_gpu", "gpu_of_device"]
-
 Precision = Literal["fp32", "bf16", "fp16"]
 
 

@@ -7,14 +7,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "UNIREF50_MEAN_LENGTH",
-    "LengthStatistics",
-    "drawn_length_statistics",
-    "length_statistics",
-    "weighted_mean_length",
-]
-
 UNIREF50_MEAN_LENGTH: Final = 286.5
 """Residues of a UniRef50 sequence on average: 17,282,055,793 residues in 60,315,044 sequences, a
 release after 2018_03, at second hand (the manifest of LiteFold/UniRef50 on Hugging Face)."""

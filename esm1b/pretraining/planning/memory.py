@@ -11,19 +11,6 @@ from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.planning.gpus import Precision
 
-__all__ = [
-    "CPU_MICRO_BATCH_TOKENS",
-    "MEMORY_MARGIN",
-    "StateBytes",
-    "ZeroStage",
-    "activation_bytes_per_token",
-    "automatic_micro_batch_tokens",
-    "checkpoint_bytes",
-    "fits",
-    "state_bytes",
-    "zero_stages",
-]
-
 ZeroStage = Literal[0, 1, 2, 3]
 
 MEMORY_MARGIN: Final = 0.10

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from esm1b.alphabet import TOKENS, encode
 from esm1b.corpus.sharding.shard import shard
-from esm1b.corpus.tokens.tokenize import TokenDataset, open_tokens, tokenize
+from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
+from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.errors import UserError
 
 SEQUENCES = ["LAGVSERTIDPKQNFYMHWC", "XBUZOJ", "MKV", "MKVLA", "W" * 40, "AC", "DE", "FGH"]

@@ -26,7 +26,7 @@ from esm1b.errors import RunFailure
 from esm1b.pretraining.distributed import rendezvous as meeting
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.rendezvous import meet
-from esm1b.pretraining.options import Hardware
+from esm1b.pretraining.options import Layout
 from esm1b.pretraining.start_processes import start_processes
 from esm1b.stopping import StopRequest, TimeBudget
 
@@ -45,7 +45,7 @@ def join(place: Place, is_stopped: Callable[[], bool], *, limit_seconds: float =
 
 
 def join_and_add(place: Place, is_stopped: Callable[[], bool]) -> float:
-    start_processes(place, Hardware(device="cpu"), is_stopped=is_stopped, limit_seconds=30)
+    start_processes(place, Layout(device="cpu"), is_stopped=is_stopped, limit_seconds=30)
     total = torch.tensor([float(place.rank + 1)])
     torch.distributed.all_reduce(total)
     torch.distributed.destroy_process_group()
@@ -57,7 +57,7 @@ def join_and_connect(place: Place, is_stopped: Callable[[], bool]) -> None:
     if place.rank == 1:
         join(place, is_stopped, limit_seconds=30)
     else:
-        start_processes(place, Hardware(device="cpu"), is_stopped=is_stopped, limit_seconds=2)
+        start_processes(place, Layout(device="cpu"), is_stopped=is_stopped, limit_seconds=2)
 
 
 def member(place: Place, action: Join, folder: Path) -> None:

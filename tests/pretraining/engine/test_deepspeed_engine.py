@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esm1b.batches.stream import MicroBatch
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.config import PretrainingConfig
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder, initialise
@@ -26,7 +26,7 @@ from esm1b.pretraining.checkpoints import checkpoint
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
 from esm1b.pretraining.losses import masked_losses
-from esm1b.pretraining.options import Hardware
+from esm1b.pretraining.options import Layout
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 from esm1b.pretraining.start_processes import start_processes
 from tests.pretraining.worlds import in_world
@@ -43,7 +43,7 @@ SKIPPED = [SkippedUpdate(update=1, epochs=[0, 1], sequences=[7, 3])]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class Case:
     """Attributes: `settings` are DeepSpeed's, in JSON."""
 
     precision: str = "fp32"
@@ -56,11 +56,11 @@ class Layout:
         return f"{self.precision}-{self.zero_stage}{frugal}"
 
 
-FLOAT32 = [Layout(zero_stage=stage) for stage in (0, 1, 2, 3)]
-BFLOAT16 = [Layout(precision="bf16", zero_stage=stage) for stage in (1, 2, 3)]
-FLOAT16 = [Layout(precision="fp16", zero_stage=stage) for stage in (1, 2, 3)]
+FLOAT32 = [Case(zero_stage=stage) for stage in (0, 1, 2, 3)]
+BFLOAT16 = [Case(precision="bf16", zero_stage=stage) for stage in (1, 2, 3)]
+FLOAT16 = [Case(precision="fp16", zero_stage=stage) for stage in (1, 2, 3)]
 # Not even the small parameters stay whole; the token embedding, used twice, is one of them.
-FRUGAL = Layout(
+FRUGAL = Case(
     zero_stage=3,
     settings='{"zero_optimization": {"stage3_param_persistence_threshold": 0}}',
     activation_checkpointing=True,
@@ -131,15 +131,15 @@ def recipe(precision: str, clipping: float | None = 2.0) -> PretrainingConfig:
 
 
 def new_engine(
-    layout: Layout, folder: Path, *, seed: int = 1, clipping: float | None = 2.0
+    layout: Case, folder: Path, *, seed: int = 1, clipping: float | None = 2.0
 ) -> Engine:
     encoder = FaultyEncoder(SHAPE, activation_checkpointing=layout.activation_checkpointing)
     initialise(encoder, seed)
     settings = folder / f"{layout}.json"
     settings.write_text(layout.settings)
     stages: dict[int, Literal[0, 1, 2, 3]] = {0: 0, 1: 1, 2: 2, 3: 3}
-    hardware = Hardware(device="cpu", zero_stage=stages[layout.zero_stage], deepspeed_file=settings)
-    return Engine(encoder, recipe(layout.precision, clipping), hardware, CPU)
+    ours = Layout(device="cpu", zero_stage=stages[layout.zero_stage], deepspeed_file=settings)
+    return Engine(encoder, recipe(layout.precision, clipping), ours, CPU)
 
 
 def do_update(engine: Engine, update: int, place: Place, rounds: int = 2) -> UpdateOutcome:
@@ -196,7 +196,7 @@ def same(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]])
 
 @contextmanager
 def started(place: Place) -> Iterator[None]:
-    start_processes(place, Hardware(device="cpu"))
+    start_processes(place, Layout(device="cpu"))
     from deepspeed.accelerator import get_accelerator
 
     # DeepSpeed trains in fp16 on a CPU with instructions for it only; torch does on any.
@@ -207,13 +207,13 @@ def started(place: Place) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-Seen = dict[Layout, dict[str, Any]]
-Resumes = list[tuple[Path, Layout]]
+Seen = dict[Case, dict[str, Any]]
+Resumes = list[tuple[Path, Case]]
 Resumed = list[tuple[list[float], dict[str, dict[str, Tensor]]]]
 
 
 def visit(
-    place: Place, folder: Path, layouts: list[Layout], resumes: Resumes
+    place: Place, folder: Path, layouts: list[Case], resumes: Resumes
 ) -> tuple[Seen, Resumed, dict[str, str]]:
     """Do everything that one start is to show: train, go on from others, be refused."""
     with started(place):
@@ -222,7 +222,7 @@ def visit(
         return seen, resumed, refusals(folder)
 
 
-def trained_under(layout: Layout, place: Place, shared: Path) -> dict[str, Any]:
+def trained_under(layout: Case, place: Place, shared: Path) -> dict[str, Any]:
     folder = shared / str(place.rank)
     folder.mkdir(exist_ok=True)
     engine = new_engine(layout, folder)
@@ -285,7 +285,7 @@ def scale_after_overflows(engine: Engine, place: Place) -> float | None:
 
 
 def resumed_from(
-    path: Path, layout: Layout, place: Place, shared: Path
+    path: Path, layout: Case, place: Place, shared: Path
 ) -> tuple[list[float], dict[str, dict[str, Tensor]]]:
     """Go on from a checkpoint; return the losses and the state that was loaded."""
     engine = new_engine(layout, shared / str(place.rank), seed=2)
@@ -300,17 +300,17 @@ def refusals(folder: Path) -> dict[str, str]:
 
     get_accelerator().is_fp16_supported = lambda: False
     layouts = {
-        "fp16 on a CPU": ("fp16", Hardware(device="cpu")),
-        "stage 0 in bf16": ("bf16", Hardware(device="cpu", zero_stage=0)),
-        "compiled in bf16": ("bf16", Hardware(device="cpu", compile=True)),
-        "compiled in fp32": ("fp32", Hardware(device="cpu", compile=True)),
+        "fp16 on a CPU": ("fp16", Layout(device="cpu")),
+        "stage 0 in bf16": ("bf16", Layout(device="cpu", zero_stage=0)),
+        "compiled in bf16": ("bf16", Layout(device="cpu", compile=True)),
+        "compiled in fp32": ("fp32", Layout(device="cpu", compile=True)),
     }
     said = {}
-    for name, (precision, hardware) in layouts.items():
+    for name, (precision, layout) in layouts.items():
         with pytest.raises(UserError) as caught:
-            Engine(Encoder(SHAPE), recipe(precision), hardware, CPU)
+            Engine(Encoder(SHAPE), recipe(precision), layout, CPU)
         said[name] = str(caught.value)
-    wrong = Layout(zero_stage=3, settings='{"zero_optimization": {"overlap_comm": "loud"}}')
+    wrong = Case(zero_stage=3, settings='{"zero_optimization": {"overlap_comm": "loud"}}')
     with pytest.raises(UserError) as caught:
         new_engine(wrong, folder)
     said["settings"] = str(caught.value)
@@ -353,9 +353,7 @@ EVERY_CASE = pytest.mark.parametrize(("processes", "layout"), CASES)
 
 
 @EVERY_CASE
-def test_losses_are_those_of_the_first_layout(
-    worlds: Worlds, processes: int, layout: Layout
-) -> None:
+def test_losses_are_those_of_the_first_layout(worlds: Worlds, processes: int, layout: Case) -> None:
     reference = worlds.seen[1][FLOAT32[0]]["losses"]
     # bfloat16 keeps eight bits of a number, float16 eleven
     bound = {"fp32": 1e-6, "bf16": 2**-9, "fp16": 2**-12}[layout.precision]
@@ -366,7 +364,7 @@ def test_losses_are_those_of_the_first_layout(
 
 
 @EVERY_CASE
-def test_master_weights_start_unrounded(worlds: Worlds, processes: int, layout: Layout) -> None:
+def test_master_weights_start_unrounded(worlds: Worlds, processes: int, layout: Case) -> None:
     encoder = Encoder(SHAPE)
     initialise(encoder, 1)
     expected = {"weights": {name: p.detach() for name, p in encoder.named_parameters()}}
@@ -375,7 +373,7 @@ def test_master_weights_start_unrounded(worlds: Worlds, processes: int, layout: 
 
 @EVERY_CASE
 def test_the_gradient_norm_is_that_of_the_first_layout(
-    worlds: Worlds, processes: int, layout: Layout
+    worlds: Worlds, processes: int, layout: Case
 ) -> None:
     norm = worlds.seen[1][FLOAT32[0]]["norm"]
     assert norm > 2.0  # more than the clipping of `recipe`, so clipping is at work
@@ -385,7 +383,7 @@ def test_the_gradient_norm_is_that_of_the_first_layout(
 
 @EVERY_CASE
 def test_an_update_that_is_not_finite_changes_nothing(
-    worlds: Worlds, processes: int, layout: Layout
+    worlds: Worlds, processes: int, layout: Case
 ) -> None:
     scales: list[float | None] = [None, None]
     if layout.precision == "fp16":
@@ -403,7 +401,7 @@ def test_an_update_that_is_not_finite_changes_nothing(
 
 @EVERY_CASE
 def test_an_overflow_at_the_least_scale_is_skipped_too(
-    worlds: Worlds, processes: int, layout: Layout
+    worlds: Worlds, processes: int, layout: Case
 ) -> None:
     expected = 1.0 if layout.precision == "fp16" else None
     assert worlds.seen[processes][layout].get("least scale") == expected
@@ -411,7 +409,7 @@ def test_an_overflow_at_the_least_scale_is_skipped_too(
 
 @EVERY_CASE
 def test_the_host_does_not_wait_for_the_device(
-    worlds: Worlds, processes: int, layout: Layout
+    worlds: Worlds, processes: int, layout: Case
 ) -> None:
     # In stage 3 DeepSpeed asks a tensor that it made on the host; in fp16 it needs the scale.
     expected = {"fp32": int(layout.zero_stage == 3), "bf16": int(layout.zero_stage == 3), "fp16": 2}
@@ -420,7 +418,7 @@ def test_the_host_does_not_wait_for_the_device(
 
 @EVERY_CASE
 def test_resumed_in_the_same_layout_it_is_bitwise_the_same(
-    worlds: Worlds, processes: int, layout: Layout
+    worlds: Worlds, processes: int, layout: Case
 ) -> None:
     seen = worlds.seen[processes][layout]
     assert same(seen["saved"], seen["loaded state"])

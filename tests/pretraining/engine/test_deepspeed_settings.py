@@ -14,7 +14,7 @@ from esm1b.pretraining.engine.deepspeed_settings import (
     check_layout,
     deepspeed_settings,
 )
-from esm1b.pretraining.options import Hardware
+from esm1b.pretraining.options import Layout
 
 
 def settings_file(tmp_path: Path, content: object) -> Path:
@@ -28,13 +28,13 @@ def settings_file(tmp_path: Path, content: object) -> Path:
 )
 def test_stages_that_train(precision: str, stages: list[Any]) -> None:
     for stage in stages:
-        check_layout(precision, Hardware(zero_stage=stage))
+        check_layout(precision, Layout(zero_stage=stage))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_needs_master_weights(precision: str) -> None:
     with pytest.raises(UserError) as caught:
-        check_layout(precision, Hardware(zero_stage=0))
+        check_layout(precision, Layout(zero_stage=0))
     assert str(caught.value) == (
         f"--zero-stage 0: with pretraining.precision {precision}; expected 1, 2 or 3, which keep "
         "float32 master weights"
@@ -43,7 +43,7 @@ def test_half_precision_needs_master_weights(precision: str) -> None:
 
 def test_divided_weights_are_not_compiled() -> None:
     with pytest.raises(UserError) as caught:
-        check_layout("bf16", Hardware(zero_stage=3, compile=True))
+        check_layout("bf16", Layout(zero_stage=3, compile=True))
     assert str(caught.value) == (
         "--compile: with --zero-stage 3, which gathers the weights within a layer; "
         "expected 0, 1 or 2"
@@ -52,7 +52,7 @@ def test_divided_weights_are_not_compiled() -> None:
 
 def test_settings_of_a_recipe() -> None:
     recipe = PretrainingConfig(precision="bf16", gradient_clipping=1.0)
-    assert deepspeed_settings(recipe, Hardware(zero_stage=2)) == {
+    assert deepspeed_settings(recipe, Layout(zero_stage=2)) == {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,
@@ -80,10 +80,10 @@ def test_a_users_file_wins_key_by_key(tmp_path: Path) -> None:
         "timers": {"throughput": {"enabled": True}},
         "wall_clock_breakdown": True,
     }
-    hardware = Hardware(zero_stage=3, deepspeed_file=settings_file(tmp_path, theirs))
-    check_layout("fp32", hardware)
-    ours = deepspeed_settings(PretrainingConfig(), Hardware(zero_stage=3))
-    assert deepspeed_settings(PretrainingConfig(), hardware) == {
+    layout = Layout(zero_stage=3, deepspeed_file=settings_file(tmp_path, theirs))
+    check_layout("fp32", layout)
+    ours = deepspeed_settings(PretrainingConfig(), Layout(zero_stage=3))
+    assert deepspeed_settings(PretrainingConfig(), layout) == {
         **ours,
         "zero_optimization": {
             "stage": 3,
@@ -118,7 +118,7 @@ def test_keys_that_decide_the_arithmetic_are_refused(
 ) -> None:
     path = settings_file(tmp_path, content)
     with pytest.raises(UserError) as caught:
-        check_layout("fp32", Hardware(deepspeed_file=path))
+        check_layout("fp32", Layout(deepspeed_file=path))
     assert str(caught.value).startswith(
         f"{path}: {key}: decides what an update computes or where its state lies, which the "
         "recipe and the options of pretrain say; expected only zero_optimization (allgather_bucket"
@@ -139,7 +139,7 @@ def test_keys_that_decide_the_arithmetic_are_refused(
 def test_values_of_another_kind_are_refused(tmp_path: Path, content: object, problem: str) -> None:
     path = settings_file(tmp_path, content)
     with pytest.raises(UserError) as caught:
-        check_layout("fp32", Hardware(deepspeed_file=path))
+        check_layout("fp32", Layout(deepspeed_file=path))
     assert str(caught.value) == f"{path}: {problem}"
 
 
@@ -166,9 +166,9 @@ def test_compiled_layers_attend_by_varlen() -> None:
 def test_a_file_that_is_no_settings(tmp_path: Path) -> None:
     path = settings_file(tmp_path, [1])
     with pytest.raises(UserError, match=f"{path}: list; expected an object of settings"):
-        check_layout("fp32", Hardware(deepspeed_file=path))
+        check_layout("fp32", Layout(deepspeed_file=path))
     with pytest.raises(UserError, match="No such file or directory"):
-        check_layout("fp32", Hardware(deepspeed_file=tmp_path / "none.json"))
+        check_layout("fp32", Layout(deepspeed_file=tmp_path / "none.json"))
 
 
 def test_a_filling_holds_every_micro_batch() -> None:

@@ -7,8 +7,6 @@ import typer
 
 from esm1b.commands.options import ModelDirectory
 
-__all__ = ["export_weights", "import_weights"]
-
 
 def import_weights(
     path: Annotated[

@@ -9,8 +9,6 @@ import typer
 from esm1b.commands.options import OutputDirectory
 from esm1b.errors import UserError
 
-__all__ = ["corpus_info", "download", "shard", "synthesize", "tokenize"]
-
 
 def synthesize(
     output: OutputDirectory,
@@ -25,8 +23,8 @@ def synthesize(
 
     Example: esm1b synthesize --output synthetic --families 16 --sequences 2000 --seed 1
     """
-    from esm1b.synthetic.dataset import SyntheticSettings
     from esm1b.synthetic.dataset import synthesize as run
+    from esm1b.synthetic.families import SyntheticSettings
 
     run(
         output,
