@@ -66,7 +66,7 @@ def test_every_flag_of_pretrain_is_one() -> None:
     command = group.commands["pretrain"]  # type: ignore[attr-defined]  # a group of commands
     known = {option for parameter in command.params for option in parameter.opts}
     of_pretrain = [*shlex.split(PRETRAIN), *shlex.split(SCRIPT.split("esm1b pretrain")[1])]
-    prose = GUIDE.split("## Stopping and going on")[1]
+    prose = GUIDE.split("## Stop and resume")[1]
     told = re.findall(r"`(--[a-z-]+)(?: [\w]+)?`", prose)
     used = {word for word in of_pretrain if word.startswith("--")} | set(told)
     assert {"--stop-after", "--micro-batch-tokens", "--threads", "--preload", "--wandb"} <= used

@@ -3,8 +3,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from snakemake.utils import validate
-
 from esm1b.config import parse_config
 from esm1b.download.release import VALIDATION_LIST
 from esm1b.errors import UserError
@@ -15,7 +13,6 @@ except UserError as error:
     print(f"esm1b: error: {error}", file=sys.stderr)
     sys.exit(2)
 config.update(CONFIG.model_dump(mode="json"))
-validate(config, schema="../schemas/config.schema.yaml")
 
 EVALUATIONS = ["perplexity"]
 if CONFIG.corpus.is_synthetic or CONFIG.evaluation.contacts.structures:
@@ -29,10 +26,33 @@ if CONFIG.corpus.limit:
     DOWNLOAD += f"-first-{CONFIG.corpus.limit}"
 LIST_DOWNLOAD = "resources/uniref/esm1b_validation_list"
 
+CORPUS = f"results/corpora/{CONFIG.corpus.name}"
+
+# What `esm1b pretrain --records` writes, by its purpose.
+TRAINING_RECORDS = {
+    "metrics": "metrics.jsonl",
+    "attempts": "attempts.jsonl",
+    "run": "run.json",
+    "state": "state.json",
+}
+
 
 wildcard_constraints:
     corpus=CONFIG.corpus.name,
     run=CONFIG.run,
+
+
+def options(**values):
+    """Command-line options of the values that are set; True is an option without a value."""
+    words = []
+    for name, value in values.items():
+        option = "--" + name.replace("_", "-")
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is True:
+                words.append(option)
+            elif one not in (None, False, ""):
+                words.append(f"{option} {shlex.quote(str(one))}")
+    return " ".join(words)
 
 
 def launcher(wildcards, resources):
@@ -49,33 +69,23 @@ def run_config(wildcards):
 
 
 def corpus_sequences(wildcards):
-    """The files to shard: the user's, or those that are drawn; none where a release is."""
+    """The user's sequence files, or the synthetic ones; none for a release."""
     if CONFIG.corpus.is_synthetic:
-        return "results/corpora/{corpus}/synthetic/sequences.fasta.gz"
+        return f"{CORPUS}/synthetic/sequences.fasta.gz"
     return list(CONFIG.corpus.sequences)
 
 
 def release_lock(wildcards):
-    """What says which file the configured release is; nothing without a release."""
+    """The file that names the downloaded release; none without a release."""
     return rules.download.output.lock if CONFIG.corpus.release else []
 
 
 def files_to_shard(wildcards, input):
-    """The files to shard by their names, which a lock tells once it is there."""
+    """The names of the files to shard; a release's is in its lock."""
     if not input.lock:
         return input.sequences
     lock = Path(input.lock)
     return str(lock.with_name(json.loads(lock.read_text())["file"]))
-
-
-def mirror_options(wildcards):
-    """The options that name the configured mirrors."""
-    return " ".join(f"--mirror {shlex.quote(url)}" for url in CONFIG.corpus.mirrors)
-
-
-def limit_option(wildcards):
-    """The option that fetches only the beginning of a release."""
-    return f"--limit {CONFIG.corpus.limit}" if CONFIG.corpus.limit else ""
 
 
 def validation_ids(wildcards):
@@ -85,63 +95,37 @@ def validation_ids(wildcards):
     return CONFIG.corpus.validation_ids or []
 
 
-def split_options(wildcards, input):
-    """How sequences are held out."""
-    if not input.validation_ids:
-        return f"--validation-fraction {CONFIG.corpus.validation_fraction}"
-    partial = " --allow-partial-list" if CONFIG.corpus.allow_partial_list else ""
-    return f"--validation-ids {shlex.quote(str(input.validation_ids))}{partial}"
-
-
-def cleaning_options(wildcards, input):
-    """Where the sequences come from, and which of them are left out."""
+def shard_options(wildcards, input):
+    """The options of `esm1b shard` about the split, the source and the selection."""
     corpus = CONFIG.corpus
-    values = {
-        "--source": input.lock or None,
-        "--sample": corpus.sample,
-        "--exclude": input.exclude or None,
-        "--minimum-length": corpus.minimum_length,
-        "--maximum-length": corpus.maximum_length,
-    }
-    options = [
-        f"{name} {shlex.quote(str(value))}"
-        for name, value in values.items()
-        if value is not None
-    ]
-    return " ".join([*options, "--strict"] if corpus.strict else options)
-
-
-def synthetic_file(name):
-    """A file of the synthetic families of the configured corpus."""
-    return f"results/corpora/{CONFIG.corpus.name}/synthetic/{name}"
-
-
-def truth(wildcards):
-    """The exact references of a synthetic corpus, nothing for a real one."""
-    return synthetic_file("truth.npz") if CONFIG.corpus.is_synthetic else []
-
-
-def truth_option(wildcards, input):
-    """The option that adds the exact references."""
-    return f"--truth {input.truth}" if input.truth else ""
-
-
-def structures(wildcards):
-    """Structures for contacts: the user's, or the synthetic table."""
-    return CONFIG.evaluation.contacts.structures or synthetic_file("structures.parquet")
-
-
-def secondary_structure_table(wildcards):
-    """Secondary structures: the user's, or the synthetic table."""
-    return CONFIG.evaluation.secondary_structure.table or synthetic_file(
-        "structures.parquet"
+    ids = str(input.validation_ids)
+    return options(
+        validation_ids=ids,
+        validation_fraction=None if ids else corpus.validation_fraction,
+        allow_partial_list=bool(ids) and corpus.allow_partial_list,
+        source=str(input.lock),
+        exclude=str(input.exclude),
+        **corpus.model_dump(
+            include={"shards", "sample", "minimum_length", "maximum_length", "strict"}
+        ),
     )
 
 
-def maximum_residues_option(wildcards):
-    """The option that bounds the residues that fit the probes."""
-    limit = CONFIG.evaluation.secondary_structure.maximum_residues
-    return "" if limit is None else f"--maximum-residues {limit}"
+def truth(wildcards):
+    """The exact references of a synthetic corpus; none for a real one."""
+    return f"{CORPUS}/synthetic/truth.npz" if CONFIG.corpus.is_synthetic else []
+
+
+def structures(wildcards):
+    """The user's structures for contacts, or the synthetic table."""
+    given = CONFIG.evaluation.contacts.structures
+    return given or f"{CORPUS}/synthetic/structures.parquet"
+
+
+def secondary_structure_table(wildcards):
+    """The user's table of secondary structures, or the synthetic one."""
+    given = CONFIG.evaluation.secondary_structure.table
+    return given or f"{CORPUS}/synthetic/structures.parquet"
 
 
 def evaluations(wildcards):
@@ -154,11 +138,11 @@ def evaluations(wildcards):
 
 def evaluation_options(wildcards, input):
     """An option for each evaluation directory."""
-    return " ".join(f"--evaluation {Path(path).parent}" for path in input.evaluations)
+    return options(evaluation=[Path(path).parent for path in input.evaluations])
 
 
 def model_files(name):
-    """The files of a model directory of the run, by what they are."""
+    """The files of a model directory of the run, by their purpose."""
     files = {
         "card": "README.md",
         "config": "config.json",
@@ -191,28 +175,20 @@ def release_directory():
     return f"results/{CONFIG.run}/release"
 
 
-def report_page():
-    """The page of the configured run."""
-    return f"results/{CONFIG.run}/report/index.html"
-
-
-def report_summary():
-    """The table of results of the configured run."""
-    return f"results/{CONFIG.run}/report/summary.txt"
-
-
-def figure(name):
-    """A figure with its caption and its place in Snakemake's report."""
-    categories = {"corpus": "Data", "training": "Pretraining"}
-    flagged = report(
-        f"results/{{run}}/report/figures/{name}.svg",
-        caption=f"../report/{name}.rst",
-        category=categories.get(name, "Evaluation"),
-        labels={"shown": name.replace("_", " ")},
-    )
-    return flagged
+def report_file(name):
+    """A file of the configured run's report."""
+    return f"results/{CONFIG.run}/report/{name}"
 
 
 def figures():
-    """The figures of what was evaluated."""
-    return [figure(name) for name in ["corpus", "training", *EVALUATIONS]]
+    """The figures of the report, each with its caption and its place in Snakemake's own report."""
+    categories = {"corpus": "Data", "training": "Pretraining"}
+    return [
+        report(
+            f"results/{{run}}/report/figures/{name}.svg",
+            caption=f"../report/{name}.rst",
+            category=categories.get(name, "Evaluation"),
+            labels={"shown": name.replace("_", " ")},
+        )
+        for name in ["corpus", "training", *EVALUATIONS]
+    ]

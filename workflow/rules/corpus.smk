@@ -14,16 +14,11 @@ rule synthesize:
         mem_mb=2000,
         runtime="10m",
     params:
-        families=CONFIG.corpus.synthetic.families,
-        unseen_families=CONFIG.corpus.synthetic.unseen_families,
-        sequences=CONFIG.corpus.synthetic.sequences,
-        seed=CONFIG.seed,
+        options=options(**CONFIG.corpus.synthetic.model_dump(), seed=CONFIG.seed),
     message:
         "Drawing synthetic protein families"
     shell:
-        "esm1b synthesize --output $(dirname {output.truth}) --families {params.families} "
-        "--unseen-families {params.unseen_families} --sequences {params.sequences} "
-        "--seed {params.seed} > {log} 2>&1"
+        "esm1b synthesize --output $(dirname {output.truth}) {params.options} > {log} 2>&1"
 
 
 # The release is no output: Snakemake would delete tens of gigabytes when the job runs again. The
@@ -41,10 +36,10 @@ rule download:
         mem_mb=1000,
         runtime="3d",
         # no parameter: from another mirror the file is the same
-        mirrors=mirror_options,
+        mirrors=options(mirror=CONFIG.corpus.mirrors),
     params:
         release=CONFIG.corpus.release,
-        limit=limit_option,
+        limit=options(limit=CONFIG.corpus.limit),
     message:
         "Downloading UniRef50 {params.release}"
     shell:
@@ -91,15 +86,12 @@ rule shard:
         runtime="1d",
     params:
         files=files_to_shard,
-        shards=CONFIG.corpus.shards,
-        split=split_options,
-        cleaning=cleaning_options,
+        options=shard_options,
     message:
         "Cleaning and sharding the sequences"
     shell:
-        "esm1b shard {params.files:q} --output $(dirname {output.manifest}) "
-        "--shards {params.shards} {params.split} {params.cleaning} --workers {threads} "
-        "> {log} 2>&1"
+        "esm1b shard {params.files:q} --output $(dirname {output.manifest}) {params.options} "
+        "--workers {threads} > {log} 2>&1"
 
 
 rule tokenize:

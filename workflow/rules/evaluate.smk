@@ -4,7 +4,7 @@
 rule evaluate_perplexity:
     input:
         model="results/{run}/model/model.safetensors",
-        tokens=f"results/corpora/{CONFIG.corpus.name}/tokens/manifest.json",
+        tokens=f"{CORPUS}/tokens/manifest.json",
         truth=truth,
     output:
         metrics="results/{run}/evaluation/perplexity/metrics.json",
@@ -18,16 +18,16 @@ rule evaluate_perplexity:
         mem_mb=16000,
         runtime="4h",
     params:
-        sequences=CONFIG.evaluation.perplexity.sequences,
-        draws=CONFIG.evaluation.perplexity.draws,
-        untrained=CONFIG.evaluation.untrained,
-        truth=truth_option,
+        options=options(
+            **CONFIG.evaluation.perplexity.model_dump(),
+            untrained=CONFIG.evaluation.untrained,
+        ),
+        truth=lambda wildcards, input: options(truth=str(input.truth)),
     message:
         "Measuring perplexity on the held-out sequences"
     shell:
         "esm1b evaluate perplexity $(dirname {input.model}) $(dirname {input.tokens}) "
-        "--output $(dirname {output.metrics}) --sequences {params.sequences} "
-        "--draws {params.draws} --untrained {params.untrained} {params.truth} > {log} 2>&1"
+        "--output $(dirname {output.metrics}) {params.options} {params.truth} > {log} 2>&1"
 
 
 rule evaluate_contacts:
@@ -48,17 +48,15 @@ rule evaluate_contacts:
         mem_mb=32000,
         runtime="4h",
     params:
-        regularisation=CONFIG.evaluation.contacts.regularisation,
-        fit_proteins=CONFIG.evaluation.contacts.fit_proteins,
-        glycine=CONFIG.evaluation.contacts.glycine,
-        untrained=CONFIG.evaluation.untrained,
+        options=options(
+            **CONFIG.evaluation.contacts.model_dump(exclude={"structures"}),
+            untrained=CONFIG.evaluation.untrained,
+        ),
     message:
         "Measuring contacts"
     shell:
         "esm1b evaluate contacts $(dirname {input.model}) {input.structures:q} "
-        "--output $(dirname {output.metrics}) --regularisation {params.regularisation} "
-        "--fit-proteins {params.fit_proteins} --glycine {params.glycine} "
-        "--untrained {params.untrained} > {log} 2>&1"
+        "--output $(dirname {output.metrics}) {params.options} > {log} 2>&1"
 
 
 rule evaluate_secondary_structure:
@@ -77,11 +75,12 @@ rule evaluate_secondary_structure:
         mem_mb=32000,
         runtime="4h",
     params:
-        untrained=CONFIG.evaluation.untrained,
-        maximum_residues=maximum_residues_option,
+        options=options(
+            **CONFIG.evaluation.secondary_structure.model_dump(exclude={"table"}),
+            untrained=CONFIG.evaluation.untrained,
+        ),
     message:
         "Measuring secondary structure"
     shell:
         "esm1b evaluate secondary-structure $(dirname {input.model}) {input.table:q} "
-        "--output $(dirname {output.metrics}) --untrained {params.untrained} "
-        "{params.maximum_residues} > {log} 2>&1"
+        "--output $(dirname {output.metrics}) {params.options} > {log} 2>&1"

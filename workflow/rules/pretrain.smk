@@ -12,7 +12,7 @@ rule run_config:
     params:
         content=run_config,
     message:
-        "Writing down what decides the training"
+        "Configuring run {wildcards.run}"
     shell:
         "printf '%s\\n' {params.content:q} > {output} 2> {log}"
 
@@ -21,9 +21,13 @@ rule run_config:
 rule pretrain:
     input:
         run_config="results/{run}/run_config.json",
-        tokens=f"results/corpora/{CONFIG.corpus.name}/tokens/manifest.json",
+        tokens=f"{CORPUS}/tokens/manifest.json",
     output:
         **model_files("model"),
+        **{
+            name: f"results/{{run}}/training/{file}"
+            for name, file in TRAINING_RECORDS.items()
+        },
     log:
         "logs/{run}/pretrain.log",
     conda:
@@ -42,10 +46,34 @@ rule pretrain:
         launch=launcher,
         checkpoints="checkpoints/{run}",
     message:
-        "Pretraining; what it does is in {log}"
+        "Pretraining run {wildcards.run}"
     shell:
         "{params.launch} esm1b pretrain {input.run_config} --tokens $(dirname {input.tokens}) "
         "--checkpoints {params.checkpoints} --output $(dirname {output.config}) "
+        "--records $(dirname {output.metrics}) "
         "--micro-batch-tokens {resources.micro_batch_tokens} --zero-stage {resources.zero_stage} "
         "--threads {resources.threads_per_process} --device {resources.device} "
         "--attention {resources.attention} {resources.options} > {log} 2>&1"
+
+
+rule audit:
+    input:
+        records=[
+            f"results/{{run}}/training/{name}" for name in TRAINING_RECORDS.values()
+        ],
+        tokens=f"{CORPUS}/tokens/manifest.json",
+        corpus=f"{CORPUS}/corpus/manifest.json",
+    output:
+        "results/{run}/audit/audit.json",
+    log:
+        "logs/{run}/audit.log",
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    message:
+        "Auditing run {wildcards.run}"
+    shell:
+        "esm1b audit $(dirname {input.records[0]}) --tokens $(dirname {input.tokens}) "
+        "--corpus $(dirname {input.corpus}) --output $(dirname {output}) > {log} 2>&1"
