@@ -1,12 +1,11 @@
-"""What can end a command besides success, and the exit status that each one means."""
+"""What can end a command besides success, and the exit status of each."""
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-# What the system says of a path that cannot be used.
-_UNUSABLE: Final = {
+_UNUSABLE_PATH: Final = {
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
     *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
@@ -21,40 +20,37 @@ class UserError(Exception):
 
 
 class SharedUserError(UserError):
-    """A `UserError` that all processes of a run raise alike, so that one of them tells it."""
+    """A `UserError` that all processes of a run raise alike; only the first prints it."""
 
 
 class DownloadError(Exception):
-    """The network did not deliver what was asked for: exit status 1.
+    """A download failed: exit status 1.
 
-    The message is one line that names each server and what it answered.
+    The message is one line that names each server and its answer.
     """
 
 
-class RunFailure(Exception):  # noqa: N818 (what became of the run)
-    """A training run could not go on: exit status 1.
-
-    The message is one line that says why.
-    """
+class RunFailure(Exception):  # noqa: N818 (the outcome of a run)
+    """A training run cannot continue: exit status 1, with the reason in one line."""
 
 
-class Stopped(Exception):  # noqa: N818 (a request to stop is no error)
+class Stopped(Exception):  # noqa: N818 (not an error)
     """The user or the scheduler asked to stop and everything is saved: exit status 75.
 
-    The same command, given again, goes on from there.
+    The same command, run again, resumes.
     """
 
 
 @contextmanager
 def paths_of_the_user() -> Iterator[None]:
-    """Take an `OSError` for the user's where it says that a path cannot be used.
+    """Turn an `OSError` about a path that cannot be used into a `UserError`.
 
     Raises:
-        UserError: naming the path and what the system says of it.
+        UserError: the message names the path and the system's reason.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _UNUSABLE:
+        if error.errno not in _UNUSABLE_PATH:
             raise
         raise UserError(f"{error.filename}: {error.strerror}") from error
