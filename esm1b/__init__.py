@@ -9,11 +9,12 @@ In Python, a model directory is used through `load`:
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from esm1b.versions import __version__
+
 if TYPE_CHECKING:
     from esm1b.inference.model import Device, Model, Precision
 
 __all__ = ["__version__", "load"]
-__version__ = "0.1.0"
 
 
 def load(

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -10,28 +9,19 @@ from typing import Any, Final
 import typer
 
 from esm1b.commands import data, evaluation, publishing, training, use
-from esm1b.commands.command import Command, Group, described, shown_name
-from esm1b.errors import (
-    DownloadError,
-    RunFailure,
-    SharedUserError,
-    Stopped,
-    UserError,
-    paths_of_the_user,
-)
+from esm1b.commands.command import Command, Group, usage_errors
+from esm1b.errors import Ending, Stopped, paths_of_the_user
 from esm1b.pretraining.distributed.place import is_first_process
-
-STOPPED = 75
 
 _GROUP: Final[dict[str, Any]] = {
     "cls": Group,
     "rich_markup_mode": None,
     "options_metavar": "",
     "subcommand_metavar": "COMMAND [OPTIONS]",
+    "epilog": "COMMAND --help shows the options of a command and an example.",
 }
 app = typer.Typer(
-    help="ESM-1b, from UniRef50 to a trained, evaluated model. Every stage of the workflow is a "
-    "command of its own.",
+    help="ESM-1b, from UniRef50 to a trained, evaluated model: a command for every stage.",
     context_settings={"max_content_width": 100},
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,34 +57,11 @@ def main() -> None:
         force=True,
     )
     try:
-        with paths_of_the_user():
+        with paths_of_the_user(), usage_errors():
             sys.exit(app(standalone_mode=False))
-    except typer.TyperException as error:
-        status, message = 2, f"error: {_usage_message(error)}"
-        is_shared = True
-    except (UserError, DownloadError, ChildProcessError, RunFailure) as error:
-        status, message = 2 if isinstance(error, UserError) else 1, f"error: {error}"
-        is_shared = isinstance(error, SharedUserError | RunFailure)
-    except Stopped as stopped:
-        status, message = STOPPED, f"stopped: {stopped}; run the same command to resume"
-        is_shared = True
-    if is_first or not is_shared:
-        print(f"esm1b: {message}", file=sys.stderr)
-    sys.exit(status)
-
-
-def _usage_message(error: Any) -> str:
-    """Return what is wrong with an option or argument, in the form of the other messages."""
-    parameter = getattr(error, "param", None)
-    if parameter is None:  # an unknown command or option, or an option without a value
-        text = " ".join(error.format_message().split()).rstrip(".")
-        hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        return f"{text[0].lower()}{text[1:]}{hint}"
-    name = shown_name(parameter)
-    if not error.message:
-        return f"{name}: missing; expected {described(parameter.help)}"
-    given = error.__cause__.errors()[0]["input"]  # typer checks values with pydantic
-    expected = re.sub(
-        "^Input should be |^Value error, .* is not (?=one of)|, unable to.*", "", error.message
-    )
-    return f"{name}: {given!r}; expected {expected.rstrip('.')}"
+    except (Ending, ChildProcessError) as ending:
+        is_stop = isinstance(ending, Stopped)
+        kind, advice = ("stopped", "; run the same command to resume") if is_stop else ("error", "")
+        if is_first or not getattr(ending, "is_shared", False):
+            print(f"esm1b: {kind}: {ending}{advice}", file=sys.stderr)
+        sys.exit(getattr(ending, "status", 1))

@@ -11,34 +11,48 @@ _UNUSABLE_PATH: Final = {
 }
 
 
-class UserError(Exception):
-    """The user's input is wrong: exit status 2.
+class Ending(Exception):  # noqa: N818 (not always an error)
+    """Base class of what ends a command with a message of one line instead of a traceback.
 
-    The message is one line that names the file, the record or field, the bad value and what was
-    expected.
+    Attributes:
+        status: exit status of the command
+        is_shared: True if all processes of a run raise it alike; then only the first prints it
     """
+
+    status = 1
+    is_shared = False
+
+
+class UserError(Ending):
+    """The user's input is wrong.
+
+    The message names the file, the record or field, the bad value and what was expected.
+    """
+
+    status = 2
 
 
 class SharedUserError(UserError):
-    """A `UserError` that all processes of a run raise alike; only the first prints it."""
+    """The user's input is wrong in all processes of a run."""
+
+    is_shared = True
 
 
-class DownloadError(Exception):
-    """A download failed: exit status 1.
-
-    The message is one line that names each server and its answer.
-    """
+class DownloadError(Ending):
+    """A download failed; the message names each server and its answer."""
 
 
-class RunFailure(Exception):  # noqa: N818 (the outcome of a run)
-    """A training run cannot continue: exit status 1, with the reason in one line."""
+class RunFailure(Ending):
+    """A training run cannot continue."""
+
+    is_shared = True
 
 
-class Stopped(Exception):  # noqa: N818 (not an error)
-    """The user or the scheduler asked to stop and everything is saved: exit status 75.
+class Stopped(Ending):
+    """The user or the scheduler asked to stop, and everything is saved for the same command."""
 
-    The same command, run again, resumes.
-    """
+    status = 75
+    is_shared = True
 
 
 @contextmanager

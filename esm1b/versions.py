@@ -2,8 +2,10 @@
 
 import platform
 from importlib.metadata import version
+from typing import Final
 
-from esm1b import __version__
+__version__: Final = "0.1.0"
+"""Version of this package; pyproject.toml reads it here."""
 
 
 def versions() -> dict[str, str]:

@@ -1,11 +1,13 @@
-"""Help in plain text, the same on a terminal and in a pipe: in groups, whole sentences, examples.
+"""Commands with help in plain text, the same on a terminal and in a pipe, and errors in one line.
 
 The docstring of a command describes its parameters in sections, which become the groups of its
 help. An entry such as "`corpus.sample`" stands for the description of that configuration key.
 """
 
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from textwrap import dedent, indent
@@ -14,11 +16,15 @@ from typing import Any, Final, ParamSpec
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from esm1b.errors import SharedUserError
+
 P = ParamSpec("P")
 
 _HEADING: Final = re.compile(r"^([A-Z]\w*):\n(?= )", re.MULTILINE)
 _ENTRY: Final = re.compile(r"^(\w+): (.+(?:\n .+)*)", re.MULTILINE)
+_PYDANTIC: Final = re.compile("^Input should be |^Value error, .* is not (?=one of)|, unable to.*")
 _WIDEST_NAME: Final = 30
+_Groups = defaultdict[str | None, list[tuple[str, str]]]
 
 
 class Command(TyperCommand):
@@ -41,19 +47,14 @@ class Command(TyperCommand):
         return [*required, "[OPTIONS]"]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the parameters by group, the first column equally wide in all."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        """Write the parameters by group."""
+        groups: _Groups = defaultdict(list)
         for parameter in self.params:
             name, text = parameter.get_help_record(ctx) or ("", "")
             if parameter.param_type_name == "argument":
                 name = shown_name(parameter)
-            group = groups.setdefault(getattr(parameter, "rich_help_panel", None) or "Other", [])
-            group.append((name, described(text)))
-        names = [name for rows in groups.values() for name, _ in rows]
-        width = max(len(name) for name in names if len(name) <= _WIDEST_NAME)
-        for heading, rows in groups.items():
-            with formatter.section(heading):
-                formatter.write_dl([(f"{name:{width}}", text) for name, text in rows], width)
+            groups[getattr(parameter, "rich_help_panel", None)].append((name, described(text)))
+        _write(groups, formatter)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the example as it stands, to be copied."""
@@ -71,21 +72,49 @@ class Group(TyperGroup):
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands; a group has no options besides --help."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        """Write the commands by group; a group of commands has no options besides --help."""
+        groups: _Groups = defaultdict(list)
         for name, command in self.commands.items():
-            heading = getattr(command, "rich_help_panel", None) or "Commands"
+            rows = groups[getattr(command, "rich_help_panel", None)]
             row = (name, (command.help or "").split("\n\n")[0])
-            rows = groups.setdefault(heading, [])
             rows.insert(0 if isinstance(command, TyperGroup) else len(rows), row)
-        width = max(map(len, self.commands))
-        for heading, rows in groups.items():
-            with formatter.section(heading):
-                formatter.write_dl([(f"{name:{width}}", text) for name, text in rows])
+        _write(groups, formatter)
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Say where to read on."""
-        formatter.write(f"\n`{ctx.command_path} COMMAND --help` has options and an example.\n")
+
+def _write(groups: _Groups, formatter: Any) -> None:
+    """Write groups of names with their help, the first column equally wide in all."""
+    names = [name for rows in groups.values() for name, _ in rows]
+    width = max(len(name) for name in names if len(name) <= _WIDEST_NAME)
+    for heading, rows in groups.items():
+        with formatter.section(heading or "Commands"):
+            formatter.write_dl([(f"{name:{width}}", text) for name, text in rows], width)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn what typer says of a wrong command line into a `UserError` like all others.
+
+    Raises:
+        SharedUserError: the message names the option or argument, the value and what was expected.
+    """
+    try:
+        yield
+    except typer.TyperException as error:
+        raise SharedUserError(_usage_message(error)) from error
+
+
+def _usage_message(error: Any) -> str:
+    parameter = getattr(error, "param", None)
+    if parameter is None:  # an unknown command or option, or an option without a value
+        text = " ".join(error.format_message().split()).rstrip(".")
+        hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        return f"{text[0].lower()}{text[1:]}{hint}"
+    name = shown_name(parameter)
+    if not error.message:
+        return f"{name}: missing; expected {described(parameter.help)}"
+    given = error.__cause__.errors()[0]["input"]  # typer checks values with pydantic
+    expected = _PYDANTIC.sub("", error.message).rstrip(".")
+    return f"{name}: {given!r}; expected {expected}"
 
 
 def runs(target: str) -> Callable[[Callable[P, None]], Callable[P, None]]:

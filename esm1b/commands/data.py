@@ -18,13 +18,13 @@ def synthesize(
     sequences: Annotated[int, Option(metavar="N", min=10)] = 2000,
     seed: options.Seed = 1,
 ) -> None:
-    """Draw protein families whose contacts and best possible perplexity are known exactly.
+    """Draw protein families with exactly known contacts and best possible perplexity.
 
     Families:
         families: `corpus.synthetic.families`
         unseen_families: `corpus.synthetic.unseen_families`
         sequences: `corpus.synthetic.sequences`
-        seed: random seed
+        seed: random seed of everything that is drawn
 
     Example:
         esm1b synthesize --output synthetic --families 16 --sequences 2000 --seed 1
@@ -155,7 +155,7 @@ def corpus_info(
     directory: Annotated[Path, Argument(metavar="DIR")],
     verify: Annotated[bool, Option("--verify/--no-verify")] = True,
 ) -> None:
-    """Print the facts of a corpus or of tokens, and verify the digests of all files.
+    """Print the facts of a corpus or tokens directory and verify the digest of every file.
 
     Input:
         directory: corpus or tokens directory, written by shard or tokenize

@@ -1,5 +1,6 @@
 """Commands that measure a model and show the results."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,18 +38,11 @@ def perplexity(
     """
 
 
-def _regularisation(text: str) -> float | Literal["cross-validate"]:
-    if text == "cross-validate":
-        return "cross-validate"
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UserError(
-            f"--regularisation: {text!r}; expected a positive number or 'cross-validate'"
-        )
-    return value
+def _regularisation(text: str) -> float | str:
+    with suppress(ValueError):
+        if text == "cross-validate" or 0 < float(text) < float("inf"):
+            return text if text == "cross-validate" else float(text)
+    raise UserError(f"--regularisation: {text!r}; expected a positive number or 'cross-validate'")
 
 
 @runs("esm1b.evaluation.contacts.contacts:evaluate_contacts")
@@ -112,7 +106,7 @@ def report(
     output: options.OutputDirectory,
     audit: options.OptionalFile = None,
 ) -> None:
-    r"""Write the report: corpus, training curves, and evaluations beside published numbers.
+    r"""Write the report: corpus, training curves, results beside published numbers.
 
     Input:
         corpus: corpus directory, written by shard

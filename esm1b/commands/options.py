@@ -1,5 +1,6 @@
-"""Types of the arguments and options; where several commands mean the same, with its help."""
+"""Types of arguments and options; the shared ones have the help that is the same everywhere."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,19 +16,10 @@ OptionalFile = Annotated[Path | None, Option(metavar="FILE")]
 Directory = Annotated[Path, Option(metavar="DIR")]
 OptionalDirectory = Annotated[Path | None, Option(metavar="DIR")]
 
-RunConfig = Annotated[
-    Path,
-    Argument(metavar="RUN_CONFIG", help="run configuration, YAML or JSON", rich_help_panel="Input"),
-]
-ModelDirectory = Annotated[
-    Path, Argument(metavar="MODEL_DIR", help="model directory", rich_help_panel="Input")
-]
-Fasta = Annotated[
-    str,
-    Argument(
-        metavar="FASTA", help="FASTA, plain or .gz; '-' is standard input", rich_help_panel="Input"
-    ),
-]
+_input = partial(Argument, rich_help_panel="Input")
+RunConfig = Annotated[Path, _input(metavar="RUN_CONFIG", help="run configuration, YAML or JSON")]
+ModelDirectory = Annotated[Path, _input(metavar="MODEL_DIR", help="model directory")]
+Fasta = Annotated[str, _input(metavar="FASTA", help="FASTA, plain or .gz; '-': standard input")]
 LongSequences = Annotated[
     Literal["error", "windows", "truncate"],
     Option(
@@ -39,7 +31,9 @@ LongSequences = Annotated[
 OutputDirectory = Annotated[
     Path,
     Option(
-        metavar="DIR", help="directory to write, new or replaced whole", rich_help_panel="Output"
+        metavar="DIR",
+        help="directory to write; an earlier output in it is replaced",
+        rich_help_panel="Output",
     ),
 ]
 Device = Annotated[

@@ -14,7 +14,7 @@ def import_(
     path: Annotated[Path, Argument(metavar="PATH")],
     output: Annotated[Path, Option(metavar="MODEL_DIR")],
 ) -> None:
-    """Convert released weights to a model directory, without running any code in the file.
+    """Convert released weights to a model directory; no code in the file is run.
 
     A contact regression is read from NAME-contact-regression.pt beside NAME.pt.
 
@@ -31,11 +31,13 @@ def import_(
 @runs("esm1b.publishing.exchange:export_model")
 def export(
     model: options.ModelDirectory,
-    format: Annotated[Literal["fair-esm", "hf"], Option()],  # noqa: A002 (the name of the option)
+    format: Annotated[  # noqa: A002 (the name of the option)
+        Literal["fair-esm", "hf"], Option(metavar="fair-esm|hf")
+    ],
     output: Annotated[Path, Option(metavar="PATH")],
     evaluations: Annotated[list[Path] | None, Option("--evaluation", metavar="DIR")] = None,
 ) -> None:
-    """Write a model for fair-esm or Hugging Face, with its contact head and evaluation results.
+    """Write a model for fair-esm or Hugging Face, with contact head and results.
 
     The copy is read back and compared before it is moved into place.
 

@@ -21,7 +21,7 @@ def estimate(
     activation_checkpointing: Annotated[bool, Option("--activation-checkpointing")] = False,
     json: options.OptionalFile = None,
 ) -> None:
-    """Estimate on paper what a run takes: tokens, epochs, operations, hours, memory and disk.
+    """Estimate a run on paper: tokens, epochs, operations, hours, memory and disk.
 
     Hardware:
         gpus: number of GPUs, one process each

@@ -21,9 +21,9 @@ def embed(
     device: options.Device = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> None:
-    """Write the representations of every sequence to a Parquet file, one row each, in order.
+    """Write the representations of every sequence to a Parquet file, one row each.
 
-    Columns: id (the first word of the header), length, and layer_N for each layer. After an
+    Rows are in the order of the input. Columns: id (the first word of the header), length, and layer_N for each layer. After an
     interruption, the same command resumes from FILE.parquet.parts.
 
     Output:

@@ -17,8 +17,8 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
-from esm1b import __version__
 from esm1b.errors import DownloadError
+from esm1b.versions import __version__
 
 _log = logging.getLogger(__name__)
 
