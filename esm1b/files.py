@@ -47,9 +47,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
-        fsync_file(temporary)
+        fsync(temporary)
         os.replace(temporary, path)
-        fsync_directory(path.parent)
+        fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -98,33 +98,25 @@ def atomic_directory(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) 
         yield temporary
         (temporary / STAMP).write_text(f"{kind}\n", encoding="utf-8")
         for file in temporary.rglob("*"):
-            if file.is_file():
-                fsync_file(file)
-            else:
-                fsync_directory(file)
-        fsync_directory(temporary)
+            fsync(file)
+        fsync(temporary)
         shutil.rmtree(replaced, ignore_errors=True)
         if path.exists():
             os.rename(path, replaced)
         os.rename(temporary, path)
-        fsync_directory(path.parent)
+        fsync(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def fsync_file(path: Path) -> None:
-    """Flush the content of `path` to disk."""
+def fsync(path: Path) -> None:
+    """Flush a file, or the entries of a directory (a rename in it is permanent then), to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def fsync_directory(path: Path) -> None:
-    """Flush the entries of the directory `path` to disk, so that a rename in it is permanent."""
-    fsync_file(path)
 
 
 def read_json(path: Path) -> Any:

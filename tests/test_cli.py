@@ -297,7 +297,7 @@ def test_a_wrong_configuration(
         ),
         (
             ["tokenize", "corpus"],
-            "--output DIR: missing; expected directory to write; an earlier output in it is replaced",
+            "--output DIR: missing; expected directory to write; an earlier output is replaced",
         ),
         (
             ["tokenize", "corpus", "--output=out", "--workers=two"],
@@ -317,7 +317,7 @@ def test_a_wrong_configuration(
         ),
         (
             ["synthesize"],
-            "--output DIR: missing; expected directory to write; an earlier output in it is replaced",
+            "--output DIR: missing; expected directory to write; an earlier output is replaced",
         ),
         (
             ["synthesize", "--output=out", "--family=4"],

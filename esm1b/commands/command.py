@@ -18,7 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from esm1b.errors import SharedUserError
 
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 
 _HEADING: Final = re.compile(r"^([A-Z]\w*):\n(?= )", re.MULTILINE)
 _ENTRY: Final = re.compile(r"^(\w+): (.+(?:\n .+)*)", re.MULTILINE)
@@ -43,7 +43,7 @@ class Command(TyperCommand):
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what follows the name in the usage line: what is required, then the rest."""
-        required = [shown_name(parameter) for parameter in self.params if parameter.required]
+        required = [_shown_name(parameter) for parameter in self.params if parameter.required]
         return [*required, "[OPTIONS]"]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -52,7 +52,7 @@ class Command(TyperCommand):
         for parameter in self.params:
             name, text = parameter.get_help_record(ctx) or ("", "")
             if parameter.param_type_name == "argument":
-                name = shown_name(parameter)
+                name = _shown_name(parameter)
             groups[getattr(parameter, "rich_help_panel", None)].append((name, described(text)))
         _write(groups, formatter)
 
@@ -109,7 +109,7 @@ def _usage_message(error: Any) -> str:
         text = " ".join(error.format_message().split()).rstrip(".")
         hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
         return f"{text[0].lower()}{text[1:]}{hint}"
-    name = shown_name(parameter)
+    name = _shown_name(parameter)
     if not error.message:
         return f"{name}: missing; expected {described(parameter.help)}"
     given = error.__cause__.errors()[0]["input"]  # typer checks values with pydantic
@@ -117,15 +117,15 @@ def _usage_message(error: Any) -> str:
     return f"{name}: {given!r}; expected {expected}"
 
 
-def runs(target: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+def runs(target: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
     """Have a command call the function that `target` names as "module:function".
 
     The module is imported only then. What was not given and has no default is left to the function.
     """
 
-    def bind(command: Callable[P, None]) -> Callable[P, None]:
+    def bind(command: Callable[_P, None]) -> Callable[_P, None]:
         @wraps(command)
-        def call(*arguments: P.args, **options: P.kwargs) -> None:
+        def call(*arguments: _P.args, **options: _P.kwargs) -> None:
             module, _, function = target.partition(":")
             given = {name: value for name, value in options.items() if value is not None}
             getattr(import_module(module), function)(*arguments, **given)
@@ -135,7 +135,7 @@ def runs(target: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     return bind
 
 
-def shown_name(parameter: Any) -> str:
+def _shown_name(parameter: Any) -> str:
     """Return a parameter as a user gives it: "--output DIR", or "MODEL_DIR" for an argument."""
     name = parameter.opts[0] if parameter.param_type_name == "option" else ""
     return f"{name} {parameter.metavar or ''}".strip()

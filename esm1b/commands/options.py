@@ -32,7 +32,7 @@ OutputDirectory = Annotated[
     Path,
     Option(
         metavar="DIR",
-        help="directory to write; an earlier output in it is replaced",
+        help="directory to write; an earlier output is replaced",
         rich_help_panel="Output",
     ),
 ]

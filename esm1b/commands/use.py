@@ -23,8 +23,9 @@ def embed(
 ) -> None:
     """Write the representations of every sequence to a Parquet file, one row each.
 
-    Rows are in the order of the input. Columns: id (the first word of the header), length, and layer_N for each layer. After an
-    interruption, the same command resumes from FILE.parquet.parts.
+    Rows are in the order of the input, with the columns id (the first word of the header), length,
+    and layer_N for each layer. After an interruption, the same command resumes from
+    FILE.parquet.parts.
 
     Output:
         output: Parquet file to write, new or replaced
