@@ -9,10 +9,12 @@ In Python, a model directory is used through `load`:
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from esm1b.versions import __version__
+
 if TYPE_CHECKING:
     from esm1b.inference.model import Device, Model, Precision
 
-__all__ = ["load"]
+__all__ = ["__version__", "load"]
 
 
 def load(

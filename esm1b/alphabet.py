@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 RareResidues = Literal["replace", "keep"]
 
-
 AMINO_ACIDS: Final = "LAGVSERTIDPKQNFYMHWC"
 RESIDUES: Final = AMINO_ACIDS + "XBUZO"
 TOKENS: Final = ("<cls>", "<pad>", "<eos>", "<unk>", *RESIDUES, ".", "-", "<null_1>", "<mask>")
@@ -31,7 +30,7 @@ def _encoding_table() -> NDArray[np.uint8]:
     table = np.full(256, _NOT_A_RESIDUE, dtype=np.uint8)
     for token, symbol in enumerate(RESIDUES, start=FIRST_AMINO_ACID):
         table[ord(symbol)] = token
-    table[ord("J")] = X  # leucine or isoleucine: ESM-1b has no symbol for it
+    table[ord("J")] = X  # leucine or isoleucine; ESM-1b has no symbol for it
     return table
 
 
@@ -65,16 +64,16 @@ def encode(sequence: str | bytes) -> NDArray[np.uint8]:
 def encode_masked(text: str) -> NDArray[np.uint8]:
     """Return the tokens `[length]` of a sequence as people write it.
 
-    White space is left out, lower case counts as upper case, and `<mask>` is a token.
+    White space is ignored, lower case counts as upper case, and `<mask>` is a token.
 
     Raises:
         ValueError: a character is not one of the 25 residue symbols or J; the message names it and
-            its position, counted from 1, where `<mask>` is one.
+            its position, counted from 1, with `<mask>` as one position.
     """
     text = "".join(text.split())
-    if text.isascii():  # beyond ASCII, one lower-case letter may become two others
+    if text.isascii():  # Beyond ASCII, upper() can turn one letter into two.
         text = text.upper()
-    # A residue symbol holds the places of masks while the rest is read.
+    # Encode with a residue in place of each mask, then write the mask tokens over it.
     parts = text.split("<MASK>")
     try:
         tokens = encode("A".join(parts))

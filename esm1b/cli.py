@@ -1,56 +1,50 @@
-"""The command line: what `esm1b` offers, and how commands end."""
+"""The command line: the commands of `esm1b`, and how they end."""
 
 import logging
 import os
 import sys
+from collections.abc import Callable
+from typing import Any, Final
 
 import typer
 
 from esm1b.commands import data, evaluation, publishing, training, use
-from esm1b.errors import (
-    DownloadError,
-    RunFailure,
-    SharedUserError,
-    Stopped,
-    UserError,
-    paths_of_the_user,
-)
+from esm1b.commands.command import Command, Group, usage_errors
+from esm1b.errors import Ending, Stopped, paths_of_the_user
 from esm1b.pretraining.distributed.place import is_first_process
 
-STOPPED = 75
-
+_GROUP: Final[dict[str, Any]] = {
+    "cls": Group,
+    "rich_markup_mode": None,
+    "options_metavar": "",
+    "subcommand_metavar": "COMMAND [OPTIONS]",
+    "epilog": "COMMAND --help shows the options of a command and an example.",
+}
 app = typer.Typer(
-    help="ESM-1b, from UniRef50 to a trained, evaluated model. Every stage of the workflow is a "
-    "command of its own.",
-    no_args_is_help=True,
+    help="ESM-1b, from UniRef50 to a trained, evaluated model: a command for every stage.",
+    context_settings={"max_content_width": 100},
     add_completion=False,
-    rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    **_GROUP,
 )
 evaluate = typer.Typer(
-    help="Measure a model: perplexity, contacts, secondary structure.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+    help="Evaluate a model: perplexity, contacts, secondary structure.", **_GROUP
 )
+app.add_typer(evaluate, name="evaluate", rich_help_panel="Evaluation")
 
-app.command()(data.synthesize)
-app.command()(data.download)
-app.command()(data.shard)
-app.command()(data.tokenize)
-app.command("corpus-info")(data.corpus_info)
-app.command()(training.estimate)
-app.command()(training.pretrain)
-app.command()(training.audit)
-app.add_typer(evaluate, name="evaluate")
-evaluate.command()(evaluation.perplexity)
-evaluate.command()(evaluation.contacts)
-evaluate.command("secondary-structure")(evaluation.secondary_structure)
-app.command()(evaluation.report)
-app.command("import")(publishing.import_weights)
-app.command("export")(publishing.export_weights)
-app.command()(use.embed)
-app.command("contacts")(use.predict_contacts)
-app.command("fill-mask")(use.fill_mask)
+
+def _add(group: typer.Typer, panel: str | None, *functions: Callable[..., None]) -> None:
+    for function in functions:
+        name = function.__name__.strip("_").replace("_", "-")
+        group.command(name, cls=Command, rich_help_panel=panel)(function)
+
+
+_add(app, "Data", data.synthesize, data.download, data.shard, data.tokenize, data.corpus_info)
+_add(app, "Training", training.estimate, training.pretrain, training.audit)
+_add(app, "Use", use.embed, use.contacts, use.fill_mask)
+_add(app, "Evaluation", evaluation.report)
+_add(app, "Publishing", publishing.import_, publishing.export)
+_add(evaluate, None, evaluation.perplexity, evaluation.contacts, evaluation.secondary_structure)
 
 
 def main() -> None:
@@ -63,20 +57,11 @@ def main() -> None:
         force=True,
     )
     try:
-        with paths_of_the_user():
-            app()
-    except UserError as error:
-        if is_first or not isinstance(error, SharedUserError):
-            print(f"esm1b: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (ChildProcessError, DownloadError) as error:
-        print(f"esm1b: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except RunFailure as error:
-        if is_first:
-            print(f"esm1b: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except Stopped as stopped:
-        if is_first:
-            print(f"esm1b: stopped: {stopped}; the same command goes on", file=sys.stderr)
-        sys.exit(STOPPED)
+        with paths_of_the_user(), usage_errors():
+            sys.exit(app(standalone_mode=False))
+    except (Ending, ChildProcessError) as ending:
+        is_stop = isinstance(ending, Stopped)
+        kind, advice = ("stopped", "; run the same command to resume") if is_stop else ("error", "")
+        if is_first or not getattr(ending, "is_shared", False):
+            print(f"esm1b: {kind}: {ending}{advice}", file=sys.stderr)
+        sys.exit(getattr(ending, "status", 1))

@@ -1,6 +1,7 @@
-"""The configuration of a run: the only definition, from which schema, defaults and table follow.
+"""Configuration of a run: the one definition, from which schema, defaults and table follow.
 
-Science is here; hardware (processes, ZeRO stage, micro-batch) is in the profiles.
+The configuration holds what decides the result; hardware settings (processes, ZeRO stage,
+micro-batch) are in the workflow profiles.
 """
 
 import json
@@ -11,27 +12,29 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from esm1b.config_section import Name, Section
+from esm1b.config_section import Count, Name, Section
 from esm1b.corpus.config import CorpusConfig
 from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class ModelConfig(Section):
-    """The network: ESM-1b's, at any size."""
+    """The network: ESM-1b's architecture at any size."""
 
-    layers: Annotated[int, Field(ge=1)] = 2
-    """transformer layers"""
-    width: Annotated[int, Field(ge=1)] = 64
+    layers: Count = 2
+    """number of transformer layers"""
+    width: Count = 64
     """width of the representations"""
-    heads: Annotated[int, Field(ge=1)] = 4
-    """attention heads; must divide the width"""
-    feed_forward: Annotated[int, Field(ge=1)] = 256
+    heads: Count = 4
+    """number of attention heads; must divide the width"""
+    feed_forward: Count = 256
     """width of the feed-forward layers"""
     maximum_tokens: Annotated[int, Field(ge=3, le=65_000)] = 1024
-    """positions, `<cls>` and `<eos>` included"""
+    """number of positions, `<cls>` and `<eos>` included"""
     rare_residues: Literal["replace", "keep"] = "replace"
-    """whether B, U, Z and O become X (21 symbols) or keep their own (25)"""
+    """treatment of B, U, Z and O: replace them with X (21 symbols), or keep them (25)"""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
@@ -41,97 +44,88 @@ class ModelConfig(Section):
 
     def shape(self) -> EncoderShape:
         """Return the shape of the encoder."""
-        return EncoderShape(
-            layers=self.layers,
-            width=self.width,
-            heads=self.heads,
-            feed_forward=self.feed_forward,
-            maximum_tokens=self.maximum_tokens,
-        )
+        return EncoderShape(**self.model_dump(exclude={"rare_residues"}))
 
 
 class PretrainingConfig(Section):
     """Masked-language-model pretraining."""
 
-    updates: Annotated[int, Field(ge=1)] = 2200
-    """optimiser steps"""
-    tokens_per_update: Annotated[int, Field(ge=1)] = 4096
-    """tokens of an update over all processes, special tokens included (mean)"""
-    crop_residues: Annotated[int, Field(ge=1)] = 1022
-    """longer sequences are cropped at random, anew each epoch"""
+    updates: Count = 2200
+    """number of optimizer steps"""
+    tokens_per_update: Count = 4096
+    """mean number of tokens per update over all processes, special tokens included"""
+    crop_residues: Count = 1022
+    """largest number of residues per sequence; longer ones are cropped at random in each epoch"""
     append_eos: bool = True
-    """whether `<eos>` closes each sequence"""
+    """end each sequence with `<eos>`"""
     learning_rate: Annotated[float, Field(gt=0)] = 6e-3
     """peak learning rate"""
-    warmup_updates: Annotated[int, Field(ge=1)] = 100
-    """updates of linear warmup; then inverse square root decay"""
-    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
-    """decay of Adam's two moments"""
+    warmup_updates: Count = 100
+    """number of updates of linear warmup, before inverse square root decay"""
+    adam_betas: tuple[_Decay, _Decay] = (0.9, 0.999)
+    """decay rates of Adam's two moments"""
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Adam's epsilon"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """decoupled weight decay of the matrices"""
+    """decoupled weight decay of the weight matrices"""
     gradient_clipping: Annotated[float, Field(gt=0)] | None = None
-    """largest norm of the whole gradient, or null"""
+    """largest norm of the whole gradient; null: no clipping"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """of the forward and backward pass; master weights are always fp32, fp16 scales the loss"""
+    """precision of forward and backward pass; master weights are fp32, and fp16 scales the loss"""
     init_from: str | None = None
-    """model directory whose weights the run starts from; null: weights drawn by the seed"""
-    log_interval: Annotated[int, Field(ge=1)] = 10
-    """updates between lines of metrics.jsonl"""
-    validation_interval: Annotated[int, Field(ge=1)] = 300
-    """updates between validations"""
-    validation_sequences: Annotated[int, Field(ge=1)] = 512
-    """held-out sequences used at each validation, with fixed masks"""
-    checkpoint_interval: Annotated[int, Field(ge=1)] = 300
-    """updates between checkpoints"""
+    """model directory of the initial weights; null: random weights drawn with the seed"""
+    log_interval: Count = 10
+    """number of updates between lines of metrics.jsonl"""
+    validation_interval: Count = 300
+    """number of updates between validations"""
+    validation_sequences: Count = 512
+    """number of held-out sequences per validation, with fixed masks"""
+    checkpoint_interval: Count = 300
+    """number of updates between checkpoints"""
     checkpoints_kept: Annotated[int, Field(ge=2)] = 2
-    """newest checkpoints that are kept"""
-    milestone_interval: Annotated[int, Field(ge=1)] | None = None
-    """updates between milestones: checkpoints kept for good, with a model directory each"""
+    """number of newest checkpoints to keep"""
+    milestone_interval: Count | None = None
+    """number of updates between milestones: checkpoints kept for good, each with a model"""
     stop_at_loss_spike: bool = False
-    """whether a loss far above the recent ones stops the run or is only logged"""
+    """stop the run at a loss far above recent ones, instead of only logging it"""
 
 
 class PerplexityConfig(Section):
     """Perplexity on the held-out sequences."""
 
-    sequences: Annotated[int, Field(ge=1)] = 2000
-    """held-out sequences scored"""
-    draws: Annotated[int, Field(ge=1)] = 3
-    """fixed draws of the masks"""
+    sequences: Count = 2000
+    """largest number of held-out sequences to score"""
+    draws: Count = 3
+    """number of fixed mask draws"""
 
 
 class ContactsConfig(Section):
     """Contacts from attention maps."""
 
     structures: str | None = None
-    """folder of PDB / mmCIF files, or a structure table; null: the synthetic one, or none"""
+    """folder of PDB / mmCIF files, or a structure table; null: the synthetic table, if any"""
     regularisation: Annotated[float, Field(gt=0)] | Literal["cross-validate"] = "cross-validate"
-    """inverse strength C of the L1 penalty (published: 0.15 on 20 proteins)"""
-    fit_proteins: Annotated[int, Field(ge=1)] = 20
-    """proteins of a folder that fit the regression"""
+    """inverse strength C of the L1 penalty, or cross-validate; published: 0.15, on 20 proteins"""
+    fit_proteins: Count = 20
+    """number of proteins of a folder that fit the regression; the others test it"""
     glycine: Literal["impute", "ca"] = "impute"
-    """the atom that stands for a glycine's missing Cb"""
+    """atom in place of a glycine's missing Cb: an imputed Cb, or its Ca"""
 
 
 class SecondaryStructureConfig(Section):
     """Three-state secondary structure from a linear probe."""
 
     table: str | None = None
-    """table with sequence and ss3; null: the synthetic one, or none"""
-    maximum_residues: Annotated[int, Field(ge=1)] | None = None
-    """residues that fit the probes at most, a draw of whole proteins; null: all"""
+    """table with the columns sequence and ss3; null: the synthetic table, if any"""
+    maximum_residues: Count | None = None
+    """largest number of residues that fit the probes, in whole proteins; all by default"""
 
 
 class EvaluationConfig(Section):
-    """What is measured on the trained model."""
+    """Evaluation of the trained model."""
 
-    untrained: Annotated[int, Field(ge=1)] = 3
-    """untrained networks of the same shape that are measured beside it"""
+    untrained: Count = 3
+    """number of untrained networks of the same shape to measure as a baseline"""
     perplexity: PerplexityConfig = PerplexityConfig()
     contacts: ContactsConfig = ContactsConfig()
     secondary_structure: SecondaryStructureConfig = SecondaryStructureConfig()
@@ -141,9 +135,9 @@ class Config(Section):
     """Everything that decides the result of a run."""
 
     run: Name = "demonstration"
-    """folder under results/ and checkpoints/"""
+    """name of the run: its folder under results/ and checkpoints/"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    """of the synthetic corpus, the initial weights, the order, the crops and the masks"""
+    """random seed of synthetic corpus, initial weights, order, crops and masks"""
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
@@ -169,10 +163,10 @@ class Config(Section):
 
 
 def load_config(path: Path) -> Config:
-    """Read a YAML or JSON file; sections that it leaves out have their defaults.
+    """Read a YAML or JSON file; keys that it leaves out have their defaults.
 
     Raises:
-        UserError: the file cannot be read, or a key or value is not as defined.
+        UserError: the file cannot be read, or a key is unknown, or a value is invalid.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -188,7 +182,7 @@ def parse_config(content: Any, *, origin: str) -> Config:
     """Return the configuration that `content` describes.
 
     Raises:
-        UserError: naming `origin`, the key, the bad value and what was expected.
+        UserError: the message names `origin`, the key, the bad value and what was expected.
     """
     if not isinstance(content, Mapping):
         raise UserError(f"{origin}: {type(content).__name__}; expected keys such as run and model")
@@ -202,39 +196,35 @@ def parse_config(content: Any, *, origin: str) -> Config:
 
 
 def _problem(error: Mapping[str, Any]) -> str:
-    key = _key(error["loc"])
+    key, known = _key(error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; expected one of {', '.join(_keys_beside(error['loc']))}"
+        return f"{key}: unknown key; expected one of {', '.join(known)}"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}.{message}" if key else message
     return f"{key}: {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _key(location: tuple[str | int, ...]) -> str:
-    """Return the key at `location`; pydantic goes on into the alternatives of a type."""
+def _key(location: tuple[str | int, ...]) -> tuple[str, list[str]]:
+    """Return the key at `location` and the known keys of its section.
+
+    Pydantic's location of a value whose type has alternatives ends with the alternative.
+    """
     section: Any = Config
-    parts = []
+    parts: list[str] = []
+    known: list[str] = []
     for part in location:
-        fields = getattr(section, "model_fields", None)
-        if fields is None and isinstance(part, str):
+        fields = getattr(section, "model_fields", {})
+        if not fields and isinstance(part, str):
             break
         parts.append(str(part))
-        section = fields[part].annotation if fields and part in fields else None
-    return ".".join(parts)
-
-
-def _keys_beside(location: tuple[str | int, ...]) -> list[str]:
-    section: type[BaseModel] = Config
-    for part in location[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        section = annotation
-    return list(section.model_fields)
+        known = list(fields)
+        section = fields[part].annotation if part in fields else None
+    return ".".join(parts), known
 
 
 def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return (key, default, description) of every key of a section and those within it."""
+    """Return (key, default, description) for every key of a section and its subsections."""
     rows: list[tuple[str, str, str]] = []
     for name, field in section.model_fields.items():
         if isinstance(field.default, BaseModel):

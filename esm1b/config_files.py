@@ -1,9 +1,7 @@
-"""The files that follow from the configuration's definition.
-
-`python -m esm1b.config_files` writes them, and a test fails when one differs.
-"""
+"""Files generated from the definition of the configuration: python -m esm1b.config_files."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,55 +21,49 @@ def generated_files(root: Path) -> dict[Path, str]:
     before, rest = text.split(_BEGIN)
     after = rest.split(_END)[1]
     return {
-        root / "config" / "config.yaml": default_yaml(),
-        root / "workflow" / "schemas" / "config.schema.yaml": json_schema(),
-        readme: f"{before}{_BEGIN}{table()}{_END}{after}",
+        root / "config" / "config.yaml": _default_yaml(),
+        root / "workflow" / "schemas" / "config.schema.yaml": _json_schema(),
+        readme: f"{before}{_BEGIN}{_table()}{_END}{after}",
     }
 
 
-def default_yaml() -> str:
-    """Return the demonstration's configuration: every key with its default and meaning."""
+def _default_yaml() -> str:
     lines = [
         "# The demonstration: every key with its default. Generated from esm1b/config.py by",
         "# python -m esm1b.config_files; copy it and change what you need.",
         "",
+        *_yaml(Config),
     ]
-    _add_section(lines, Config, indent=0)
     return "\n".join(lines) + "\n"
 
 
-def json_schema() -> str:
-    """Return the JSON schema of the configuration, as YAML."""
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Config.model_json_schema(),
-    }
-    return yaml.safe_dump(schema, sort_keys=False, allow_unicode=True, width=100)
-
-
-def table() -> str:
-    """Return the keys, their defaults and their meaning as a Markdown table."""
-    rows = ["| key | default | meaning |", "| --- | --- | --- |"]
-    rows += [f"| `{key}` | `{default}` | {meaning} |" for key, default, meaning in describe()]
-    return "\n".join(rows) + "\n"
-
-
-def _add_section(lines: list[str], section: type[BaseModel], *, indent: int) -> None:
-    margin = " " * indent
+def _yaml(section: type[BaseModel], margin: str = "") -> Iterator[str]:
     for name, field in section.model_fields.items():
         if isinstance(field.default, BaseModel):
             inner = type(field.default)
-            lines += ["", f"{margin}# {inner.__doc__}", f"{margin}{name}:"]
-            _add_section(lines, inner, indent=indent + 2)
+            yield from ("", f"{margin}# {inner.__doc__}", f"{margin}{name}:")
+            yield from _yaml(inner, f"{margin}  ")
         else:
-            lines.append(f"{margin}# {field.description}")
-            lines.append(f"{margin}{name}: {_scalar(field.default)}")
+            yield f"{margin}# {field.description}"
+            yield f"{margin}{name}: {_scalar(field.default)}"
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.12g}" if "e" not in f"{value:.12g}" else f"{value:.1e}"
-    return json.dumps(value)
+    text = f"{value:.12g}" if isinstance(value, float) else json.dumps(value)
+    # YAML 1.1 reads an exponent only after a decimal point: 1.0e-08.
+    return f"{value:.1e}" if isinstance(value, float) and "e" in text else text
+
+
+def _json_schema() -> str:
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema = {**dialect, **Config.model_json_schema()}
+    return yaml.safe_dump(schema, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _table() -> str:
+    rows = ["| key | default | meaning |", "| --- | --- | --- |"]
+    rows += [f"| `{key}` | `{default}` | {meaning} |" for key, default, meaning in describe()]
+    return "\n".join(rows) + "\n"
 
 
 def main() -> None:

@@ -1,60 +1,70 @@
-"""What can end a command besides success, and the exit status that each one means."""
+"""What can end a command besides success, and the exit status of each."""
 
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-# What the system says of a path that cannot be used.
-_UNUSABLE: Final = {
+_UNUSABLE_PATH: Final = {
     *(errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT),
     *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
 
 
-class UserError(Exception):
-    """The user's input is wrong: exit status 2.
+class Ending(Exception):  # noqa: N818 (not always an error)
+    """Base class of what ends a command with a message of one line instead of a traceback.
 
-    The message is one line that names the file, the record or field, the bad value and what was
-    expected.
+    Attributes:
+        status: exit status of the command
+        is_shared: True if all processes of a run raise it alike; then only the first prints it
     """
+
+    status = 1
+    is_shared = False
+
+
+class UserError(Ending):
+    """The user's input is wrong.
+
+    The message names the file, the record or field, the bad value and what was expected.
+    """
+
+    status = 2
 
 
 class SharedUserError(UserError):
-    """A `UserError` that all processes of a run raise alike, so that one of them tells it."""
+    """The user's input is wrong in all processes of a run."""
+
+    is_shared = True
 
 
-class DownloadError(Exception):
-    """The network did not deliver what was asked for: exit status 1.
-
-    The message is one line that names each server and what it answered.
-    """
+class DownloadError(Ending):
+    """A download failed; the message names each server and its answer."""
 
 
-class RunFailure(Exception):  # noqa: N818 (what became of the run)
-    """A training run could not go on: exit status 1.
+class RunFailure(Ending):
+    """A training run cannot continue."""
 
-    The message is one line that says why.
-    """
+    is_shared = True
 
 
-class Stopped(Exception):  # noqa: N818 (a request to stop is no error)
-    """The user or the scheduler asked to stop and everything is saved: exit status 75.
+class Stopped(Ending):
+    """The user or the scheduler asked to stop, and everything is saved for the same command."""
 
-    The same command, given again, goes on from there.
-    """
+    status = 75
+    is_shared = True
 
 
 @contextmanager
 def paths_of_the_user() -> Iterator[None]:
-    """Take an `OSError` for the user's where it says that a path cannot be used.
+    """Turn an `OSError` about a path that cannot be used into a `UserError`.
 
     Raises:
-        UserError: naming the path and what the system says of it.
+        UserError: the message names the path and the system's reason.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _UNUSABLE:
+        if error.errno not in _UNUSABLE_PATH:
             raise
         raise UserError(f"{error.filename}: {error.strerror}") from error

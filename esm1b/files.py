@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half there: temporary name, fsync, rename."""
+"""Atomic writing of files and directories: temporary name, fsync, rename; and JSON files."""
 
 import hashlib
 import json
@@ -33,23 +33,23 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it to `path` if the block ends without an error.
 
     The data is synced before the rename, so `path` holds the old content or the new, never a part.
-    A symbolic link stays one: what it points to is replaced.
+    Through a symbolic link, the file that it points to is replaced.
 
     Raises:
-        UserError: `path` is there and no regular file, such as a device.
+        UserError: `path` exists and is not a regular file, such as a device.
     """
     if path.is_symlink():
         path = path.resolve()
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is no regular file; expected a file to write")
+        raise UserError(f"{path}: not a regular file; expected a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
-        fsync_file(temporary)
+        fsync(temporary)
         os.replace(temporary, path)
-        fsync_directory(path.parent)
+        fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,13 +58,13 @@ def check_replaceable(path: Path, kind: OutputKind, inputs: Iterable[Path] = ())
     """Check that `path` can become an output directory: new, without files, or an earlier output.
 
     Args:
-        path: the directory to be.
-        kind: of output; an earlier one of another kind is kept.
-        inputs: files and directories that are read meanwhile.
+        path: output directory, replaced only by an output of the same kind.
+        kind: kind of output.
+        inputs: files and directories to read while the output is written.
 
     Raises:
-        UserError: `path` is a file, holds files that are somebody's own or an output of another
-            kind, is or holds an input, or cannot be made.
+        UserError: `path` is a file, holds files other than an output of this kind, is or contains
+            an input, or cannot be created.
     """
     for source in inputs:
         if path.resolve() in (source.resolve(), *source.resolve().parents):
@@ -84,16 +84,8 @@ def check_replaceable(path: Path, kind: OutputKind, inputs: Iterable[Path] = ())
 def atomic_directory(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
 
-    What was at `path` is replaced whole if an earlier call wrote it with the same kind, which is
-    the one word of the file `.esm1b` in it.
-
-    Args:
-        path: the directory to be.
-        kind: of output; an earlier one of another kind is kept.
-        inputs: files and directories that are read meanwhile.
-
-    Raises:
-        UserError: as `check_replaceable`.
+    The file `.esm1b` in it records the kind of output. The arguments and errors are those of
+    `check_replaceable`.
     """
     check_replaceable(path, kind, inputs)
     path = path.resolve()
@@ -106,33 +98,25 @@ def atomic_directory(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) 
         yield temporary
         (temporary / STAMP).write_text(f"{kind}\n", encoding="utf-8")
         for file in temporary.rglob("*"):
-            if file.is_file():
-                fsync_file(file)
-            else:
-                fsync_directory(file)
-        fsync_directory(temporary)
+            fsync(file)
+        fsync(temporary)
         shutil.rmtree(replaced, ignore_errors=True)
         if path.exists():
             os.rename(path, replaced)
         os.rename(temporary, path)
-        fsync_directory(path.parent)
+        fsync(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def fsync_file(path: Path) -> None:
-    """Flush the content of `path` to the disk."""
+def fsync(path: Path) -> None:
+    """Flush a file, or the entries of a directory (a rename in it is permanent then), to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def fsync_directory(path: Path) -> None:
-    """Flush the entries of the directory `path` to the disk, so that a rename in it lasts."""
-    fsync_file(path)
 
 
 def read_json(path: Path) -> Any:
@@ -150,7 +134,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -173,8 +157,8 @@ def _check_kind(path: Path, kind: OutputKind) -> None:
         problem = f"is an output of another kind, {found}"
     else:
         problem = (
-            f"its {STAMP} names no known kind, as earlier versions left it; "
-            "remove the directory if it may go"
+            f"its {STAMP} names no known kind, as in outputs of earlier versions; "
+            "remove the directory if you do not need it"
         )
     raise UserError(
         f"{path}: {problem}; expected a new directory or an earlier output of kind {kind}"
@@ -182,12 +166,12 @@ def _check_kind(path: Path, kind: OutputKind) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Make and remove a directory where `path` is to be: permissions alone tell too little."""
+    """Create and remove a directory beside `path`: its permissions alone do not tell enough."""
     place = next(parent for parent in path.resolve().parents if parent.exists())
     try:
         with TemporaryDirectory(prefix=f".{path.name}.", dir=place):
             pass
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be made in {place}: {error.strerror}; expected a place to write to"
+            f"{path}: cannot be created in {place}: {error.strerror}; expected a writable directory"
         ) from error

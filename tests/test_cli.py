@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from esm1b.cli import app, main
@@ -24,17 +23,6 @@ from tests.conftest import random_encoder
 
 REPOSITORY = Path(__file__).parents[1]
 FASTA = ">first\nMKTVRQG\n>second\nKALTAISQP\n"
-
-
-def commands(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, (*names, name))
-        else:
-            yield (*names, name)
-
-
-COMMANDS = sorted(commands(typer.main.get_command(app)))
 
 
 @pytest.fixture(autouse=True)
@@ -79,47 +67,6 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_the_commands() -> None:
-    assert COMMANDS == [
-        ("audit",),
-        ("contacts",),
-        ("corpus-info",),
-        ("download",),
-        ("embed",),
-        ("estimate",),
-        ("evaluate", "contacts"),
-        ("evaluate", "perplexity"),
-        ("evaluate", "secondary-structure"),
-        ("export",),
-        ("fill-mask",),
-        ("import",),
-        ("pretrain",),
-        ("report",),
-        ("shard",),
-        ("synthesize",),
-        ("tokenize",),
-    ]
-
-
-@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
-def test_help_shows_an_example(names: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(app, [*names, "--help"], terminal_width=200)
-    assert result.exit_code == 0
-    text = " ".join(result.output.split())
-    assert "Example: " in text
-    assert f"esm1b {' '.join(names)} " in text.split("Example: ")[1]
-    assert "--output" in text or names in [("corpus-info",), ("estimate",), ("fill-mask",)]
-
-
-@pytest.mark.parametrize("group", [(), ("evaluate",)], ids=["esm1b", "evaluate"])
-def test_help_of_the_groups(group: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(app, [*group, "--help"])
-    assert result.exit_code == 0
-    for names in COMMANDS:
-        if names[: len(group)] == group:
-            assert f"\n  {names[len(group)]} " in result.output
-
-
 def test_shard_and_tokenize(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +96,7 @@ def test_corpus_info_verifies(directory: str, tmp_path: Path, refusal: Refusal) 
     runner = CliRunner()
     result = runner.invoke(app, ["corpus-info", str(tmp_path / directory)])
     assert result.exit_code == 0
-    assert "verified     every shard has the digest" in result.output
+    assert "verified     every shard has the digest in the manifest" in result.output
     assert "shards 1, sequences 1, residues 7" in result.output
     (path,) = (tmp_path / directory / "validation").iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"?")
@@ -340,6 +287,59 @@ def test_a_wrong_configuration(
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shrad"], "no such command 'shrad'. Did you mean 'shard'? (see `esm1b --help`)"),
+        (
+            ["tokenize", "--output=out"],
+            "CORPUS_DIR: missing; expected corpus directory, written by shard",
+        ),
+        (
+            ["tokenize", "corpus"],
+            "--output DIR: missing; expected directory to write; an earlier output is replaced",
+        ),
+        (
+            ["tokenize", "corpus", "--output=out", "--workers=two"],
+            "--workers N: 'two'; expected a valid integer",
+        ),
+        (
+            ["tokenize", "corpus", "--output=out", "--workers=0"],
+            "--workers N: '0'; expected greater than or equal to 1",
+        ),
+        (
+            ["contacts", "model", "a.fasta", "--output=out", "--device=gpu"],
+            "--device: 'gpu'; expected one of 'auto', 'cpu', 'cuda'",
+        ),
+        (
+            ["embed", "model", "a.fasta", "--output=out", "--layers=1", "--layers=last"],
+            "--layers N: 'last'; expected a valid integer",
+        ),
+        (
+            ["synthesize"],
+            "--output DIR: missing; expected directory to write; an earlier output is replaced",
+        ),
+        (
+            ["synthesize", "--output=out", "--family=4"],
+            "no such option: --family (Possible options: --families) (see "
+            "`esm1b synthesize --help`)",
+        ),
+        (
+            ["synthesize", "--output"],
+            "option '--output' requires an argument",
+        ),
+        (
+            ["synthesize", "here", "--output=out"],
+            "got unexpected extra argument(s) (here) (see `esm1b synthesize --help`)",
+        ),
+    ],
+)
+def test_a_command_line_that_cannot_be_understood(
+    arguments: list[str], message: str, refusal: Refusal
+) -> None:
+    assert refusal(*arguments) == message
+
+
 def test_status_and_line_of_a_real_process(tmp_path: Path) -> None:
     (tmp_path / "a.fasta").write_text("")
     command = ["-m", "esm1b", "shard", f"{tmp_path}/a.fasta", f"--output={tmp_path}/corpus"]
@@ -355,7 +355,7 @@ def test_status_and_line_of_a_real_process(tmp_path: Path) -> None:
 def test_the_status_of_a_stop(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop() -> None:
+    def stop(**_: Any) -> None:
         raise Stopped("saved after update 6 of 12")
 
     monkeypatch.setattr("esm1b.cli.app", stop)
@@ -364,7 +364,7 @@ def test_the_status_of_a_stop(
         main()
     assert caught.value.code == 75
     assert capsys.readouterr().err == (
-        "esm1b: stopped: saved after update 6 of 12; the same command goes on\n"
+        "esm1b: stopped: saved after update 6 of 12; run the same command to resume\n"
     )
 
 
@@ -391,10 +391,11 @@ def test_only_the_first_process_logs(
     environment: dict[str, str], level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that cannot tell which one it is speaks, for it has something to say."""
-    monkeypatch.setattr("esm1b.cli.app", lambda: None)
+    monkeypatch.setattr("esm1b.cli.app", lambda **_: None)
     for name in ("RANK", "SLURM_PROCID", *TORCHRUN):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    main()
+    with pytest.raises(SystemExit):
+        main()
     assert logging.getLogger().level == level

@@ -204,7 +204,7 @@ def test_a_truth_value_is_no_number() -> None:
     with pytest.raises(UserError) as caught:
         parse_config({"pretraining": {"updates": True}}, origin="run.yaml")
     assert str(caught.value) == (
-        "run.yaml: pretraining.updates: true: input should not be a truth value"
+        "run.yaml: pretraining.updates: true: input should not be a boolean"
     )
 
 

@@ -151,8 +151,9 @@ def test_directory_of_unknown_kind_is_refused(content: bytes, tmp_path: Path) ->
     with pytest.raises(UserError) as caught:
         check_replaceable(tmp_path, "tokens")
     assert str(caught.value) == (
-        f"{tmp_path}: its .esm1b names no known kind, as earlier versions left it; remove the "
-        "directory if it may go; expected a new directory or an earlier output of kind tokens"
+        f"{tmp_path}: its .esm1b names no known kind, as in outputs of earlier versions; "
+        "remove the directory if you do not need it; expected a new directory or "
+        "an earlier output of kind tokens"
     )
 
 
@@ -177,8 +178,8 @@ def test_what_cannot_be_made_is_refused(name: str, place: str, reason: str, tmp_
     with pytest.raises(UserError) as caught:
         check_replaceable(tmp_path / name, "model")
     assert str(caught.value) == (
-        f"{tmp_path / name}: cannot be made in {tmp_path / place}: {reason}; "
-        "expected a place to write to"
+        f"{tmp_path / name}: cannot be created in {tmp_path / place}: {reason}; "
+        "expected a writable directory"
     )
     assert listing(tmp_path) == ["file"]
 
@@ -258,7 +259,7 @@ def test_an_output_that_holds_an_input_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with (
-        pytest.raises(UserError, match="is no regular file; expected a file to write"),
+        pytest.raises(UserError, match="not a regular file; expected a file to write"),
         atomic_file(tmp_path / "pipe"),
     ):
         pass

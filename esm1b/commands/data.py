@@ -2,76 +2,70 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
-from esm1b.commands.options import OutputDirectory
+from esm1b.commands import options
+from esm1b.commands.command import runs
 from esm1b.errors import UserError
 
 
 def synthesize(
-    output: OutputDirectory,
-    families: Annotated[int, typer.Option(min=4, help="families in the corpus")] = 16,
-    unseen_families: Annotated[
-        int, typer.Option(min=2, help="families that are not in the corpus")
-    ] = 6,
-    sequences: Annotated[int, typer.Option(min=10, help="sequences of each family")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="of everything that is drawn")] = 1,
+    output: options.OutputDirectory,
+    families: Annotated[int, Option(metavar="N", min=4)] = 16,
+    unseen_families: Annotated[int, Option(metavar="N", min=2)] = 6,
+    sequences: Annotated[int, Option(metavar="N", min=10)] = 2000,
+    seed: options.Seed = 1,
 ) -> None:
-    """Draw protein families whose contacts and best possible perplexity are known exactly.
+    """Draw protein families with exactly known contacts and best possible perplexity.
 
-    Example: esm1b synthesize --output synthetic --families 16 --sequences 2000 --seed 1
+    Families:
+        families: `corpus.synthetic.families`
+        unseen_families: `corpus.synthetic.unseen_families`
+        sequences: `corpus.synthetic.sequences`
+        seed: random seed of everything that is drawn
+
+    Example:
+        esm1b synthesize --output synthetic --families 16 --sequences 2000 --seed 1
     """
     from esm1b.synthetic.dataset import synthesize as run
     from esm1b.synthetic.families import SyntheticSettings
 
-    run(
-        output,
-        SyntheticSettings(
-            families=families, unseen_families=unseen_families, sequences=sequences, seed=seed
-        ),
+    settings = SyntheticSettings(
+        families=families, unseen_families=unseen_families, sequences=sequences, seed=seed
     )
+    run(output, settings)
 
 
 def download(
-    output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="directory for it and download.json")
-    ],
-    release: Annotated[
-        str | None, typer.Option(metavar="NAME", help="of UniRef50: current, or such as 2018_03")
-    ] = None,
-    validation_list: Annotated[
-        bool,
-        typer.Option("--validation-list", help="the list of clusters that ESM-1b held out instead"),
-    ] = False,
-    mirrors: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mirror",
-            metavar="URL",
-            help="to ask instead of UniProt, EBI and Expasy; repeat for several, in their order",
-        ),
-    ] = None,
-    limit: Annotated[
-        str | None,
-        typer.Option(help="only the beginning, such as 10MB or 1000records: a smoke test"),
-    ] = None,
-    sample: Annotated[
-        float | None,
-        typer.Option(help="keep only this share of the records, by a keyed hash of the sequence"),
-    ] = None,
-    digest: Annotated[
-        str | None,
-        typer.Option(metavar="ALGORITHM:HEX", help="that the file must have, such as md5:..."),
-    ] = None,
+    output: options.Directory,
+    release: Annotated[str | None, Option(metavar="NAME")] = None,
+    validation_list: Annotated[bool, Option("--validation-list")] = False,
+    mirrors: Annotated[list[str] | None, Option("--mirror", metavar="URL")] = None,
+    limit: Annotated[str | None, Option(metavar="LIMIT")] = None,
+    sample: options.OptionalShare = None,
+    digest: Annotated[str | None, Option(metavar="ALGORITHM:HEX")] = None,
 ) -> None:
-    """Fetch a UniRef50 release, verified by its published digest, and write download.json.
+    """Download a UniRef50 release, verify its published digest, and write download.json.
 
-    Interrupted, the same command goes on where it was; once done, it verifies what is there.
-    Proxies come from the environment (https_proxy).
+    The same command resumes an interrupted download and verifies a finished one. Proxies are
+    taken from the environment (https_proxy).
 
-    Example: esm1b download --release current --output uniref50
+    Output:
+        output: directory for the downloaded file and download.json
+    Source:
+        release: `corpus.release`
+        validation_list: list of the clusters that ESM-1b held out, instead of a release
+        mirrors: URL to download from instead of UniProt, EBI and Expasy; repeat for several, tried
+            in order
+        digest: expected digest of the file, such as md5:...
+    Selection:
+        limit: `corpus.limit`
+        sample: `corpus.sample`
+
+    Example:
+        esm1b download --release current --output uniref50
     """
     from esm1b.download.download import download_release, download_validation_list
 
@@ -83,115 +77,92 @@ def download(
         )
         return
     if limit is not None or sample is not None:
-        raise UserError("--validation-list is fetched whole; expected no --limit and no --sample")
+        raise UserError(
+            "--validation-list: always downloaded whole; expected no --limit and no --sample"
+        )
     download_validation_list(output, mirrors=mirrors or (), digest=digest)
 
 
+def _read_source(path: Path | None) -> dict[str, Any] | None:
+    from esm1b.download.lock import read_source
+
+    return None if path is None else read_source(path)
+
+
+@runs("esm1b.corpus.sharding.shard:shard")
 def shard(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="FASTA, UniRef XML or UniProt release archive, plain or .gz; '-' is standard "
-            "input",
-        ),
-    ],
-    output: OutputDirectory,
-    shards: Annotated[int, typer.Option(min=1, help="Parquet files of the training split")] = 16,
-    validation_fraction: Annotated[
-        float, typer.Option(help="share held out, by a keyed hash of the sequence")
-    ] = 0.005,
-    validation_ids: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="ids to hold out instead")
-    ] = None,
-    allow_partial_list: Annotated[
-        bool,
-        typer.Option(
-            "--allow-partial-list", help="go on if some of those ids are not among the records"
-        ),
-    ] = False,
-    minimum_length: Annotated[
-        int | None, typer.Option(min=1, help="drop records of fewer residues")
-    ] = None,
-    maximum_length: Annotated[
-        int | None, typer.Option(min=1, help="drop records of more residues")
-    ] = None,
-    sample: Annotated[
-        float | None,
-        typer.Option(help="keep only this share of the sequences, by another keyed hash"),
-    ] = None,
-    exclude: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="leave out these ids: a list, or FASTA"),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="refuse the input instead of dropping a record with other characters, without a "
-            "sequence, of an unwanted length or with the id of another",
-        ),
-    ] = False,
-    source: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="download.json, whose release the manifest is to name"),
-    ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="processes that parse, sort and write; 250 MB each")
-    ] = 1,
+    inputs: Annotated[list[str], Argument(metavar="INPUT...")],
+    output: options.OutputDirectory,
+    shards: options.Count = 16,
+    validation_fraction: options.Share = 0.005,
+    validation_ids: options.OptionalFile = None,
+    allow_partial_list: Annotated[bool, Option("--allow-partial-list")] = False,
+    minimum_length: options.OptionalCount = None,
+    maximum_length: options.OptionalCount = None,
+    sample: options.OptionalShare = None,
+    exclude: options.OptionalFile = None,
+    strict: Annotated[bool, Option("--strict")] = False,
+    source: Annotated[Path | None, Option(metavar="FILE", callback=_read_source)] = None,
+    workers: options.Count = 1,
 ) -> None:
     """Clean sequences, hold some out, and write Parquet shards with a manifest.
 
-    The result does not depend on the order of the records or the number of workers. On the way it
-    takes about as much disk beside the output as the uncompressed input.
+    The result does not depend on the order of the records or the number of workers. Sharding needs
+    about as much temporary disk space beside the output as the uncompressed input takes.
 
-    Example: esm1b shard uniref50.fasta.gz --output corpus --shards 64 --workers 8
+    Input:
+        inputs: FASTA, UniRef XML or UniProt release archive, plain or .gz; '-' is standard input
+        source: download.json of the input, whose release the manifest records
+    Output:
+        shards: `corpus.shards`
+    Split:
+        validation_fraction: `corpus.validation_fraction`
+        validation_ids: file of cluster ids to hold out instead
+        allow_partial_list: `corpus.allow_partial_list`
+    Selection:
+        minimum_length: `corpus.minimum_length`
+        maximum_length: `corpus.maximum_length`
+        sample: `corpus.sample`
+        exclude: `corpus.exclude`
+        strict: `corpus.strict`
+    Resources:
+        workers: number of processes that parse, sort and write; 250 MB of memory each
+
+    Example:
+        esm1b shard uniref50.fasta.gz --output corpus --shards 64 --workers 8
     """
-    from esm1b.corpus.sharding.shard import shard as run
-    from esm1b.download.lock import read_source
-
-    run(
-        inputs,
-        output,
-        shards=shards,
-        validation_fraction=validation_fraction,
-        validation_ids=validation_ids,
-        allow_partial_list=allow_partial_list,
-        minimum_length=minimum_length,
-        maximum_length=maximum_length,
-        sample=sample,
-        exclude=exclude,
-        strict=strict,
-        source=None if source is None else read_source(source),
-        workers=workers,
-    )
 
 
+@runs("esm1b.corpus.tokens.tokenize:tokenize")
 def tokenize(
-    corpus: Annotated[Path, typer.Argument(metavar="CORPUS_DIR", help="what shard wrote")],
-    output: OutputDirectory,
-    workers: Annotated[
-        int, typer.Option(min=1, help="processes; each needs the memory of a shard's residues")
-    ] = 1,
+    corpus: Annotated[Path, Argument(metavar="CORPUS_DIR")],
+    output: options.OutputDirectory,
+    workers: options.Count = 1,
 ) -> None:
     """Turn the shards of a corpus into memory-mapped token ids.
 
-    Example: esm1b tokenize corpus --output tokens --workers 8
-    """
-    from esm1b.corpus.tokens.tokenize import tokenize as run
+    Input:
+        corpus: corpus directory, written by shard
+    Resources:
+        workers: number of processes; each needs memory for the residues of one shard
 
-    run(corpus, output, workers=workers)
+    Example:
+        esm1b tokenize corpus --output tokens --workers 8
+    """
 
 
 def corpus_info(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="what shard or tokenize wrote")],
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="read every shard and compare its digest")
-    ] = True,
+    directory: Annotated[Path, Argument(metavar="DIR")],
+    verify: Annotated[bool, Option("--verify/--no-verify")] = True,
 ) -> None:
-    """Print the facts of a corpus or of tokens, and verify that the files are what they were.
+    """Print the facts of a corpus or tokens directory and verify the digest of every file.
 
-    Example: esm1b corpus-info corpus
+    Input:
+        directory: corpus or tokens directory, written by shard or tokenize
+        verify: read every shard and compare its digest with the manifest
+
+    Example:
+        esm1b corpus-info corpus
     """
     from esm1b.corpus.describe import cluster_warning, manifest_text
     from esm1b.corpus.verify import read_either_manifest
@@ -202,6 +173,6 @@ def corpus_info(
         run(directory, manifest)
     print(manifest_text(manifest))
     if verify:
-        print("verified     every shard has the digest that the manifest says")
+        print("verified     every shard has the digest in the manifest")
     if warning := cluster_warning(manifest):
         logging.getLogger(__name__).warning("%s: %s", directory, warning)

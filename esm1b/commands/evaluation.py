@@ -1,145 +1,120 @@
 """Commands that measure a model and show the results."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from esm1b.commands.options import ModelDirectory, OutputDirectory, Untrained
+from esm1b.commands import options
+from esm1b.commands.command import runs
 from esm1b.errors import UserError
 
 
+@runs("esm1b.evaluation.perplexity:evaluate_perplexity")
 def perplexity(
-    model: ModelDirectory,
-    data: Annotated[Path, typer.Argument(metavar="TOKENS_DIR", help="what tokenize wrote")],
-    output: OutputDirectory,
-    sequences: Annotated[int, typer.Option(min=1, help="held-out sequences to score")] = 2000,
-    draws: Annotated[int, typer.Option(min=1, help="fixed draws of the masks")] = 3,
-    untrained: Untrained = 3,
-    truth: Annotated[
-        Path | None,
-        typer.Option(help="truth.npz of synthetic families: adds the exact optimum"),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap")] = 0,
+    model_directory: options.ModelDirectory,
+    tokens: Annotated[Path, Argument(metavar="TOKENS_DIR")],
+    output: options.OutputDirectory,
+    sequences: options.Count = 2000,
+    draws: options.Count = 3,
+    untrained: options.Count = 3,
+    truth: options.OptionalFile = None,
+    seed: options.Seed = 0,
 ) -> None:
-    """Exponentiated cross-entropy on the held-out sequences, with fixed masks.
+    """Measure exponentiated cross-entropy on the held-out sequences, under fixed masks.
 
-    Example: esm1b evaluate perplexity model tokens --output evaluation/perplexity
+    Input:
+        tokens: tokens directory, written by tokenize
+        truth: truth.npz of synthetic families, to add the exact optimum
+    Measurement:
+        sequences: `evaluation.perplexity.sequences`
+        draws: `evaluation.perplexity.draws`
+        untrained: `evaluation.untrained`
+        seed: random seed of the untrained networks and the bootstrap
+
+    Example:
+        esm1b evaluate perplexity model tokens --output evaluation/perplexity
     """
-    from esm1b.evaluation.perplexity import evaluate_perplexity
-
-    evaluate_perplexity(
-        model,
-        data,
-        output,
-        sequences=sequences,
-        draws=draws,
-        untrained=untrained,
-        truth=truth,
-        seed=seed,
-    )
 
 
+def _regularisation(text: str) -> float | str:
+    with suppress(ValueError):
+        if text == "cross-validate" or 0 < float(text) < float("inf"):
+            return text if text == "cross-validate" else float(text)
+    raise UserError(f"--regularisation: {text!r}; expected a positive number or 'cross-validate'")
+
+
+@runs("esm1b.evaluation.contacts.contacts:evaluate_contacts")
 def contacts(
-    model: ModelDirectory,
-    data: Annotated[
-        Path,
-        typer.Argument(metavar="DATA", help="folder of PDB / mmCIF files, or a structure table"),
-    ],
-    output: OutputDirectory,
+    model_directory: options.ModelDirectory,
+    data: Annotated[Path, Argument(metavar="DATA")],
+    output: options.OutputDirectory,
     regularisation: Annotated[
-        str, typer.Option(help="C of the L1 penalty, or cross-validate")
+        str, Option(metavar="C|cross-validate", callback=_regularisation)
     ] = "0.15",
-    fit_proteins: Annotated[
-        int, typer.Option(min=1, help="proteins of a folder that fit the regression")
-    ] = 20,
-    glycine: Annotated[
-        Literal["impute", "ca"], typer.Option(help="what stands for a glycine's missing Cb")
-    ] = "impute",
-    untrained: Untrained = 3,
-    seed: Annotated[int, typer.Option(min=0, help="of the draws and the bootstrap")] = 0,
+    fit_proteins: options.Count = 20,
+    glycine: Literal["impute", "ca"] = "impute",
+    untrained: options.Count = 3,
+    seed: options.Seed = 0,
 ) -> None:
-    """Precision of contacts that a sparse regression reads from the attention maps.
+    """Measure the precision of contacts that a sparse regression reads from attention maps.
 
-    Example: esm1b evaluate contacts model structures/ --output evaluation/contacts
+    Input:
+        data: folder of PDB / mmCIF files, or a structure table
+        glycine: `evaluation.contacts.glycine`
+    Measurement:
+        regularisation: `evaluation.contacts.regularisation`
+        fit_proteins: `evaluation.contacts.fit_proteins`
+        untrained: `evaluation.untrained`
+        seed: random seed of the fitted proteins, the untrained networks and the bootstrap
+
+    Example:
+        esm1b evaluate contacts model structures/ --output evaluation/contacts
     """
-    from esm1b.evaluation.contacts.contacts import evaluate_contacts
-
-    evaluate_contacts(
-        model,
-        data,
-        output,
-        regularisation=_regularisation(regularisation),
-        fit_proteins=fit_proteins,
-        glycine=glycine,
-        untrained=untrained,
-        seed=seed,
-    )
 
 
+@runs("esm1b.evaluation.secondary_structure.secondary_structure:evaluate_secondary_structure")
 def secondary_structure(
-    model: ModelDirectory,
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="table with sequence and ss3, CSV or Parquet")
-    ],
-    output: OutputDirectory,
-    untrained: Untrained = 3,
-    maximum_residues: Annotated[
-        int | None, typer.Option(min=1, help="residues that fit the probes at most  [default: all]")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the fits and the bootstrap")] = 0,
+    model_directory: options.ModelDirectory,
+    data: Annotated[Path, Argument(metavar="DATA")],
+    output: options.OutputDirectory,
+    untrained: options.Count = 3,
+    maximum_residues: options.OptionalCount = None,
+    seed: options.Seed = 0,
 ) -> None:
-    """Three-state accuracy of a linear probe on the frozen representations.
+    """Measure the three-state accuracy of a linear probe on frozen representations.
 
-    Example: esm1b evaluate secondary-structure model flip_ss3.csv.gz --output evaluation/ss3
+    Input:
+        data: table with the columns sequence and ss3, CSV or Parquet
+    Measurement:
+        untrained: `evaluation.untrained`
+        maximum_residues: `evaluation.secondary_structure.maximum_residues`
+        seed: random seed of the fitted proteins, the untrained networks and the bootstrap
+
+    Example:
+        esm1b evaluate secondary-structure model flip_ss3.csv.gz --output evaluation/ss3
     """
-    from esm1b.evaluation.secondary_structure.secondary_structure import (
-        evaluate_secondary_structure,
-    )
-
-    evaluate_secondary_structure(
-        model, data, output, untrained=untrained, maximum_residues=maximum_residues, seed=seed
-    )
 
 
+@runs("esm1b.report.page:write_report")
 def report(
-    model: ModelDirectory,
-    corpus: Annotated[Path, typer.Option(metavar="DIR", help="what shard wrote")],
-    training: Annotated[Path, typer.Option(metavar="FILE", help="metrics.jsonl of the run")],
-    evaluations: Annotated[
-        list[Path], typer.Option("--evaluation", metavar="DIR", help="what evaluate wrote; repeat")
-    ],
-    output: OutputDirectory,
-    audit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="audit.json, what audit wrote")
-    ] = None,
+    model: options.ModelDirectory,
+    corpus: options.Directory,
+    training: options.File,
+    evaluations: Annotated[list[Path], Option("--evaluation", metavar="DIR")],
+    output: options.OutputDirectory,
+    audit: options.OptionalFile = None,
 ) -> None:
-    """Make the page: corpus, training curves, evaluations beside published numbers.
+    r"""Write the report: corpus, training curves, results beside published numbers.
 
-    Example: esm1b report model --corpus corpus --training checkpoints/run/metrics.jsonl
-    --evaluation evaluation/contacts --output report
+    Input:
+        corpus: corpus directory, written by shard
+        training: metrics.jsonl of the run
+        evaluations: directory written by evaluate; repeat for several
+        audit: audit.json of the run, written by audit
+
+    Example:
+        esm1b report model --corpus corpus --training checkpoints/run/metrics.jsonl \
+            --evaluation evaluation/perplexity --evaluation evaluation/contacts --output report
     """
-    from esm1b.report.page import write_report
-
-    write_report(
-        model,
-        corpus=corpus,
-        training=training,
-        evaluations=evaluations,
-        output=output,
-        audit=audit,
-    )
-
-
-def _regularisation(text: str) -> float | Literal["cross-validate"]:
-    if text == "cross-validate":
-        return "cross-validate"
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UserError(
-            f"--regularisation: {text!r}; expected a positive number or 'cross-validate'"
-        )
-    return value

@@ -1,27 +1,42 @@
-"""Arguments and options that several commands share."""
+"""Types of arguments and options; the shared ones have the help that is the same everywhere."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-ModelDirectory = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="model directory")]
-OutputDirectory = Annotated[
-    Path, typer.Option("--output", metavar="DIR", help="directory to write, new or replaced whole")
-]
-Untrained = Annotated[
-    int, typer.Option(min=1, help="untrained networks of the same shape to measure beside it")
-]
-LongSequencesOption = Annotated[
+Count = Annotated[int, Option(metavar="N", min=1)]
+OptionalCount = Annotated[int | None, Option(metavar="N", min=1)]
+Seed = Annotated[int, Option(metavar="N", min=0)]
+Share = Annotated[float, Option(metavar="SHARE")]
+OptionalShare = Annotated[float | None, Option(metavar="SHARE")]
+File = Annotated[Path, Option(metavar="FILE")]
+OptionalFile = Annotated[Path | None, Option(metavar="FILE")]
+Directory = Annotated[Path, Option(metavar="DIR")]
+OptionalDirectory = Annotated[Path | None, Option(metavar="DIR")]
+
+_input = partial(Argument, rich_help_panel="Input")
+RunConfig = Annotated[Path, _input(metavar="RUN_CONFIG", help="run configuration, YAML or JSON")]
+ModelDirectory = Annotated[Path, _input(metavar="MODEL_DIR", help="model directory")]
+Fasta = Annotated[str, _input(metavar="FASTA", help="FASTA, plain or .gz; '-': standard input")]
+LongSequences = Annotated[
     Literal["error", "windows", "truncate"],
-    typer.Option(
-        help="of more residues than the model takes: refuse them, look at them through "
-        "overlapping windows, or keep only their first residues"
+    Option(
+        help="treatment of sequences longer than the model takes: refuse them, read them through "
+        "overlapping windows, or keep only their first residues",
+        rich_help_panel="Input",
     ),
 ]
-DeviceOption = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="auto is cuda where there is any")
+OutputDirectory = Annotated[
+    Path,
+    Option(
+        metavar="DIR",
+        help="directory to write; an earlier output is replaced",
+        rich_help_panel="Output",
+    ),
 ]
-Fasta = Annotated[
-    str, typer.Argument(metavar="FASTA", help="FASTA, plain or .gz; '-' is standard input")
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    Option(help="device; auto: CUDA if there is a GPU", rich_help_panel="Hardware"),
 ]

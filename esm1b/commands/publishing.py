@@ -3,54 +3,50 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
-from esm1b.commands.options import ModelDirectory
+from esm1b.commands import options
+from esm1b.commands.command import runs
 
 
-def import_weights(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PATH", help="fair-esm .pt file or Hugging Face directory: ESM-1b or ESM-1v"
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(metavar="MODEL_DIR", help="model directory to write, new or replaced whole"),
-    ],
+@runs("esm1b.publishing.exchange:import_model")
+def import_(
+    path: Annotated[Path, Argument(metavar="PATH")],
+    output: Annotated[Path, Option(metavar="MODEL_DIR")],
 ) -> None:
-    """Turn released weights into a model directory; nothing that is in the file is run.
+    """Convert released weights to a model directory; no code in the file is run.
 
-    A contact regression is taken from NAME-contact-regression.pt beside NAME.pt.
+    A contact regression is read from NAME-contact-regression.pt beside NAME.pt.
 
-    Example: esm1b import esm1b_t33_650M_UR50S.pt --output model
+    Input:
+        path: fair-esm .pt file or Hugging Face directory of ESM-1b or ESM-1v
+    Output:
+        output: model directory to write, new or replaced whole
+
+    Example:
+        esm1b import esm1b_t33_650M_UR50S.pt --output model
     """
-    from esm1b.publishing.exchange import import_model
-
-    import_model(path, output)
 
 
-def export_weights(
-    model: ModelDirectory,
-    format_: Annotated[
-        Literal["fair-esm", "hf"], typer.Option("--format", help="whose: fair-esm or Hugging Face")
+@runs("esm1b.publishing.exchange:export_model")
+def export(
+    model: options.ModelDirectory,
+    format: Annotated[  # noqa: A002 (the name of the option)
+        Literal["fair-esm", "hf"], Option(metavar="fair-esm|hf")
     ],
-    output: Annotated[
-        Path, typer.Option(metavar="PATH", help="NAME.pt (fair-esm) or directory (hf) to write")
-    ],
-    evaluations: Annotated[
-        list[Path] | None,
-        typer.Option("--evaluation", metavar="DIR", help="what evaluate wrote; repeat"),
-    ] = None,
+    output: Annotated[Path, Option(metavar="PATH")],
+    evaluations: Annotated[list[Path] | None, Option("--evaluation", metavar="DIR")] = None,
 ) -> None:
-    """Write a model for others, with the contact head and the results of its evaluations.
+    """Write a model for fair-esm or Hugging Face, with contact head and results.
 
-    The copy is read back and compared before it gets its name.
+    The copy is read back and compared before it is moved into place.
 
-    Example: esm1b export model --format fair-esm --output esm1b.pt
-    --evaluation evaluation/contacts
+    Input:
+        evaluations: directory written by evaluate; repeat for several
+    Output:
+        format: library to write for: fair-esm, or hf for Hugging Face transformers
+        output: file NAME.pt (fair-esm) or directory (hf) to write
+
+    Example:
+        esm1b export model --format fair-esm --output esm1b.pt --evaluation evaluation/contacts
     """
-    from esm1b.publishing.exchange import export_model
-
-    export_model(model, output, format=format_, evaluations=evaluations or ())

@@ -1,46 +1,42 @@
-"""Commands about a run: what it takes, the run itself, and what it has seen."""
+"""Commands about a training run: an estimate beforehand, the run itself, and its audit."""
 
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
+from typer import Argument, Option
 
+from esm1b.commands import options
 from esm1b.errors import UserError
 
 
 def estimate(
-    run_config: Annotated[
-        Path, typer.Argument(metavar="RUN_CONFIG", help="configuration, YAML or JSON")
-    ],
-    gpus: Annotated[int, typer.Option(min=1, help="how many, a process for each")],
-    gpu: Annotated[str, typer.Option(metavar="NAME", help="such as H200, A100 or RTX4090")],
-    utilisation: Annotated[
-        float, typer.Option(help="share of the GPUs' peak; 0.5 is a target, not a measurement")
-    ] = 0.5,
-    tokens: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="what tokenize wrote: lengths and number are counted"),
-    ] = None,
-    mean_length: Annotated[
-        float | None,
-        typer.Option(help="residues of a sequence on average  [default: 286.5, UniRef50's]"),
-    ] = None,
-    sequences: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="training sequences  [default: the published number of the release]"
-        ),
-    ] = None,
-    activation_checkpointing: Annotated[
-        bool, typer.Option("--activation-checkpointing", help="as of pretrain")
-    ] = False,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write all of it to a JSON file too")
-    ] = None,
+    run_config: options.RunConfig,
+    gpus: options.Count,
+    gpu: Annotated[str, Option(metavar="NAME")],
+    utilisation: options.Share = 0.5,
+    tokens: options.OptionalDirectory = None,
+    mean_length: Annotated[float | None, Option(metavar="RESIDUES")] = None,
+    sequences: options.OptionalCount = None,
+    activation_checkpointing: Annotated[bool, Option("--activation-checkpointing")] = False,
+    json: options.OptionalFile = None,
 ) -> None:
-    """Print what a run takes, on paper: tokens, epochs, operations, hours, memory and disk.
+    """Estimate a run on paper: tokens, epochs, operations, hours, memory and disk.
 
-    Example: esm1b estimate config/esm1b.yaml --gpus 8 --gpu H200
+    Hardware:
+        gpus: number of GPUs, one process each
+        gpu: GPU model, such as H200, A100 or RTX4090
+        utilisation: share of the GPUs' peak throughput; 0.5 is a target, not a measurement
+        activation_checkpointing: estimate for activation checkpointing, as in pretrain
+    Data:
+        tokens: tokens directory, whose sequences are counted instead of assumed
+        mean_length: mean residues per sequence (286.5 by default, the mean of UniRef50)
+        sequences: number of training sequences (by default the published number of the release)
+    Output:
+        json: JSON file to write the whole estimate to
+
+    Example:
+        esm1b estimate config/esm1b.yaml --gpus 8 --gpu H200
     """
     from esm1b.config import load_config
     from esm1b.corpus.tokens.dataset import open_tokens
@@ -55,7 +51,10 @@ def estimate(
     if mean_length is not None and not 1 <= mean_length < float("inf"):
         raise UserError(f"--mean-length: {mean_length:g}; expected at least 1 residue")
     if tokens is not None and (mean_length, sequences) != (None, None):
-        raise UserError("--tokens: counts what --mean-length and --sequences say; expected either")
+        raise UserError(
+            "--tokens: already gives the number and length of sequences; expected no --mean-length "
+            "and no --sequences"
+        )
     kind = find_gpu(gpu)
     config = load_config(run_config)
     if tokens is None:
@@ -76,80 +75,58 @@ def estimate(
 
 
 def pretrain(
-    run_config: Annotated[
-        Path, typer.Argument(metavar="RUN_CONFIG", help="configuration, YAML or JSON")
-    ],
-    tokens: Annotated[Path, typer.Option(metavar="DIR", help="what tokenize wrote")],
-    checkpoints: Annotated[
-        Path, typer.Option(metavar="DIR", help="checkpoints and metrics; a rerun goes on from it")
-    ],
-    output: Annotated[
-        Path, typer.Option(metavar="MODEL_DIR", help="model directory to write at the end")
-    ],
-    micro_batch_tokens: Annotated[
-        str,
-        typer.Option(metavar="N|auto", help="tokens that a process takes at once; auto: by memory"),
-    ] = "4096",
-    zero_stage: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=3,
-            help="DeepSpeed divides optimiser state (1), gradients (2) and weights (3) too",
-        ),
-    ] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process")] = 1,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto is cuda where there is any")
-    ] = "auto",
-    attention: Annotated[
-        Literal["auto", "varlen", "sdpa", "explicit"],
-        typer.Option(
-            help="auto is varlen on cuda in bf16 and fp16, where the width of a head is a "
-            "multiple of 8 up to 256, and sdpa elsewhere"
-        ),
-    ] = "auto",
-    activation_checkpointing: Annotated[
-        bool,
-        typer.Option(
-            "--activation-checkpointing", help="less memory: layers are computed once more"
-        ),
-    ] = False,
-    compile_layers: Annotated[
-        bool, typer.Option("--compile", help="compile the layers (cuda; bf16, fp16)")
-    ] = False,
-    deepspeed: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="JSON with settings of DeepSpeed's, such as bucket sizes"
-        ),
-    ] = None,
-    loader_workers: Annotated[
-        int, typer.Option(min=0, help="threads of each process that prepare batches ahead")
-    ] = 1,
-    preload: Annotated[
-        bool, typer.Option("--preload", help="read the tokens into memory at the start")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="compare the tokens with their digests first")
-    ] = False,
-    stop_after: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="save and exit with 75 after, say, 23h30m, 90m or 3600"),
-    ] = None,
-    wandb: Annotated[
-        str | None, typer.Option(metavar="PROJECT", help="log to Weights & Biases too")
-    ] = None,
+    run_config: options.RunConfig,
+    tokens: options.Directory,
+    checkpoints: options.Directory,
+    output: Annotated[Path, Option(metavar="MODEL_DIR")],
+    micro_batch_tokens: Annotated[str, Option(metavar="N|auto")] = "4096",
+    zero_stage: Annotated[int, Option(metavar="STAGE", min=0, max=3)] = 1,
+    threads: options.Count = 1,
+    device: options.Device = "auto",
+    attention: Literal["auto", "varlen", "sdpa", "explicit"] = "auto",
+    activation_checkpointing: Annotated[bool, Option("--activation-checkpointing")] = False,
+    compile_layers: Annotated[bool, Option("--compile")] = False,
+    deepspeed: options.OptionalFile = None,
+    loader_workers: Annotated[int, Option(metavar="N", min=0)] = 1,
+    preload: Annotated[bool, Option("--preload")] = False,
+    verify: Annotated[bool, Option("--verify")] = False,
+    stop_after: Annotated[str | None, Option(metavar="TIME")] = None,
+    wandb: Annotated[str | None, Option(metavar="PROJECT")] = None,
 ) -> None:
-    """Train the encoder with masked-language modelling, with any launcher or none.
+    r"""Train the encoder with masked-language modeling, with any launcher or none.
 
-    Launchers are torchrun, srun, mpirun and DeepSpeed's. Started again, it goes on from the newest
-    checkpoint, under any number of processes. SIGTERM, SIGINT or SIGUSR1 saves and exits with
-    status 75, which torchrun reports as 1.
+    Launchers are torchrun, srun, mpirun and DeepSpeed's. Started again, a run resumes from its
+    newest checkpoint, under any number of processes. SIGTERM, SIGINT or SIGUSR1 makes it save and
+    exit with status 75, which torchrun reports as 1.
 
-    Example: torchrun --standalone --nproc-per-node=2 --shutdown-timeout=600
-    --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 --no-python esm1b pretrain config.yaml
-    --tokens tokens --checkpoints checkpoints/run --output model
+    Input:
+        tokens: tokens directory, written by tokenize
+        verify: compare the tokens with their digests before training
+    Output:
+        checkpoints: directory for checkpoints and metrics; a run that is already there is resumed
+        output: model directory to write at the end
+        wandb: Weights & Biases project to log to as well
+    Hardware:
+        micro_batch_tokens: number of tokens per process in one forward pass; auto: as many as fit
+            in memory
+        zero_stage: parts that DeepSpeed divides among processes: optimizer state (1), gradients
+            too (2), weights too (3)
+        threads: number of CPU threads per process
+        attention: attention kernel; auto: varlen on CUDA in bf16 and fp16 if the width of a head
+            is a multiple of 8 up to 256, else sdpa
+        activation_checkpointing: compute activations again in the backward pass to save memory
+        compile_layers: compile the layers (CUDA in bf16 or fp16)
+        deepspeed: JSON file with DeepSpeed settings, such as bucket sizes
+    Resources:
+        loader_workers: number of threads per process that prepare batches ahead
+        preload: read all tokens into memory at the start
+    Stopping:
+        stop_after: time after which to save and exit with status 75, such as 23h30m, 90m or 3600
+
+    Example:
+        torchrun --standalone --nproc-per-node=2 --shutdown-timeout=600 \
+            --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 --no-python \
+            esm1b pretrain config.yaml --tokens tokens --checkpoints checkpoints/run --output model
     """
     from esm1b.config import load_config
     from esm1b.pretraining.options import Layout, RunOptions
@@ -189,37 +166,35 @@ def _tokens(text: str) -> int:
 
 
 def audit(
-    checkpoints: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINTS", help="checkpoints and metrics of the run")
-    ],
-    tokens: Annotated[Path, typer.Option(metavar="DIR", help="what the run trains on")],
-    updates: Annotated[
-        int | None, typer.Option(min=0, help="up to which  [default: the newest checkpoint's]")
-    ] = None,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="what shard wrote: names sequences by their ids"),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", metavar="DIR", help="directory for audit.json, new or replaced"),
-    ] = None,
-    table: Annotated[
-        bool, typer.Option("--table", help="also times_seen.parquet, a row for each sequence")
-    ] = False,
+    checkpoints: Annotated[Path, Argument(metavar="CHECKPOINTS")],
+    tokens: options.Directory,
+    updates: Annotated[int | None, Option(metavar="N", min=0)] = None,
+    corpus: options.OptionalDirectory = None,
+    output: options.OptionalDirectory = None,
+    table: Annotated[bool, Option("--table")] = False,
 ) -> None:
-    """Count how often a run has seen each training sequence, skipped updates taken out.
+    """Count how often a run has seen each training sequence, skipped updates excluded.
 
-    The order of the run is counted sequence by sequence and compared with what the run recorded.
-    Exits with status 1 where they differ.
+    The order of the run is counted sequence by sequence and compared with the run's own records;
+    the exit status is 1 if they differ.
 
-    Example: esm1b audit checkpoints/run --tokens tokens --output audit
+    Input:
+        checkpoints: checkpoint directory of the run
+        tokens: tokens directory that the run trains on
+        updates: number of updates to audit (by default up to the newest checkpoint)
+        corpus: corpus directory, written by shard, to name sequences by their ids
+    Output:
+        output: directory to write audit.json to, new or replaced whole
+        table: write times_seen.parquet as well, one row per sequence
+
+    Example:
+        esm1b audit checkpoints/run --tokens tokens --output audit
     """
     from esm1b.pretraining.audit.audit import audit_run
     from esm1b.pretraining.audit.times_seen import audit_text
 
     if table and output is None:
-        raise UserError("--table: without --output; expected a directory to write it to")
+        raise UserError("--table: given without --output; expected a directory to write it to")
     result, ids = audit_run(
         checkpoints, tokens, updates=updates, corpus=corpus, output=output, table=table
     )

@@ -1,4 +1,4 @@
-"""The part of the configuration that says which sequences to train on."""
+"""Section of the configuration about the sequences to train on."""
 
 import math
 import re
@@ -7,21 +7,21 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from esm1b.config_section import Name, Section
+from esm1b.config_section import Count, Name, Section, Share
 from esm1b.download.release import VALIDATION_LIST_RELEASE
 
 PUBLISHED: Final = "published"
-"""Stands for the list of the clusters that ESM-1b held out."""
+"""Name for the list of the clusters that ESM-1b held out."""
 
 
 def _release_text(value: Any) -> Any:
-    # YAML takes 2018_03 without quotes for the number 201803, and so does Snakemake's --config
+    # Without quotes, YAML and Snakemake's --config read 2018_03 as the number 201803.
     is_number = type(value) is int and 200_000 < value < 210_000
     return f"{value // 100}_{value % 100:02d}" if is_number else value
 
 
 def _text_like(pattern: str, expected: str) -> BeforeValidator:
-    """Return a check of text whose message says what was expected in words."""
+    """Return a validator for text that matches `pattern`, described as `expected` in errors."""
 
     def check(value: Any) -> Any:
         if value is not None and not (isinstance(value, str) and re.fullmatch(pattern, value)):
@@ -47,53 +47,53 @@ Limit = Annotated[
 
 
 class SyntheticConfig(Section):
-    """The demonstration's protein families, drawn from a model whose optimum is known exactly."""
+    """Synthetic protein families, drawn from a model whose optimum is known exactly."""
 
     families: Annotated[int, Field(ge=4)] = 16
-    """families in the corpus: half fit the probes, half test them"""
+    """number of families in the corpus: half fit the probes, half test them"""
     unseen_families: Annotated[int, Field(ge=2)] = 6
-    """families of the structure table that are never in the corpus"""
+    """number of families in the structure table that are never in the corpus"""
     sequences: Annotated[int, Field(ge=10)] = 2000
-    """sequences of each family in the corpus"""
+    """number of sequences per family in the corpus"""
 
 
 class CorpusConfig(Section):
-    """The sequences to train on: a UniRef50 release, files of one's own, or drawn families."""
+    """The sequences to train on: a UniRef50 release, your own files, or synthetic families."""
 
     name: Name = "demonstration"
-    """folder under results/corpora, shared by the runs that name it"""
+    """name of the corpus: its folder under results/corpora, shared by the runs that name it"""
     release: Release | None = None
-    """UniRef50 release to download, such as "2018_03", or current"""
+    """UniRef50 release to download: current, or a name such as 2018_03"""
     mirrors: tuple[str, ...] = ()
-    """URLs to download from, in this order; empty: UniProt and its mirrors"""
+    """URLs to download from, tried in order; empty: UniProt and its mirrors"""
     limit: Limit | None = None
-    """only the beginning of the current release, as 10MB or 1000records: a smoke test"""
+    """part of the current release to download, such as 10MB or 1000records, for a smoke test"""
     sequences: tuple[str, ...] = ()
-    """FASTA, UniRef XML or release archives, plain or .gz, instead of a release"""
-    sample: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """share of the sequences to keep, by a keyed hash of the sequence; null: all"""
+    """FASTA, UniRef XML or release archives to read, plain or .gz, instead of a release"""
+    sample: Share | None = None
+    """share of the sequences to keep, by a keyed hash of the sequence; all by default"""
     exclude: str | None = None
-    """FASTA file or list of ids to leave out"""
-    minimum_length: Annotated[int, Field(ge=1)] | None = None
-    """residues below which a sequence is left out"""
-    maximum_length: Annotated[int, Field(ge=1)] | None = None
-    """residues above which a sequence is left out"""
+    """FASTA file or list of ids to exclude"""
+    minimum_length: Count | None = None
+    """smallest number of residues of a sequence to keep"""
+    maximum_length: Count | None = None
+    """largest number of residues of a sequence to keep"""
     strict: bool = False
-    """refuse a record that cannot be kept instead of leaving it out"""
+    """refuse invalid records instead of skipping them"""
     shards: Annotated[int, Field(ge=1, le=100_000)] = 4
-    """Parquet files of each split"""
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """share of the sequences held out, by a keyed hash of the sequence"""
+    """number of Parquet files of the training split; validation has proportionally many"""
+    validation_fraction: Share = 0.02
+    """share of the sequences to hold out, by a keyed hash of the sequence"""
     validation_ids: str | None = None
     """file of cluster ids to hold out instead, or published: ESM-1b's own list"""
     allow_partial_list: bool = False
-    """go on where listed ids are missing, as in another release"""
+    """accept a list with ids that are missing from the sequences, as in another release"""
     synthetic: SyntheticConfig = SyntheticConfig()
-    """the demonstration's families, used without `release` and `sequences`"""
+    """synthetic families, used without `release` and `sequences`"""
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the corpus is drawn rather than downloaded or read."""
+        """Whether the corpus is synthetic, neither downloaded nor read."""
         return self.release is None and not self.sequences
 
     @property
@@ -110,14 +110,14 @@ class CorpusConfig(Section):
             )
         for name in ("mirrors", "limit"):
             if getattr(self, name) and self.release is None:
-                raise ValueError(f"{name}: given without a release to download")
+                raise ValueError(f"{name}: given without a release; expected one to download")
         return self
 
     @model_validator(mode="after")
     def _some_length_is_kept(self) -> "CorpusConfig":
         if (self.minimum_length or 1) > (self.maximum_length or math.inf):
             raise ValueError(
-                f"maximum_length: {self.maximum_length} is below minimum_length "
+                f"maximum_length: {self.maximum_length}; expected at least minimum_length, "
                 f"{self.minimum_length}"
             )
         return self
@@ -125,13 +125,13 @@ class CorpusConfig(Section):
     @model_validator(mode="after")
     def _list_fits_release(self) -> "CorpusConfig":
         if self.allow_partial_list and self.validation_ids is None:
-            raise ValueError("allow_partial_list: true without validation_ids")
+            raise ValueError("allow_partial_list: true without validation_ids; expected a list")
         is_whole = self.release == VALIDATION_LIST_RELEASE and self.limit is None
-        # what is in files of the user's own, shard finds out
+        # Only `shard` can tell what is in the user's own files.
         is_known = self.has_published_list and not self.sequences
         if is_known and not is_whole and not self.allow_partial_list:
             raise ValueError(
-                f"validation_ids: {PUBLISHED!r}: ESM-1b's list is of the whole release "
+                f"validation_ids: {PUBLISHED!r}: ESM-1b's list is for the whole release "
                 f"{VALIDATION_LIST_RELEASE}; expected that release, or allow_partial_list: true"
             )
         return self

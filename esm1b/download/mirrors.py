@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from http import HTTPStatus
 from http.client import IncompleteRead
-from importlib.metadata import version
 from typing import Final
 from urllib.parse import urljoin
 
@@ -19,6 +18,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
 from esm1b.errors import DownloadError
+from esm1b.versions import __version__
 
 _log = logging.getLogger(__name__)
 
@@ -300,7 +300,7 @@ class _Session(requests.Session):
     def __init__(self) -> None:
         super().__init__()
         self.max_redirects = _REDIRECTS
-        self.headers["User-Agent"] = f"esm1b/{version('esm1b')}"
+        self.headers["User-Agent"] = f"esm1b/{__version__}"
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from esm1b.download.mirrors import FileChangedError, MirroredFile, Validator
 from esm1b.errors import UserError
-from esm1b.files import fsync_directory, fsync_file, read_json, write_json
+from esm1b.files import fsync, read_json, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -85,9 +85,9 @@ class PartialFile:
 
     def finish(self) -> None:
         """Move the file to its final name; what it is of must be on record by now."""
-        fsync_file(self.path)
+        fsync(self.path)
         os.replace(self.path, self.final)
-        fsync_directory(self.final.parent)
+        fsync(self.final.parent)
         self._account.unlink(missing_ok=True)
 
     def discard(self) -> None:

@@ -9,7 +9,7 @@ from esm1b.errors import UserError
 
 EXPECTED_RELEASE = "expected current or a release such as 2018_03"
 LIST = (
-    "corpus.validation_ids: 'published': ESM-1b's list is of the whole release 2018_03; "
+    "corpus.validation_ids: 'published': ESM-1b's list is for the whole release 2018_03; "
     "expected that release, or allow_partial_list: true"
 )
 
@@ -61,15 +61,15 @@ def test_the_published_list() -> None:
         ("{release: 2018_00}", f"corpus.release: '2018_00': {EXPECTED_RELEASE}"),
         ("{release: 7}", f"corpus.release: 7: {EXPECTED_RELEASE}"),
         ("{release: [current]}", f"corpus.release: ['current']: {EXPECTED_RELEASE}"),
-        ("{release: true}", "corpus.release: true: input should not be a truth value"),
+        ("{release: true}", "corpus.release: true: input should not be a boolean"),
         (
             "{release: current, sequences: [a.fasta]}",
             "corpus.release: 'current' beside sequences ['a.fasta']; expected one of the two",
         ),
-        ("{limit: 10MB}", "corpus.limit: given without a release to download"),
+        ("{limit: 10MB}", "corpus.limit: given without a release; expected one to download"),
         (
             "{sequences: [a.fasta], mirrors: [b]}",
-            "corpus.mirrors: given without a release to download",
+            "corpus.mirrors: given without a release; expected one to download",
         ),
         (
             "{release: current, limit: 10}",
@@ -83,9 +83,12 @@ def test_the_published_list() -> None:
         ("{sample: 0}", "corpus.sample: 0: input should be greater than 0"),
         (
             "{minimum_length: 30, maximum_length: 20}",
-            "corpus.maximum_length: 20 is below minimum_length 30",
+            "corpus.maximum_length: 20; expected at least minimum_length, 30",
         ),
-        ("{allow_partial_list: true}", "corpus.allow_partial_list: true without validation_ids"),
+        (
+            "{allow_partial_list: true}",
+            "corpus.allow_partial_list: true without validation_ids; expected a list",
+        ),
         ("{validation_ids: published}", LIST),
         ("{release: current, validation_ids: published}", LIST),
         ("{release: 2018_03, limit: 1MB, validation_ids: published}", LIST),

@@ -139,7 +139,8 @@ def test_estimate_refuses(refusal: Callable[..., str], tokens_directory: Path) -
         "--mean-length: 0.5; expected at least 1 residue"
     )
     assert refusal(*eight, "H200", "--tokens", tokens_directory, "--sequences", "5") == (
-        "--tokens: counts what --mean-length and --sequences say; expected either"
+        "--tokens: already gives the number and length of sequences; expected no --mean-length "
+        "and no --sequences"
     )
     assert refusal("estimate", "none.yaml", "--gpus", "1", "--gpu", "H200").startswith("none.yaml")
 
@@ -223,7 +224,7 @@ def test_audit_refuses(
     corpus = tokens_directory.parent / "corpus"
     assert refusal(*audit, "--updates", "31").startswith("--updates: 31; expected at most 30, ")
     assert refusal(*audit, "--table") == (
-        "--table: without --output; expected a directory to write it to"
+        "--table: given without --output; expected a directory to write it to"
     )
     assert refusal(*audit, "--corpus", tokens_directory).endswith("expected 'esm1b-corpus'")
     assert refusal(*audit, "--output", corpus.parent).startswith(f"{corpus.parent}: replacing it ")

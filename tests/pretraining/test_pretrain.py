@@ -314,7 +314,7 @@ def test_stopped_by_a_signal_it_goes_on_later(undisturbed: Run, tmp_path: Path) 
     assert stopped.returncode == 75, stopped.stderr
     last_line = stopped.stderr.splitlines()[-1]
     assert last_line == (
-        "esm1b: stopped: saved after update 7 of 12 (SIGTERM); the same command goes on"
+        "esm1b: stopped: saved after update 7 of 12 (SIGTERM); run the same command to resume"
     )
     # the update after the signal was agreed upon already
     assert run.saved() == ["update-00000004", "update-00000007"]

@@ -91,8 +91,8 @@ def test_a_time_budget_saves_and_stops(run: Run) -> None:
     assert statuses == [75]
     updates = run.metrics()[-1]["update"]
     assert last_line(started) == (
-        f"esm1b: stopped: saved after update {updates} of 100000 (its time is up); the same "
-        "command goes on"
+        f"esm1b: stopped: saved after update {updates} of 100000 (its time is up); run the "
+        "same command to resume"
     )
     assert (run.checkpoints / f"update-{updates:08d}").is_dir()
     assert not run.model.exists()
@@ -220,7 +220,7 @@ def test_wrong_options_are_told(run: Run, option: str, message: str) -> None:
     ("option", "name", "message"),
     [
         ("checkpoints", "file", "is a file; expected a directory"),
-        ("output", "file/model", "cannot be made in {0}/file: Not a directory; expected a place"),
+        ("output", "file/model", "cannot be created in {0}/file: Not a directory; expected a"),
     ],
 )
 def test_a_path_that_cannot_be_written_is_told_first(

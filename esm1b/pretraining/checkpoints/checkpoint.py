@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Size, Tensor
 
 from esm1b.errors import RunFailure, SharedUserError, UserError
-from esm1b.files import fsync_directory
+from esm1b.files import fsync
 from esm1b.pretraining.checkpoints.files import (
     StoredFile,
     StoredState,
@@ -213,9 +213,9 @@ def _write_shares(partial: Path, engine: StateHolder, place: Place) -> dict[str,
 
 def _commit(partial: Path, path: Path, state: StoredState) -> None:
     write_state(partial, state)
-    fsync_directory(partial)
+    fsync(partial)
     os.rename(partial, path)
-    fsync_directory(path.parent)
+    fsync(path.parent)
 
 
 def _verified(path: Path, engine: StateHolder, place: Place) -> StoredState:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from esm1b.errors import UserError
-from esm1b.files import fsync_file, read_json, sha256_file, write_json
+from esm1b.files import fsync, read_json, sha256_file, write_json
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
 _STATE: Final = "state.json"
@@ -101,7 +101,7 @@ def write_file(path: Path, part: str, tensors: Mapping[str, Tensor]) -> StoredFi
         save_file(dict(tensors), path)
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
-    fsync_file(path)
+    fsync(path)
     return StoredFile(
         part=part, names=list(tensors), size=path.stat().st_size, sha256=sha256_file(path)
     )
