@@ -9,6 +9,7 @@ import numpy as np
 import uniplot
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -61,10 +62,11 @@ def screen(directory: Path, progress: Progress, console: Console) -> Group:
     rows: list[Any] = [Text.assemble((str(directory), "bold"), f"  {progress.state}")]
     if progress.updates:
         width = min(console.width, 100)
-        rows.append(ProgressBar(total=progress.updates, completed=progress.update, width=width))
+        bar = ProgressBar(total=progress.updates, completed=progress.update, width=width)
+        rows.append(Padding(bar, 0))  # ends the line
     rows.append(Text(progress.line()))
     if losses:
-        rows.append(Text(_curve(losses, validations, console.width)))
+        rows.append(_curve(losses, validations, console))
     rows.append(_facts(progress, validations))
     return Group(*rows)
 
@@ -80,8 +82,8 @@ def _states(directory: Path) -> Iterator[Progress]:
 
 
 def _curve(
-    losses: list[dict[str, Any]], validations: list[dict[str, Any]], columns: int
-) -> str:
+    losses: list[dict[str, Any]], validations: list[dict[str, Any]], console: Console
+) -> Text:
     """Return the training loss by update, and the validation loss over it, as characters."""
     series = {"training loss": (losses, "loss")}
     if validations:
@@ -91,16 +93,16 @@ def _curve(
         for name, (lines, key) in series.items()
     }
     thinned = [xy[:, :: -(-xy.shape[1] // _POINTS)] for xy in points.values()]
-    text: str = uniplot.plot_to_string(
+    text = uniplot.plot_to_string(
         xs=[x for x, _ in thinned],
         ys=[y for _, y in thinned],
-        width=min(columns, 100) - 20,
+        width=min(console.width, 100) - 20,
         height=_PLOT_ROWS,
         legend_labels=list(points),
         character_set="braille",
-        color=False,
+        color=console.is_terminal,
     )
-    return text
+    return Text.from_ansi(text)
 
 
 def _facts(progress: Progress, validations: list[dict[str, Any]]) -> Table:
@@ -114,7 +116,7 @@ def _facts(progress: Progress, validations: list[dict[str, Any]]) -> Table:
             f"{newest['validation_mask_perplexity']:.3f} at <mask>, update {newest['update']:,}",
         )
     table.add_row("attempts", str(progress.attempts))
-    if progress.seconds_ago is not None:
+    if progress.state == "training" and progress.seconds_ago is not None:
         table.add_row("last line", f"{progress.seconds_ago:.0f} s ago")
     if progress.warning:
         table.add_row("warning", Text(progress.warning))

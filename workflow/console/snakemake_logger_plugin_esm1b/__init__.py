@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.spinner import Spinner
 from rich.text import Text
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -70,9 +69,9 @@ class LogHandler(LogHandlerBase):
             case LogEvent.JOB_INFO:
                 self._begin(details)
             case LogEvent.JOB_FINISHED:
-                self._end(details["job_id"], "[green]done[/]")
+                self._end(details["job_id"], "done", "green")
             case LogEvent.JOB_ERROR:
-                self._end(details["jobid"], "[red]failed[/]")
+                self._end(details["jobid"], "failed", "red")
                 for path in details["log"]:
                     self._print_log(Path(path))
             case None if "Nothing to be done" in record.getMessage():
@@ -100,25 +99,23 @@ class LogHandler(LogHandlerBase):
         if not self._console.is_terminal:
             self._print(f"{time.strftime('%H:%M:%S')} {stage.message}")
         elif self._live is None:
-            self._live = Live(
-                console=self._console, get_renderable=self._at_work, transient=True
-            )
+            self._live = Live(console=self._console, get_renderable=self._at_work, transient=True)
             self._live.start()
 
-    def _end(self, job: int, how: str) -> None:
+    def _end(self, job: int, how: str, color: str) -> None:
         stage = self._stages.pop(job, None)
         if stage is None:
             return
         if not self._stages:
             self._stop()
-        self._console.print(
-            f"{time.strftime('%H:%M:%S')} {how:6} {stage.message} ({stage.elapsed()})"
-        )
+        now = time.strftime("%H:%M:%S")
+        text = f" {stage.message} ({stage.elapsed()})"
+        self._console.print(Text.assemble(f"{now} ", (f"{how:6}", color), text))
 
     def _at_work(self) -> Group:
         return Group(
             *(
-                Text.assemble(f"         {stage.message} ({stage.elapsed()})  ", stage.progress())
+                Text(f"{'':16}{stage.message} ({stage.elapsed()})  {stage.progress()}")
                 for stage in list(self._stages.values())
             )
         )
