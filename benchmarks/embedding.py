@@ -29,11 +29,11 @@ from esm1b.inference.embedding_table import (
     embed_records,
     embedding_schema,
 )
-from esm1b.inference.fasta_input import Record
-from esm1b.inference.model import load_model
+from esm1b.inference.fasta_input import EncodedRecord
+from esm1b.inference.load_model import load_model
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
-from esm1b.weights.hugging_face_reader import read_hugging_face
+from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
@@ -71,7 +71,7 @@ class PackedEmbedding:
 
     def _embed(self) -> NDArray[np.float32]:
         records = (
-            Record(id=str(number), residues=encode(sequence))
+            EncodedRecord(id=str(number), residues=encode(sequence))
             for number, sequence in enumerate(self._sequences)
         )
         columns = [
@@ -87,7 +87,7 @@ class FairEsmEmbedding:
     def __init__(self, model: Path, sequences: list[str]) -> None:
         from esm import Alphabet, FastaBatchedDataset, ProteinBertModel
 
-        encoder, _ = read_hugging_face(model)
+        encoder = ModelDirectory(model).read().encoder
         alphabet = Alphabet.from_architecture("roberta_large")
         self._model = ProteinBertModel(_fair_esm_arguments(encoder.shape), alphabet).eval()
         # Not strict: the contact head, which is not used, and the tied projection are not there.

@@ -1,21 +1,17 @@
-"""Embeddings as an Arrow table: which columns, and how records become rows."""
+"""Embeddings as an Arrow table: its columns, and the rows of records."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from esm1b.inference.fasta_input import Record
-from esm1b.inference.long_sequences import LongSequences
+from esm1b.inference.fasta_input import EncodedRecord
+from esm1b.inference.long_sequences import LongSequences, groups_by_length
 from esm1b.inference.model import Model
-
-METADATA: Final = b"esm1b"
+from esm1b.inference.result_file import described_by
 
 # Sixteen micro-batches of ESM-1b's vectors would be 0.7 GB for one layer and 23 GB for all of them,
 # and there are a few copies of them while they are gathered and written.
@@ -25,15 +21,15 @@ _CHUNK_BYTES: Final = 128 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingOptions:
-    """What to keep of a model's representations.
+    """The representations to keep, and the batches they are computed in.
 
     Attributes:
-        layers: by number, without repeats: 0 is the input of the stack.
-        width: of a representation.
-        per_residue: a vector for each residue instead of their mean.
-        long_sequences: what is done to a sequence that is longer than the model takes.
+        layers: numbers of the layers, without repeats; 0 is the input of the stack.
+        width: width of a representation.
+        per_residue: whether to keep a vector for each residue instead of their mean.
+        long_sequences: treatment of sequences that are longer than the model takes.
         longest: most residues that the model takes.
-        batch_tokens: tokens that run through the network at once.
+        batch_tokens: number of tokens that run through the network at once.
     """
 
     layers: tuple[int, ...]
@@ -49,10 +45,10 @@ class EmbeddingOptions:
         return 4 * self.width * len(self.layers)
 
 
-def embedding_schema(options: EmbeddingOptions, description: Mapping[str, Any]) -> pa.Schema:
-    """Return the columns of the table; `description` becomes JSON under the key `METADATA`.
+def embedding_schema(options: EmbeddingOptions, settings: Mapping[str, Any]) -> pa.Schema:
+    """Return the columns of the table, with `settings` as metadata.
 
-    `truncated` is there only where sequences may be cut: it says whether this one was.
+    The column `truncated` (whether this sequence was cut) exists only where sequences may be cut.
     """
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), options.width)
     values = (
@@ -65,25 +61,19 @@ def embedding_schema(options: EmbeddingOptions, description: Mapping[str, Any]) 
     if options.long_sequences == "truncate":
         fields.append(pa.field("truncated", pa.bool_(), nullable=False))
     fields += [pa.field(f"layer_{layer}", values, nullable=False) for layer in options.layers]
-    return pa.schema(fields, metadata={METADATA: json.dumps(description, sort_keys=True)})
+    return pa.schema(fields, metadata=described_by(settings))
 
 
-def is_embedding_table(path: Path) -> bool:
-    """Return whether `path` is a Parquet file of embeddings."""
-    try:
-        return METADATA in (pq.read_schema(path).metadata or {})
-    except (OSError, pa.ArrowException):
-        return False
+def chunks_of(
+    records: Iterable[EncodedRecord], options: EmbeddingOptions
+) -> Iterator[list[EncodedRecord]]:
+    """Yield consecutive records in chunks of about sixteen micro-batches, fewer of large results.
 
-
-def chunks_of(records: Iterable[Record], options: EmbeddingOptions) -> Iterator[list[Record]]:
-    """Yield consecutive records in chunks of about sixteen micro-batches, fewer where they are big.
-
-    Where a chunk ends depends on the records of that chunk alone, so that a job which resumes at
+    The end of a chunk depends on the records of that chunk alone, so that a job which resumes at
     the start of one makes the same chunks from there on.
     """
     most_residues = _CHUNK_BATCHES * options.batch_tokens
-    chunk: list[Record] = []
+    chunk: list[EncodedRecord] = []
     residues = output_bytes = 0
     for record in records:
         vectors = len(record.residues) if options.per_residue else 1
@@ -100,11 +90,12 @@ def chunks_of(records: Iterable[Record], options: EmbeddingOptions) -> Iterator[
 
 
 def embed_records(
-    model: Model, records: Sequence[Record], options: EmbeddingOptions, schema: pa.Schema
+    model: Model, records: Sequence[EncodedRecord], options: EmbeddingOptions, schema: pa.Schema
 ) -> pa.Table:
     """Return a row for each record, in their order, with the columns of `schema`."""
     embeddings: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(records)
-    for indices in _groups([len(record.residues) for record in records], options):
+    lengths = np.array([len(record.residues) for record in records], dtype=np.int32)
+    for indices in groups_by_length(lengths.tolist(), _CHUNK_BYTES // options.vector_bytes):
         group = model.layer_representations(
             [records[index].residues for index in indices],
             layers=options.layers,
@@ -112,8 +103,8 @@ def embed_records(
             batch_tokens=options.batch_tokens,
         )
         for index, values in zip(indices, group, strict=True):
-            embeddings[index] = values if options.per_residue else _mean(values)
-    lengths = np.array([len(record.residues) for record in records], dtype=np.int32)
+            mean = values.mean(axis=1, dtype=np.float64).astype(np.float32)  # [layers, width]
+            embeddings[index] = values if options.per_residue else mean
     columns: dict[str, pa.Array] = {
         "id": pa.array([record.id for record in records], pa.string()),
         "length": pa.array(lengths),
@@ -126,28 +117,8 @@ def embed_records(
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean over residues, `[layers, width]`, of `[layers, length, width]`."""
-    mean: NDArray[np.float32] = values.mean(axis=1, dtype=np.float64).astype(np.float32)
-    return mean
-
-
-def _groups(lengths: Sequence[int], options: EmbeddingOptions) -> Iterator[list[int]]:
-    """Yield indices by length, in groups whose representations `_CHUNK_BYTES` hold."""
-    most_residues = _CHUNK_BYTES // options.vector_bytes
-    group: list[int] = []
-    residues = 0
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if group and residues + lengths[index] > most_residues:
-            yield group
-            group, residues = [], 0
-        group.append(index)
-        residues += lengths[index]
-    yield group
-
-
 def _column(values: Sequence[NDArray[np.float32]], kind: pa.DataType) -> pa.Array:
-    """Return vectors `[width]`, or several `[length, width]`, of each record as an Arrow column."""
+    """Return an Arrow column of a vector `[width]`, or of `[length, width]`, for each record."""
     per_residue = pa.types.is_list(kind)
     vectors = pa.FixedSizeListArray.from_arrays(
         pa.array(np.concatenate(values).ravel() if per_residue else np.concatenate(values)),

@@ -1,11 +1,10 @@
-"""What the evaluations measured, as rows of a model card."""
+"""Results of the evaluations as rows of a model card."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from esm1b.evaluation.measured import MODELS, Evaluation, Number, read_evaluations
+from esm1b.evaluation.measured import MODELS, Evaluation
 from esm1b.evaluation.positive_control import has_control
 from esm1b.report.tables import number_text, subset_name
 from esm1b.weights.model_card import CardResult
@@ -15,10 +14,10 @@ _SYNTHETIC: Final = "synthetic-families"
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """A metric that the card shows, on the subsets of `subsets` that were measured.
+    """A metric that the card shows, on those of `subsets` that were measured.
 
-    `task` and `metric` are Hugging Face's names, `dataset` an identifier and what a reader calls
-    it, where the data are not known to be drawn.
+    `task` and `metric` are Hugging Face's names, `dataset` an identifier and its name for readers,
+    unless the data are synthetic.
     """
 
     name: str
@@ -74,21 +73,16 @@ _ROWS: Final[Mapping[str, Sequence[_Row]]] = {
 }
 
 
-def card_results(evaluations: Sequence[Path], description: Mapping[str, Any]) -> list[CardResult]:
-    """Return what a model card shows of the evaluations, each number beside its baselines.
+def card_results(evaluations: Mapping[str, Evaluation]) -> list[CardResult]:
+    """Return the results that a model card shows, each number beside its baselines.
 
     Args:
-        evaluations: what `esm1b evaluate` wrote, at most one directory of each kind.
-        description: what `esm1b.json` of the model says.
-
-    Raises:
-        UserError: a directory is not of an evaluation, is of another model, or its kind came twice.
+        evaluations: evaluations of one model by kind, from `read_evaluations`.
     """
-    measured = read_evaluations(evaluations, description)
-    synthetic = has_control(measured)
+    synthetic = has_control(evaluations)
     return [
         result
-        for kind, evaluation in measured.items()
+        for kind, evaluation in evaluations.items()
         for row in _ROWS[kind]
         for result in _results(row, evaluation, synthetic)
     ]
@@ -122,8 +116,6 @@ def _baselines(row: _Row, evaluation: Evaluation, subset: str) -> Iterator[str]:
     for model in evaluation.models(row.name):
         number = evaluation.metric(row.name, model, subset)
         if model != "trained" and number is not None:
-            yield f"{MODELS[model]} {_value(number, row.decimals)}"
-
-
-def _value(number: Number, decimals: int) -> str:
-    return "failed" if number.value is None else number_text(number.value, decimals)
+            value = number.value
+            text = "failed" if value is None else number_text(value, row.decimals)
+            yield f"{MODELS[model]} {text}"

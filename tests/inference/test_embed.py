@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 
 from esm1b.errors import Stopped, UserError
 from esm1b.inference import embed as embed_module
-from esm1b.inference import embedding_parts, embedding_table
+from esm1b.inference import embedding_parts, embedding_table, result_file
 from esm1b.inference.embed import embed
 from esm1b.inference.embedding_table import EmbeddingOptions, chunks_of
-from esm1b.inference.fasta_input import Record
-from esm1b.inference.model import Model, load_model
-from esm1b.inference.weights_digest import weights_digest
+from esm1b.inference.fasta_input import EncodedRecord
+from esm1b.inference.load_model import load_model
+from esm1b.inference.model import Model
+from esm1b.weights.model_directory import ModelDirectory
 from tests.inference.models import LONGEST, random_sequences, refused, write_fasta, write_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -130,7 +131,7 @@ class Counter:
         self.fail_at: int | None = None
         compute = embedding_table.embed_records
 
-        def counting(model: Model, records: Sequence[Record], *others: Any) -> pa.Table:
+        def counting(model: Model, records: Sequence[EncodedRecord], *others: Any) -> pa.Table:
             if len(self.rows) == self.fail_at:
                 raise KilledError
             self.rows.append(len(records))
@@ -168,14 +169,14 @@ def test_a_killed_job_goes_on(
     embed(model, fasta, output, per_residue=per_residue, **CHUNKED)
     assert counter.rows == chunks[4:]
     assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    assert f"goes on after {sum(chunks[:4])} of 60 sequences" in caplog.text
+    assert f"resuming after {sum(chunks[:4])} of 60 sequences" in caplog.text
     assert listing(tmp_path) == ["out.parquet", "proteins.fasta", "whole.parquet"]
 
 
 def test_bytes_do_not_depend_on_when_parts_are_written(
     model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding_parts, "_ROW_GROUP_BYTES", 600)
+    monkeypatch.setattr(result_file, "_ROW_GROUP_BYTES", 600)
     for seconds in (0.0, 1e-4, 60.0):
         embed(model, fasta, tmp_path / f"{seconds}.parquet", batch_tokens=8, part_seconds=seconds)
     assert pq.read_metadata(tmp_path / "0.0.parquet").num_row_groups > 1
@@ -284,7 +285,7 @@ def test_parts_of_other_choices_are_not_used(
     counter.rows, counter.fail_at = [], None
     embed(model, fasta, tmp_path / "out.parquet", **{**CHUNKED, **changed})
     assert sum(counter.rows) == 60
-    assert f"out.parquet.parts: left by a job that differs in {named}; starting anew" in caplog.text
+    assert f"out.parquet.parts: from a job that differs in {named}; starting again" in caplog.text
 
 
 def test_parts_of_another_model_or_input_are_not_used(
@@ -402,7 +403,7 @@ def test_chunks_hold_all_records_and_go_on_from_any_of_them(
         batch_tokens=batch_tokens,
     )
     records = [
-        Record(id=str(number), residues=np.full(length, 5, dtype=np.uint8))
+        EncodedRecord(id=str(number), residues=np.full(length, 5, dtype=np.uint8))
         for number, length in enumerate(lengths)
     ]
     chunks = list(chunks_of(records, options))
@@ -492,33 +493,24 @@ def test_wrong_arguments(
 def test_an_input_that_changes_meanwhile(
     model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def digest(directory: Path) -> str:
-        Path(fasta).write_text(">a\nMKT\n")  # after the check
-        return weights_digest(directory)
+    original = ModelDirectory.digest
 
-    monkeypatch.setattr("esm1b.inference.embed.weights_digest", digest)
+    def digest(directory: ModelDirectory) -> str:
+        Path(fasta).write_text(">a\nMKT\n")  # after the check
+        return original(directory)
+
+    monkeypatch.setattr(ModelDirectory, "digest", digest)
     with pytest.raises(UserError, match="changed while it was read; expected the same content"):
         embed(model, fasta, tmp_path / "out.parquet")
     # nor are its parts of any use
     assert listing(tmp_path) == ["proteins.fasta"]
 
 
-def test_a_model_is_known_by_what_decides_its_results(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model")
-    digest = weights_digest(model)
-    assert weights_digest(write_model(tmp_path / "same")) == digest
-    assert weights_digest(write_model(tmp_path / "other", seed=1)) != digest
-    (model / "README.md").write_text("about this model")
-    assert weights_digest(model) == digest
-    (model / "esm1b.json").write_text('{"rare_residues": "replace"}')
-    assert weights_digest(model) != digest
-
-
 def test_only_an_earlier_output_is_replaced(tmp_path: Path) -> None:
     directory = write_model(tmp_path / "model")
     weights = (directory / "model.safetensors").read_bytes()
     (tmp_path / "a.fasta").write_text(">a\nMKTV\n")
-    with pytest.raises(UserError, match="is no earlier output of embed; expected a new file"):
+    with pytest.raises(UserError, match="is not an earlier output of embed; expected a new file"):
         embed(directory, str(tmp_path / "a.fasta"), directory / "model.safetensors")
     assert (directory / "model.safetensors").read_bytes() == weights
     for _ in range(2):
