@@ -84,7 +84,7 @@ def embed(
     _check_output(fasta, output)
     model = load_model(model_directory, device=device, precision=precision)
     options = EmbeddingOptions(
-        layers=_resolved(layers, model.layers),
+        layers=tuple(dict.fromkeys(model.layer_numbers(layers))),
         width=model.width,
         per_residue=per_residue,
         long_sequences=long_sequences,
@@ -152,17 +152,6 @@ def _compute(
             with stop.held_back():
                 if waiting:
                     parts.write(waiting)
-
-
-def _resolved(layers: Sequence[int], last: int) -> tuple[int, ...]:
-    """Return layers as numbers from 0, each once, in the order given."""
-    for layer in layers:
-        if not -last - 1 <= layer <= last:
-            raise UserError(
-                f"layer {layer}: the model has layers 0 to {last}; expected one of them, or "
-                f"{-last - 1} to -1 counted from the end"
-            )
-    return tuple(dict.fromkeys(layer % (last + 1) for layer in layers))
 
 
 def _check_output(fasta: str, output: Path) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from esm1b.alphabet import encode
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, windows_of
-from esm1b.sequences.cleaning import clean, clean_all
+from esm1b.sequences.cleaning import clean, clean_all, fault
 from esm1b.sequences.fasta import FastaBlock, read_fasta_blocks
 from esm1b.sequences.header import parse_header
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
@@ -135,12 +135,7 @@ def _lengths(block: FastaBlock, name: str, before: int) -> list[int]:
         return [len(sequence) for sequence in kept]
     index = next(i for i, kept_index in enumerate([*indices, -1]) if i != kept_index)
     place = _place(block, index, name, before)
-    sequence = clean(block.sequences[index])
-    try:
-        encode(sequence)
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from error
-    raise UserError(f"{place}: no residues; expected a protein sequence")
+    raise UserError(f"{place}: {fault(clean(block.sequences[index]))}")
 
 
 def _place(block: FastaBlock, index: int, name: str, before: int) -> str:

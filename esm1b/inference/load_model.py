@@ -8,7 +8,6 @@ import torch
 
 from esm1b.errors import UserError
 from esm1b.inference.model import Model
-from esm1b.inference.network import EncoderNetwork
 from esm1b.weights.model_directory import ModelDirectory
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -43,19 +42,11 @@ def load_model(
     if directory.is_esm2:
         from esm1b.inference.transformers_network import load_transformers
 
-        network, contact_head, longest = load_transformers(directory, place, dtype)
-        return Model(
-            network=network,
-            rare_residues="keep",
-            append_eos=True,
-            longest_sequence=longest,
-            contact_head=contact_head,
-            directory=directory,
-        )
+        return load_transformers(directory, place, dtype)
     trained = directory.read()
     provenance = trained.provenance
     return Model(
-        network=EncoderNetwork(trained.encoder.to(place, dtype)),
+        network=trained.encoder.to(place, dtype),
         rare_residues=provenance.rare_residues,
         append_eos=provenance.append_eos,
         longest_sequence=provenance.longest_sequence(trained.encoder.shape),

@@ -1,8 +1,8 @@
 """A model in use: logits, representations, attention maps and contacts of sequences."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from esm1b.alphabet import (
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
-from esm1b.inference.network import Network
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.packed import PackedTokens, pack_sequences
+from esm1b.model.shape import EncoderShape
 from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
 
@@ -35,14 +35,38 @@ _RESIDUE_OR_MASK[FIRST_AMINO_ACID : FIRST_AMINO_ACID + len(RESIDUES)] = True
 _RESIDUE_OR_MASK[MASK] = True
 
 
+class Network(Protocol):
+    """A protein language model over the 33 tokens: ours, or ESM-2 through `transformers`."""
+
+    @property
+    def shape(self) -> EncoderShape:
+        """Size of the network."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+
+    def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
+        """Return logits `[T, 33]` of T tokens, or `[P, 33]` at `positions`, int64 `[P]`."""
+
+    def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
+        """Return `[T, width]` by layer: 0 is the input of the stack, the last leaves the norm."""
+
+    def attention_maps(self, packed: PackedTokens) -> Iterator[Sequence[Tensor]]:
+        """Yield for each layer the float32 maps `[heads, tokens, tokens]` of each sequence."""
+
+    def untrained(self, seed: int) -> "Network":
+        """Return a network of the same shape with the weights that start a training."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """A protein language model, used as it was trained.
 
-    Methods run sequences of similar length together, up to `batch_tokens` residues. Sequences
-    above `longest_sequence` are refused, seen through overlapping windows, or cut ("error",
-    "windows", "truncate"); results of a cut sequence are as short as it. Invalid sequences and
-    refused ones raise a `UserError`.
+    Methods run sequences of similar length together, about `batch_tokens` residues at once.
+    Sequences above `longest_sequence` are refused, seen through overlapping windows, or cut
+    ("error", "windows", "truncate"); results of a cut sequence are as short as it. An invalid or
+    refused sequence raises a `UserError`.
 
     Attributes:
         network: network that computes everything.
@@ -68,17 +92,17 @@ class Model:
     @property
     def layers(self) -> int:
         """Number of transformer layers."""
-        return self.network.layers
+        return self.network.shape.layers
 
     @property
     def width(self) -> int:
         """Width of the representations."""
-        return self.network.width
+        return self.network.shape.width
 
     @property
     def heads(self) -> int:
         """Number of attention heads of a layer."""
-        return self.network.heads
+        return self.network.shape.heads
 
     def settings(self, long_sequences: LongSequences) -> dict[str, Any]:
         """Return everything about the model that decides its results, for their metadata."""
@@ -95,7 +119,7 @@ class Model:
         """Return the tokens `[length]` of a sequence, without `<cls>` and `<eos>`.
 
         Raises:
-            UserError: the sequence is empty, or has a character or token that is not a residue.
+            UserError: the sequence is empty, or has something else than residues and `<mask>`.
         """
         try:
             tokens = encode_masked(sequence) if isinstance(sequence, str) else sequence
@@ -120,7 +144,7 @@ class Model:
         """Return logits `[length, 33]` for each sequence."""
 
         def run(packed: PackedTokens) -> Tensor:
-            return self.network.logits(packed)[:, None]
+            return self.network(packed)[:, None]
 
         values = self._by_residue(sequences, run, long_sequences, batch_tokens)
         return [value[0] for value in values]
@@ -135,14 +159,7 @@ class Model:
     ) -> list[NDArray[np.float32]]:
         """Return `[length, width]` for each sequence.
 
-        Args:
-            sequences: texts or tokens.
-            layer: 0 for the input of the stack, `layers` (or -1) for the output of the last norm.
-            long_sequences: treatment of sequences that are too long.
-            batch_tokens: number of residues that the network processes at once, approximately.
-
-        Raises:
-            UserError: a sequence is invalid or too long; there is no such layer.
+        Layer 0 is the input of the stack, `layers` (or -1) the output of the last norm.
         """
         values = self.layer_representations(
             sequences, layers=[layer], long_sequences=long_sequences, batch_tokens=batch_tokens
@@ -158,19 +175,23 @@ class Model:
         batch_tokens: int = _BATCH_TOKENS,
     ) -> list[NDArray[np.float32]]:
         """Return `[len(layers), length, width]` for each sequence; see `representations`."""
-        for layer in layers:
-            if not -self.layers - 1 <= layer <= self.layers:
-                raise UserError(
-                    f"layer {layer}: {self.name} has {self.layers} layers; expected 0 (the input "
-                    f"of the first) to {self.layers}, or -1 for the last"
-                )
-        numbers = [layer % (self.layers + 1) for layer in layers]
+        numbers = self.layer_numbers(layers)
 
         def run(packed: PackedTokens) -> Tensor:
             kept = self.network.representations(packed, set(numbers))
             return torch.stack([kept[number] for number in numbers], dim=1)
 
         return self._by_residue(sequences, run, long_sequences, batch_tokens)
+
+    def layer_numbers(self, layers: Sequence[int]) -> list[int]:
+        """Return layers as numbers from 0, or raise; negative `layers` count from the end."""
+        for layer in layers:
+            if not -self.layers - 1 <= layer <= self.layers:
+                raise UserError(
+                    f"layer {layer}: the model has layers 0 (the input of the first) to "
+                    f"{self.layers}; expected one of them, or {-self.layers - 1} to -1"
+                )
+        return [layer % (self.layers + 1) for layer in layers]
 
     def attentions(self, sequence: ProteinSequence) -> NDArray[np.float32]:
         """Return `[layers * heads, length, length]`: softmax weights, row = query.
@@ -182,7 +203,6 @@ class Model:
         windows_of(len(residues), self.longest_sequence, "error")
         return np.concatenate([maps.cpu().numpy() for maps in self._attention_maps(residues)])
 
-    @torch.no_grad()
     def contacts(
         self, sequence: ProteinSequence, *, long_sequences: LongSequences = "error"
     ) -> NDArray[np.float32]:
@@ -211,11 +231,7 @@ class Model:
         return probabilities
 
     def fitted_contact_head(self) -> ContactHead:
-        """Return the contact head.
-
-        Raises:
-            UserError: the model has no fitted one.
-        """
+        """Return the contact head, or raise a `UserError` if the model has no fitted one."""
         if self.contact_head is None:
             raise UserError(
                 f"{self.name}: the contact head is not fitted; expected a model directory with a "
@@ -223,6 +239,7 @@ class Model:
             )
         return self.contact_head
 
+    @torch.no_grad()
     def masked_log_probabilities(self, batch: MicroBatch) -> NDArray[np.float64]:
         """Return log-probabilities `[masked, 33]` at the masked positions of a batch."""
         device = self.network.device
@@ -230,10 +247,11 @@ class Model:
             torch.from_numpy(batch.tokens).to(device), batch.lengths.tolist()
         )
         positions = torch.from_numpy(batch.masked_positions).to(device)
-        logits = self.network.logits(packed, positions)
+        logits = self.network(packed, positions)
         result: NDArray[np.float64] = logits.double().log_softmax(-1).cpu().numpy()
         return result
 
+    @torch.no_grad()
     def _by_residue(
         self,
         sequences: Sequence[ProteinSequence],
@@ -269,9 +287,10 @@ class Model:
         parts = iter(kept)
         return [np.concatenate([next(parts) for _ in found], axis=1) for found in windows]
 
+    @torch.no_grad()
     def _attention_maps(self, residues: NDArray[np.uint8]) -> Iterator[Tensor]:
         inner = slice(1, 1 + len(residues))
-        for maps in self.network.attention_maps(self._pack([residues])):
+        for (maps,) in self.network.attention_maps(self._pack([residues])):
             yield maps[:, inner, inner]
 
     def _pack(self, sequences: Sequence[NDArray[np.uint8]]) -> PackedTokens:

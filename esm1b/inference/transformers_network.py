@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from esm1b.alphabet import MASK, PAD, TOKENS
 from esm1b.errors import UserError
+from esm1b.inference.model import Model
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.packed import PackedTokens
+from esm1b.model.shape import EncoderShape
 from esm1b.weights.hugging_face import CONFIG, CONTACT_HEAD
 from esm1b.weights.model_directory import ModelDirectory
 
@@ -49,37 +51,41 @@ class TransformersNetwork:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.layers = int(model.config.num_hidden_layers)
-        self.width = int(model.config.hidden_size)
-        self.heads = int(model.config.num_attention_heads)
         self.device: torch.device = model.lm_head.bias.device
+        config = model.config
+        self.shape = EncoderShape(
+            layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            heads=config.num_attention_heads,
+            feed_forward=config.intermediate_size,
+            maximum_tokens=config.max_position_embeddings - PAD - 1,
+            layer_norm_before=config.emb_layer_norm_before,
+        )
 
-    @torch.no_grad()
-    def logits(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
+    def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
         """Return logits; see `Network`."""
-        final = self.representations(packed, {self.layers})[self.layers]
+        last = self.shape.layers
+        final = self.representations(packed, {last})[last]
         if positions is not None:
             final = final.index_select(0, positions)
         logits: Tensor = self.model.lm_head(final)
         return logits
 
-    @torch.no_grad()
     def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
         """Return representations; see `Network`."""
         tokens = packed.to_padded(packed.tokens, PAD)
-        inner = {
-            number: self.model.esm.encoder.layer[number] for number in {*layers} - {self.layers}
-        }
-        with _recorded(inner) as calls:
+        stack = self.model.esm.encoder.layer
+        with _recorded(
+            {number: stack[number] for number in layers if number < len(stack)}
+        ) as calls:
             output = self.model.esm(tokens, attention_mask=(tokens != PAD).long())
         padded = {number: arguments[0] for number, (arguments, _) in calls.items()}
         # What leaves the last layer norm, which is also the last of transformers' hidden states.
-        padded[self.layers] = output.last_hidden_state
+        padded[len(stack)] = output.last_hidden_state
         return {number: padded[number][packed.sequence_index, packed.offsets] for number in layers}
 
-    @torch.no_grad()
-    def attention_maps(self, packed: PackedTokens) -> Iterator[Tensor]:
-        """Yield attention maps; see `Network`.
+    def attention_maps(self, packed: PackedTokens) -> Iterator[list[Tensor]]:
+        """Yield the attention maps of `packed`, which is one sequence; see `Network`.
 
         Each layer's attention is called a second time, now for its maps, so that they need not be
         held all at once.
@@ -92,7 +98,7 @@ class TransformersNetwork:
             arguments, keywords = calls.pop(number)
             with self._eager():
                 maps: Tensor = attention(*arguments, **keywords)[1]
-            yield maps[0].float()
+            yield [maps[0].float()]
 
     def untrained(self, seed: int) -> "TransformersNetwork":
         """Return a network of the same shape as `transformers` initialises it."""
@@ -112,10 +118,8 @@ class TransformersNetwork:
             self.model.set_attn_implementation(usual)
 
 
-def load_transformers(
-    directory: ModelDirectory, device: torch.device, dtype: torch.dtype
-) -> tuple[TransformersNetwork, ContactHead | None, int]:
-    """Read an ESM-2 directory: the network, its contact head and its longest sequence in residues.
+def load_transformers(directory: ModelDirectory, device: torch.device, dtype: torch.dtype) -> Model:
+    """Read the directory of an ESM-2.
 
     Nothing is downloaded, no code of the directory runs, and pickled weights are not read.
 
@@ -138,16 +142,19 @@ def load_transformers(
             )
     except Exception as error:  # many kinds, from the readers of several libraries
         raise UserError(f"{directory.path}: {' '.join(str(error).split())}") from error
-    is_fitted = _check_weights(directory, report)
+    has_head = _check_weights(directory, report)
     regression = model.esm.contact_head.regression
-    contact_head = ContactHead(
+    head = ContactHead(
         coefficients=regression.weight.detach()[0].clone(),
         intercept=regression.bias.detach()[0].clone(),
     )
-    return (
-        TransformersNetwork(_placed(model, device, dtype)),
-        contact_head if is_fitted and contact_head.is_fitted else None,
-        model.config.max_position_embeddings - _ROWS_OF_NO_RESIDUE,
+    return Model(
+        network=TransformersNetwork(_placed(model, device, dtype)),
+        rare_residues="keep",
+        append_eos=True,
+        longest_sequence=model.config.max_position_embeddings - _ROWS_OF_NO_RESIDUE,
+        contact_head=head if has_head and head.is_fitted else None,
+        directory=directory,
     )
 
 
@@ -241,12 +248,10 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     settings: Any = logging  # some of it has no annotations
-    verbosity, has_bar = settings.get_verbosity(), settings.is_progress_bar_enabled()
-    settings.set_verbosity_error()
-    settings.disable_progress_bar()
-    try:
+    with ExitStack() as stack:
+        stack.callback(settings.set_verbosity, settings.get_verbosity())
+        settings.set_verbosity_error()
+        if settings.is_progress_bar_enabled():
+            stack.callback(settings.enable_progress_bar)
+            settings.disable_progress_bar()
         yield
-    finally:
-        settings.set_verbosity(verbosity)
-        if has_bar:
-            settings.enable_progress_bar()

@@ -53,23 +53,11 @@ class PaddedLayout:
 
     @classmethod
     def of(
-        cls,
-        owners: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-        groups: Sequence[Sequence[int]],
-        counts: NDArray[np.int64],
-        device: torch.device,
+        cls, owners: NDArray[np.int64], groups: Sequence[Sequence[int]], device: torch.device
     ) -> "PaddedLayout":
-        """Lay out flat entries.
-
-        Args:
-            owners: sequence of each entry.
-            offsets: place of each entry within its row.
-            groups: sequences of each group, a row each.
-            counts: number of entries of each sequence.
-            device: device of the layout.
-        """
-        row_starts = np.empty(len(counts), dtype=np.int64)
+        """Lay out flat entries of the sequences `owners`; each of `groups` lists its sequences."""
+        counts = np.bincount(owners, minlength=sum(map(len, groups)))
+        row_starts = np.empty_like(counts)
         shapes: list[tuple[int, int]] = []
         places = 0
         for group in map(list, groups):
@@ -77,7 +65,12 @@ class PaddedLayout:
             row_starts[group] = places + np.arange(rows) * width
             shapes.append((rows, width))
             places += rows * width
-        to_flat = row_starts[owners] + offsets
+        # The entries of a sequence fill its row from the left: among the entries sorted by
+        # sequence, an entry's offset is its rank less that of the first one of its sequence.
+        by_owner = np.argsort(owners, kind="stable")
+        first_rank = np.cumsum(counts) - counts
+        to_flat = np.empty_like(owners)
+        to_flat[by_owner] = np.arange(len(owners)) + (row_starts - first_rank)[owners[by_owner]]
         to_padded = np.zeros(places, dtype=np.int64)
         to_padded[to_flat] = np.arange(len(owners))
         return cls(
@@ -130,9 +123,7 @@ class PaddedPlan:
             mask = None if inside.all() else torch.from_numpy(inside)[:, None, None, :].to(device)
             groups.append(tuple(group))
             key_masks.append(mask)
-        owners = np.repeat(np.arange(len(counts)), counts)
-        offsets = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]
-        layout = PaddedLayout.of(owners, offsets, groups, counts, device)
+        layout = PaddedLayout.of(np.repeat(np.arange(len(counts)), counts), groups, device)
         return cls(
             lengths=tuple(lengths),
             groups=tuple(groups),
@@ -166,13 +157,7 @@ class PaddedPlan:
         if positions.is_cuda:
             return None  # to lay them out the host would have to wait for the device
         owners = np.searchsorted(np.cumsum(self.lengths), positions.numpy(), side="right")
-        counts = np.bincount(owners, minlength=len(self.lengths))
-        # The queries of a sequence fill its row from the left, in the order of `positions`: with
-        # the queries sorted by sequence, a query's place is its rank less the first of its row.
-        by_owner = np.argsort(owners, kind="stable")
-        offsets = np.empty_like(owners)
-        offsets[by_owner] = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners[by_owner]]
-        layout = PaddedLayout.of(owners, offsets, self.groups, counts, positions.device)
+        layout = PaddedLayout.of(owners, self.groups, positions.device)
         return replace(self, queries=layout)
 
 

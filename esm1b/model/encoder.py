@@ -61,6 +61,11 @@ class Encoder(nn.Module):
         self.emb_layer_norm_after = nn.LayerNorm(shape.width)
         self.lm_head = LanguageModelHead(shape.width)
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.embed_tokens.weight.device
+
     def forward(self, packed: PackedTokens, masked_positions: Tensor | None = None) -> Tensor:
         """Return logits `[M, 33]` at `masked_positions` (int64 `[M]`), or `[T, 33]` without.
 
@@ -70,20 +75,11 @@ class Encoder(nn.Module):
         """
         for state in self._states(packed, positions=masked_positions):
             final = state
-        return self.logits(final)
-
-    def logits(self, final: Tensor) -> Tensor:
-        """Return logits `[..., 33]` of final representations `[..., W]`."""
         logits: Tensor = self.lm_head(final, self.embed_tokens.weight)
         return logits
 
     def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
-        """Return `[T, W]` by layer: 0 is the input of the stack, the last leaves the final norm.
-
-        Raises:
-            ValueError: a sequence has more tokens than there are positions.
-            UserError: the attention path does not run here.
-        """
+        """Return `[T, W]` by layer: 0 is the input of the stack, the last leaves the final norm."""
         states = enumerate(self._states(packed))
         return {number: state for number, state in states if number in layers}
 
@@ -100,13 +96,16 @@ class Encoder(nn.Module):
         for _ in states:
             yield maps.pop()
 
+    def untrained(self, seed: int) -> "Encoder":
+        """Return an encoder of the same shape, precision and device with initial weights."""
+        encoder = Encoder(self.shape, attention=self.attention)
+        initialise(encoder, seed)
+        return encoder.to(self.device, self.embed_tokens.weight.dtype).eval()
+
     def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile the layers, which share one compilation for each of training and evaluation.
 
         Shapes must not change, see `PackedTokens.filled`, and attention must be varlen.
-
-        Args:
-            backend: backend of `torch.compile`.
         """
         self._fixed_shapes = True
         for layer in self.layers:

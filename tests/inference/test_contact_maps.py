@@ -142,7 +142,7 @@ def test_the_command(
     assert "the contact head is not fitted; expected a model directory with a fitted one" in found
     Path(fasta).write_text(">a\nM-T\n")
     found = refused(capsys, "contacts", model, fasta, "--output", output)
-    assert found.startswith(f"{fasta}: record 1 (a): '-' at position 2; expected one of")
+    assert found.startswith(f"{fasta}: record 1 (a): '-' at position 2 of the sequence; expected")
     # the earlier output is as it was
     assert "contacts.npz" in listing(tmp_path / "out")
 

@@ -420,11 +420,17 @@ def test_chunks_hold_all_records_and_go_on_from_any_of_them(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b">a\nMKT\n>b x\nMK-T\n", "record 2 (b): '-' at position 3; expected one of the residue"),
-        (b">a\nMKT\n>b\n>c\nA\n", "record 2 (b): no residues; expected a protein sequence"),
-        (b">a\nMKT\n>b\n*\n", "record 2 (b): no residues; expected a protein sequence"),
-        (b">a\nMK<mask>\n", "record 1 (a): '<' at position 3; expected one of the residue symbols"),
-        (b">a\nM\xc3\xa9\n", "record 1 (a): 'Ã' at position 2; expected one of the residue"),
+        (
+            b">a\nMKT\n>b x\nMK-T\n",
+            "record 2 (b): '-' at position 3 of the sequence; expected the let",
+        ),
+        (b">a\nMKT\n>b\n>c\nA\n", "record 2 (b): has no sequence; expected residues"),
+        (b">a\nMKT\n>b\n*\n", "record 2 (b): has no sequence; expected residues"),
+        (
+            b">a\nMK<mask>\n",
+            "record 1 (a): '<' at position 3 of the sequence; expected the letters",
+        ),
+        (b">a\nM\xc3\xa9\n", "record 1 (a): byte 0xc3 at position 2 of the sequence; expected"),
         (b"MKT\n>a\nMKT\n", "line 1: a sequence before any header: 'MKT'; expected a FASTA header"),
         (b"<html>\n</html>\n", "line 1: '<html>'; expected a FASTA header line"),
         (b">a\nMKT\n>\nMKT\n", "record 2: a header line without an id"),
@@ -454,7 +460,9 @@ def test_wrong_standard_input(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b">a\nM1\n")))
     found = refused(capsys, "embed", model, "-", "--output", tmp_path / "o.parquet")
-    assert found.startswith("standard input: record 1 (a): '1' at position 2; expected")
+    assert found.startswith(
+        "standard input: record 1 (a): '1' at position 2 of the sequence; expected"
+    )
     assert listing(tmp_path) == []
 
 
@@ -477,8 +485,8 @@ def test_wrong_arguments(
     )
     for layer in ("3", "-4"):
         assert refusal(model, fasta, "--output", output, "--layers", "0", "--layers", layer) == (
-            f"layer {layer}: the model has layers 0 to 2; expected one of them, or -3 to -1 "
-            "counted from the end"
+            f"layer {layer}: the model has layers 0 (the input of the first) to 2; expected one "
+            "of them, or -3 to -1"
         )
     assert refusal(tmp_path / "none", fasta, "--output", output).startswith(f"{tmp_path / 'none'}")
     assert refusal(model, tmp_path / "none.fasta", "--output", output) == (

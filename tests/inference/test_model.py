@@ -10,8 +10,8 @@ from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.inference.load_model import load_model, untrained_model
 from esm1b.inference.model import Model
-from esm1b.inference.network import EncoderNetwork
 from esm1b.model.contact_head import ContactHead
+from esm1b.model.encoder import Encoder
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
@@ -35,9 +35,10 @@ def test_attentions_without_special_tokens(directory: Path) -> None:
     assert maps.shape == (8, 7, 7)
     assert maps.dtype == np.float32
     packed = pack_sequences([residues], torch.device("cpu"))
-    layers = list(model.network.attention_maps(packed))
+    with torch.no_grad():
+        layers = list(model.network.attention_maps(packed))
     # channel = layer * heads + head
-    np.testing.assert_array_equal(maps[5], layers[1][1, 1:-1, 1:-1])
+    np.testing.assert_array_equal(maps[5], layers[1][0][1, 1:-1, 1:-1])
     assert (maps.sum(-1) < 1).all()
 
 
@@ -83,7 +84,7 @@ def test_log_probabilities_at_masked_positions(directory: Path) -> None:
 def test_untrained_models_follow_their_seed() -> None:
     residues = encode("MKTVRQG")
     like = Model(
-        network=EncoderNetwork(random_encoder(SHAPE)),
+        network=random_encoder(SHAPE),
         rare_residues="keep",
         append_eos=False,
         longest_sequence=9,
@@ -94,8 +95,8 @@ def test_untrained_models_follow_their_seed() -> None:
     assert (first.rare_residues, first.append_eos, first.longest_sequence) == ("keep", False, 9)
     np.testing.assert_array_equal(first.attentions(residues), same.attentions(residues))
     assert not np.array_equal(first.attentions(residues), other.attentions(residues))
-    assert isinstance(first.network, EncoderNetwork)
-    assert not first.network.encoder.training
+    assert isinstance(first.network, Encoder)
+    assert not first.network.training
 
 
 def test_sequences_as_people_write_them(directory: Path) -> None:
@@ -125,7 +126,7 @@ def test_layers_together_are_layers_alone(directory: Path) -> None:
     for place, layer in enumerate((2, 0, -1)):
         alone = model.representations(["MKTV", "AC"], layer=layer)
         np.testing.assert_array_equal(together[1][place], alone[1])
-    with pytest.raises(UserError, match=r"layer 3: model has 2 layers; expected 0 .* to 2, or -1"):
+    with pytest.raises(UserError, match=r"layer 3: the model has layers 0 .* to 2; expected one"):
         model.representations(["MKTV"], layer=3)
 
 

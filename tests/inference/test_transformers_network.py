@@ -14,7 +14,6 @@ from esm1b.alphabet import MASK, PAD, TOKENS, encode
 from esm1b.errors import UserError
 from esm1b.inference import transformers_network
 from esm1b.inference.load_model import load_model, untrained_model
-from esm1b.inference.network import Network
 from esm1b.inference.transformers_network import TransformersNetwork, load_transformers
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.weights.model_directory import ModelDirectory
@@ -81,7 +80,9 @@ def theirs(directory: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def network(directory: Path) -> TransformersNetwork:
-    return load_transformers(ModelDirectory(directory), CPU, torch.float32)[0]
+    network = load_transformers(ModelDirectory(directory), CPU, torch.float32).network
+    assert isinstance(network, TransformersNetwork)
+    return network
 
 
 @pytest.fixture
@@ -132,16 +133,13 @@ def edit_weights(directory: Path, **changes: Tensor | None) -> None:
 
 
 def test_what_is_loaded(directory: Path, theirs: Any) -> None:
-    network, contact_head, longest = load_transformers(
-        ModelDirectory(directory), CPU, torch.float32
-    )
-    checked: Network = network
-    assert (checked.layers, checked.width, checked.heads, checked.device) == (3, 24, 2, CPU)
-    assert longest == 62  # 66 rows, as 1,026 rows are 1,022 residues
-    assert contact_head is not None
+    model = load_transformers(ModelDirectory(directory), CPU, torch.float32)
+    assert (model.layers, model.width, model.heads, model.network.device) == (3, 24, 2, CPU)
+    assert model.longest_sequence == 62  # 66 rows, as 1,026 rows are 1,022 residues
+    assert model.contact_head is not None
     regression = theirs.esm.contact_head.regression
-    assert torch.equal(contact_head.coefficients, regression.weight[0])
-    assert torch.equal(contact_head.intercept, regression.bias[0])
+    assert torch.equal(model.contact_head.coefficients, regression.weight[0])
+    assert torch.equal(model.contact_head.intercept, regression.bias[0])
 
 
 @torch.no_grad()
@@ -151,7 +149,7 @@ def test_logits_and_representations_are_those_of_transformers(
     packed = batch()
     tokens = packed.to_padded(packed.tokens, PAD)
     expected = theirs(tokens, attention_mask=(tokens != PAD).long(), output_hidden_states=True)
-    close(network.logits(packed), in_batch(packed, expected.logits))
+    close(network(packed), in_batch(packed, expected.logits))
     representations = network.representations(packed, (0, 1, 2, 3))
     assert list(representations) == [0, 1, 2, 3]
     for layer, hidden in enumerate(expected.hidden_states):
@@ -168,23 +166,23 @@ def test_first_representation_is_the_embedding_and_the_last_leaves_the_last_norm
     representations = network.representations(packed, (0, 3))
     embedding = theirs.esm.embeddings.word_embeddings.weight[packed.tokens]
     close(representations[0], embedding * (1 - 0.15 * 0.8))
-    close(theirs.lm_head(representations[3]), network.logits(packed))
+    close(theirs.lm_head(representations[3]), network(packed))
 
 
 def test_logits_at_masked_positions_are_those_of_all(network: TransformersNetwork) -> None:
     packed = batch()
     positions = torch.tensor([3, 20, 3])
-    close(network.logits(packed, positions), network.logits(packed)[positions])
+    close(network(packed, positions), network(packed)[positions])
 
 
 def test_a_sequence_in_company_is_as_alone(network: TransformersNetwork) -> None:
     packed = batch()
-    together = network.logits(packed)
+    together = network(packed)
     lengths = list(packed.lengths)
     parts = (torch.split(values, lengths) for values in (packed.tokens, together))
     for tokens, logits in zip(*parts, strict=True):
         alone = PackedTokens.from_tokens(tokens, [len(tokens)])
-        close(logits, network.logits(alone))
+        close(logits, network(alone))
 
 
 @torch.no_grad()
@@ -193,13 +191,13 @@ def test_attention_maps_are_those_of_transformers(
 ) -> None:
     packed = pack_sequences([encode("MKTVRQGXBUZO")], CPU)
     expected = theirs(packed.tokens[None], output_attentions=True).attentions
-    before = network.logits(packed)
+    before = network(packed)
     maps = list(network.attention_maps(packed))
     assert len(maps) == 3
-    for ours, layer in zip(maps, expected, strict=True):
+    for (ours,), layer in zip(maps, expected, strict=True):
         assert ours.dtype == torch.float32
         close(ours, layer[0])
-    assert torch.equal(before, network.logits(packed))  # maps leave the network as it was
+    assert torch.equal(before, network(packed))  # maps leave the network as it was
 
 
 @torch.no_grad()
@@ -234,7 +232,7 @@ def test_untrained_depends_on_the_seed_alone(directory: Path) -> None:
     torch.manual_seed(2)
     second = untrained_model(model, 7)
     third = untrained_model(model, 8)
-    assert first.network.width == 24
+    assert first.width == 24
     (ours,), (same,), (other,) = (m.logits(["MKTVRQG"]) for m in (first, second, third))
     np.testing.assert_array_equal(ours, same)
     assert np.abs(ours - other).max() > 1e-3
@@ -253,7 +251,7 @@ def test_bfloat16_keeps_rotary_frequencies_exact(directory: Path) -> None:
     (expected,), (logits,) = (m.logits(["MKTVRQG" * 8]) for m in (precise, rough))
     # 8 bits of fraction in each of three layers.
     assert np.abs(logits - expected).max() < 0.05 * np.abs(expected).max()
-    assert next(rough.network.attention_maps(batch_of_one())).dtype == torch.float32
+    assert next(rough.network.attention_maps(batch_of_one()))[0].dtype == torch.float32
 
 
 def batch_of_one() -> PackedTokens:
@@ -269,9 +267,9 @@ def test_a_saved_model_loads_like_a_released_one(tmp_path: Path, directory: Path
 
 def test_a_contact_head_that_is_missing_or_zero_is_not_fitted(copied: Path) -> None:
     edit_weights(copied, **{"esm.contact_head.regression.weight": torch.zeros(1, 6)})
-    assert load_transformers(ModelDirectory(copied), CPU, torch.float32)[1] is None
+    assert load_transformers(ModelDirectory(copied), CPU, torch.float32).contact_head is None
     edit_weights(copied, **{"esm.contact_head.regression.weight": None})
-    assert load_transformers(ModelDirectory(copied), CPU, torch.float32)[1] is None
+    assert load_transformers(ModelDirectory(copied), CPU, torch.float32).contact_head is None
 
 
 def test_loading_says_nothing(directory: Path, capfd: pytest.CaptureFixture[str]) -> None:

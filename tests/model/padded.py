@@ -30,4 +30,5 @@ def padded_logits(encoder: Encoder, tokens: Tensor) -> Tensor:
         )
         x = x + attention.out_proj(context.transpose(1, 2).flatten(2))
         x = x + layer.fc2(functional.gelu(layer.fc1(layer.final_layer_norm(x))))
-    return encoder.logits(encoder.emb_layer_norm_after(x))
+    logits: Tensor = encoder.lm_head(encoder.emb_layer_norm_after(x), encoder.embed_tokens.weight)
+    return logits

@@ -15,7 +15,6 @@ from esm1b.alphabet import encode
 from esm1b.cli import main
 from esm1b.errors import UserError
 from esm1b.files import sha256_file
-from esm1b.inference.network import EncoderNetwork
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import pack_sequences
@@ -119,7 +118,7 @@ def test_contacts_are_the_same_everywhere(tmp_path: Path) -> None:
     encoder, head = model.encoder, model.contact_head
     assert head is not None
     packed = pack_sequences([encode(SEQUENCE)], torch.device("cpu"))
-    maps = (layer[:, 1:-1, 1:-1] for layer in EncoderNetwork(encoder).attention_maps(packed))
+    maps = (layer[:, 1:-1, 1:-1] for (layer,) in encoder.attention_maps(packed))
     contacts = head.probabilities(maps)
     tokens = packed.tokens[None]
     theirs = load_in_fair_esm(released).predict_contacts(tokens)[0]

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from esm1b.alphabet import MASK, encode
 from esm1b.errors import UserError
-from esm1b.inference.network import EncoderNetwork
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import pack_sequences
@@ -206,7 +205,7 @@ def test_fair_esm_loads_what_we_write(tmp_path: Path) -> None:
     packed = pack_sequences([encode(SEQUENCE)], torch.device("cpu"))
     expected = network(packed.tokens[None])["logits"][0]
     assert (encoder(packed) - expected).abs().max() / expected.abs().max() <= 1e-5
-    maps = (layer[:, 1:-1, 1:-1] for layer in EncoderNetwork(encoder).attention_maps(packed))
+    maps = (layer[:, 1:-1, 1:-1] for (layer,) in encoder.attention_maps(packed))
     contacts = network.predict_contacts(packed.tokens[None])[0]
     torch.testing.assert_close(head.probabilities(maps), contacts, rtol=0, atol=1e-5)
 
