@@ -39,7 +39,7 @@ from benchmarks.proteins import describe_sequences, read_or_draw
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
-from esm1b.weights.hugging_face import hugging_face_files, hugging_face_name
+from esm1b.weights.save_model import hugging_face_files, hugging_face_name
 
 _OUT_OF_MEMORY = {"failed": "out of memory"}
 

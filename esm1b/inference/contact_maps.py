@@ -74,14 +74,7 @@ def predict_contacts(
     `pictures` of them as PNG. With "truncate", sequence and map are those of the first residues.
     Memory holds one map at a time, and 64 MB that wait to be written.
 
-    Args:
-        model_directory: model with a fitted contact head.
-        fasta: path of the input, plain or gzip-compressed; `-` is standard input.
-        output: directory to write; an earlier output there is replaced.
-        format: format of the maps.
-        pictures: number of maps to draw.
-        long_sequences: treatment of sequences that are longer than the model takes.
-        device: device of the network.
+    `fasta` may be `-`, standard input. An earlier output in `output` is replaced.
 
     Raises:
         UserError: the model, a record or the output is invalid.
@@ -108,11 +101,7 @@ def predict_contacts(
 
 
 def _maps(
-    model: Model,
-    records: CheckedFasta,
-    long_sequences: LongSequences,
-    folder: Path,
-    pictures: int,
+    model: Model, records: CheckedFasta, long_sequences: LongSequences, folder: Path, pictures: int
 ) -> Iterator[_Map]:
     """Yield the map of each record, and draw the first ones to `folder`."""
     if pictures:

@@ -26,15 +26,10 @@ _COLOURS: Final = LinearSegmentedColormap.from_list(
 
 
 def draw_contact_map(path: Path, probabilities: NDArray[np.float32], title: str) -> None:
-    """Write the map as a PNG file, the same bytes each time.
+    """Write a map `[length, length]`, NaN where unknown, as a PNG file, the same bytes each time.
 
     Below the diagonal, rings mark the `length` most probable pairs of long range; above it, nothing
     hides the colours.
-
-    Args:
-        path: file to write.
-        probabilities: `[length, length]`, symmetric, NaN where nothing is known.
-        title: id of the protein.
     """
     length = len(probabilities)
     shown = _reduced(probabilities)

@@ -65,17 +65,8 @@ def embed(
         >>> numpy.stack(table["layer_33"].to_numpy()).shape  # doctest: +SKIP
         (6000, 1280)
 
-    Args:
-        model_directory: directory of an ESM-1b, ESM-1v or ESM-2.
-        fasta: path of the input, plain or gzip-compressed; `-` is standard input.
-        output: Parquet file to write.
-        layers: numbers of layers; 0 is the input of the stack, -1 leaves the last layer norm.
-        per_residue: whether to keep a vector for each residue instead of their mean.
-        long_sequences: treatment of sequences that are longer than the model takes.
-        batch_tokens: number of tokens that run through the network at once.
-        device: device of the network.
-        precision: precision of the network; results are float32.
-        part_seconds: work that a kill may cost, besides one chunk of 16 batches.
+    `fasta` may be `-`, standard input. Layer 0 is the input of the stack, -1 leaves the last norm.
+    A kill costs the work of about `part_seconds`, and of one chunk of 16 batches.
 
     Raises:
         UserError: the model, a record, a layer or the output is invalid.

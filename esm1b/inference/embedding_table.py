@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from esm1b.inference.fasta_input import EncodedRecord
-from esm1b.inference.long_sequences import LongSequences, groups_by_length
+from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
 from esm1b.inference.model import Model
 from esm1b.inference.result_file import described_by
 
@@ -72,29 +72,21 @@ def chunks_of(
     The end of a chunk depends on the records of that chunk alone, so that a job which resumes at
     the start of one makes the same chunks from there on.
     """
-    most_residues = _CHUNK_BATCHES * options.batch_tokens
-    chunk: list[EncodedRecord] = []
-    residues = output_bytes = 0
-    for record in records:
-        vectors = len(record.residues) if options.per_residue else 1
-        more = vectors * options.vector_bytes
-        full = residues + len(record.residues) > most_residues or output_bytes + more > _CHUNK_BYTES
-        if chunk and full:
-            yield chunk
-            chunk, residues, output_bytes = [], 0, 0
-        chunk.append(record)
-        residues += len(record.residues)
-        output_bytes += more
-    if chunk:
-        yield chunk
+
+    def sizes(record: EncodedRecord) -> tuple[int, int]:
+        residues = len(record.residues)
+        return residues, (residues if options.per_residue else 1) * options.vector_bytes
+
+    return greedy_groups(records, sizes, (_CHUNK_BATCHES * options.batch_tokens, _CHUNK_BYTES))
 
 
 def embed_records(
     model: Model, records: Sequence[EncodedRecord], options: EmbeddingOptions, schema: pa.Schema
 ) -> pa.Table:
     """Return a row for each record, in their order, with the columns of `schema`."""
-    embeddings: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(records)
     lengths = np.array([len(record.residues) for record in records], dtype=np.int32)
+    # [layers, length, width] of each record, or the mean [layers, 1, width]
+    embeddings: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(records)
     for indices in groups_by_length(lengths.tolist(), _CHUNK_BYTES // options.vector_bytes):
         group = model.layer_representations(
             [records[index].residues for index in indices],
@@ -103,28 +95,22 @@ def embed_records(
             batch_tokens=options.batch_tokens,
         )
         for index, values in zip(indices, group, strict=True):
-            mean = values.mean(axis=1, dtype=np.float64).astype(np.float32)  # [layers, width]
-            embeddings[index] = values if options.per_residue else mean
+            if not options.per_residue:
+                values = values.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+            embeddings[index] = values
     columns: dict[str, pa.Array] = {
         "id": pa.array([record.id for record in records], pa.string()),
         "length": pa.array(lengths),
         "truncated": pa.array(lengths > options.longest),
     }
+    ends = np.cumsum([0, *(embedding.shape[1] for embedding in embeddings)], dtype=np.int32)
     for place, layer in enumerate(options.layers):
-        name = f"layer_{layer}"
-        of_layer = [embedding[place] for embedding in embeddings]
-        columns[name] = _column(of_layer, schema.field(name).type)
+        kind = schema.field(f"layer_{layer}").type
+        values = np.concatenate([embedding[place] for embedding in embeddings])
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(values.ravel()), type=kind.value_type if options.per_residue else kind
+        )
+        if options.per_residue:
+            column = pa.ListArray.from_arrays(pa.array(ends), column, type=kind)
+        columns[f"layer_{layer}"] = column
     return pa.table([columns[name] for name in schema.names], schema=schema)
-
-
-def _column(values: Sequence[NDArray[np.float32]], kind: pa.DataType) -> pa.Array:
-    """Return an Arrow column of a vector `[width]`, or of `[length, width]`, for each record."""
-    per_residue = pa.types.is_list(kind)
-    vectors = pa.FixedSizeListArray.from_arrays(
-        pa.array(np.concatenate(values).ravel() if per_residue else np.concatenate(values)),
-        type=kind.value_type if per_residue else kind,
-    )
-    if not per_residue:
-        return vectors
-    offsets = np.cumsum([0, *(len(of_record) for of_record in values)], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), vectors, type=kind)

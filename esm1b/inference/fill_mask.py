@@ -41,17 +41,11 @@ def fill_mask(
     """Return the `top` most probable tokens of every `<mask>`, position by position.
 
     Several masks are predicted together: each sees the others as `<mask>`. Equal probabilities are
-    in the order of the alphabet.
+    in the order of the alphabet. Spaces in the sequence are ignored.
 
     Example:
         >>> fill_mask(esm1b.load("model"), "MKT<mask>RQG", top=1)  # doctest: +SKIP
         [Candidate(position=4, rank=1, residue='V', probability=0.31, context='MKT[V]RQG')]
-
-    Args:
-        model: model that predicts.
-        sequence: residues and `<mask>`; spaces are ignored.
-        top: number of tokens for each mask.
-        long_sequences: treatment of a sequence that is longer than the model takes.
 
     Raises:
         UserError: the sequence is invalid, or has no `<mask>`, or truncation would cut one off.

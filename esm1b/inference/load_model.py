@@ -21,10 +21,7 @@ def load_model(
 ) -> Model:
     """Read a model directory: ESM-1b's or ESM-1v's, or, through `transformers`, ESM-2's.
 
-    Args:
-        path: directory in Hugging Face's format.
-        device: device of the network; "auto" is CUDA where it is available.
-        precision: precision of weights and arithmetic.
+    The device "auto" is CUDA where it is available.
 
     Raises:
         UserError: a file is missing or damaged, or does not describe such a model.

@@ -1,15 +1,17 @@
-"""Sequences longer than a network takes: refuse them, cut them, or look through windows."""
+"""Sequences as a network takes them: windows of long ones, groups of short ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from operator import add, gt
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.errors import UserError
 
+T = TypeVar("T")
 LongSequences = Literal["error", "windows", "truncate"]
 
 
@@ -68,13 +70,25 @@ def windows_of(
 
 def groups_by_length(lengths: Sequence[int], residues: int) -> Iterator[list[int]]:
     """Yield indices, by ascending length, in groups of at most `residues` or of one sequence."""
-    group: list[int] = []
-    size = 0
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if group and size + lengths[index] > residues:
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return greedy_groups(order, lambda index: (lengths[index],), (residues,))
+
+
+def greedy_groups(
+    items: Iterable[T], sizes: Callable[[T], Sequence[int]], limits: Sequence[int]
+) -> Iterator[list[T]]:
+    """Yield consecutive items in the largest groups whose summed `sizes` are within `limits`.
+
+    An item beyond a limit is a group of its own.
+    """
+    group: list[T] = []
+    totals = [0] * len(limits)
+    for item in items:
+        more = sizes(item)
+        if group and any(map(gt, map(add, totals, more), limits)):
             yield group
-            group, size = [], 0
-        group.append(index)
-        size += lengths[index]
+            group, totals = [], [0] * len(limits)
+        group.append(item)
+        totals = list(map(add, totals, more))
     if group:
         yield group

@@ -30,12 +30,9 @@ def is_result_file(path: Path) -> bool:
 def write_results(
     path: Path, schema: pa.Schema, batches: Iterable[tuple[pa.RecordBatch, int]]
 ) -> None:
-    """Write `batches` in their order, about 64 MB in memory at a time.
+    """Write `batches` of rows, each with its size in bytes, about 64 MB in memory at a time.
 
-    Args:
-        path: file to write.
-        schema: columns, among them `id` and `length`, with metadata.
-        batches: rows, and their number of bytes.
+    Among the columns are `id` and `length`.
     """
     with pq.ParquetWriter(
         path,

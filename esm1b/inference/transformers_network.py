@@ -1,4 +1,4 @@
-"""ESM-2 through `transformers`, behind the interface of ESM-1b.
+"""ESM-2 through `transformers`, as the network of a `Model`.
 
 ESM-2 has rotary positions, which our encoder does not compute; its tokens are those of ESM-1b.
 """
@@ -19,8 +19,8 @@ from esm1b.inference.model import Model
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
-from esm1b.weights.hugging_face import CONFIG, CONTACT_HEAD
 from esm1b.weights.model_directory import ModelDirectory
+from esm1b.weights.save_model import CONFIG, CONTACT_HEAD
 
 # Released ESM-2 says max_position_embeddings 1026, as if it had the position table of ESM-1b: two
 # rows (up to <pad>) hold no position, and <cls> and <eos> take one each. Rotary positions have no
@@ -39,11 +39,9 @@ _EXPECTED: Final = {
     "pad_token_id": PAD,
 }
 
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
-
 
 class TransformersNetwork:
-    """A network that `transformers` runs, on padded batches.
+    """A `Network` that `transformers` runs, on padded batches.
 
     Args:
         model: an `EsmForMaskedLM`, in evaluation mode, on its device and in its precision.
@@ -52,32 +50,27 @@ class TransformersNetwork:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.device: torch.device = model.lm_head.bias.device
-        config = model.config
         self.shape = EncoderShape(
-            layers=config.num_hidden_layers,
-            width=config.hidden_size,
-            heads=config.num_attention_heads,
-            feed_forward=config.intermediate_size,
-            maximum_tokens=config.max_position_embeddings - PAD - 1,
-            layer_norm_before=config.emb_layer_norm_before,
+            layers=model.config.num_hidden_layers,
+            width=model.config.hidden_size,
+            heads=model.config.num_attention_heads,
+            feed_forward=model.config.intermediate_size,
+            maximum_tokens=model.config.max_position_embeddings - PAD - 1,
+            layer_norm_before=model.config.emb_layer_norm_before,
         )
 
     def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
         """Return logits; see `Network`."""
         last = self.shape.layers
-        final = self.representations(packed, {last})[last]
-        if positions is not None:
-            final = final.index_select(0, positions)
-        logits: Tensor = self.model.lm_head(final)
+        final = self.representations(packed, [last])[last]
+        logits: Tensor = self.model.lm_head(final if positions is None else final[positions])
         return logits
 
     def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
         """Return representations; see `Network`."""
         tokens = packed.to_padded(packed.tokens, PAD)
-        stack = self.model.esm.encoder.layer
-        with _recorded(
-            {number: stack[number] for number in layers if number < len(stack)}
-        ) as calls:
+        stack = dict(enumerate(self.model.esm.encoder.layer))
+        with _recorded({number: stack[number] for number in layers if number in stack}) as calls:
             output = self.model.esm(tokens, attention_mask=(tokens != PAD).long())
         padded = {number: arguments[0] for number, (arguments, _) in calls.items()}
         # What leaves the last layer norm, which is also the last of transformers' hidden states.
@@ -87,16 +80,19 @@ class TransformersNetwork:
     def attention_maps(self, packed: PackedTokens) -> Iterator[list[Tensor]]:
         """Yield the attention maps of `packed`, which is one sequence; see `Network`.
 
-        Each layer's attention is called a second time, now for its maps, so that they need not be
-        held all at once.
+        Each layer's attention is called a second time, explicitly, which alone gives maps, so that
+        they need not be held all at once.
         """
         layers = enumerate(self.model.esm.encoder.layer)
         attentions = {number: layer.attention.self for number, layer in layers}
         with _recorded(attentions) as calls:
             self.model.esm(packed.tokens[None])
+        usual = self.model.config._attn_implementation
         for number, attention in attentions.items():
             arguments, keywords = calls.pop(number)
-            with self._eager():
+            with ExitStack() as stack:
+                stack.callback(self.model.set_attn_implementation, usual)
+                self.model.set_attn_implementation("eager")
                 maps: Tensor = attention(*arguments, **keywords)[1]
             yield [maps[0].float()]
 
@@ -106,16 +102,6 @@ class TransformersNetwork:
             torch.default_generator.manual_seed(seed)  # the one that is forked, of the CPU
             model = type(self.model)(copy.deepcopy(self.model.config))
         return TransformersNetwork(_placed(model, self.device, self.model.lm_head.bias.dtype))
-
-    @contextmanager
-    def _eager(self) -> Iterator[None]:
-        """Compute attention explicitly, which alone gives maps."""
-        usual = self.model.config._attn_implementation
-        self.model.set_attn_implementation("eager")
-        try:
-            yield
-        finally:
-            self.model.set_attn_implementation(usual)
 
 
 def load_transformers(directory: ModelDirectory, device: torch.device, dtype: torch.dtype) -> Model:
@@ -127,7 +113,7 @@ def load_transformers(directory: ModelDirectory, device: torch.device, dtype: to
         UserError: `transformers` is not installed; a file is missing or damaged, or does not
             describe an ESM-2.
     """
-    _check_configuration(directory)
+    longest = _checked_longest(directory)
     loader = _masked_language_model(directory)
     try:
         with _quiet():
@@ -142,7 +128,16 @@ def load_transformers(directory: ModelDirectory, device: torch.device, dtype: to
             )
     except Exception as error:  # many kinds, from the readers of several libraries
         raise UserError(f"{directory.path}: {' '.join(str(error).split())}") from error
-    has_head = _check_weights(directory, report)
+    # Weights that are missing would leave a part of the model as it was initialised.
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"{directory.path}: {name} has shape {tuple(found)}; "
+            f"expected {tuple(expected)} from {CONFIG}"
+        )
+    missing = sorted(report["missing_keys"])
+    for name in missing:
+        if not name.startswith(CONTACT_HEAD):
+            raise UserError(f"{directory.path}: has no tensor {name}; expected a whole ESM-2")
     regression = model.esm.contact_head.regression
     head = ContactHead(
         coefficients=regression.weight.detach()[0].clone(),
@@ -152,35 +147,17 @@ def load_transformers(directory: ModelDirectory, device: torch.device, dtype: to
         network=TransformersNetwork(_placed(model, device, dtype)),
         rare_residues="keep",
         append_eos=True,
-        longest_sequence=model.config.max_position_embeddings - _ROWS_OF_NO_RESIDUE,
-        contact_head=head if has_head and head.is_fitted else None,
+        longest_sequence=longest,
+        contact_head=head if head.is_fitted and not missing else None,
         directory=directory,
     )
 
 
-def _masked_language_model(directory: ModelDirectory) -> Any:
-    """Return `EsmForMaskedLM`; its annotations do not know the pair that `from_pretrained` gives.
+def _checked_longest(directory: ModelDirectory) -> int:
+    """Return the longest sequence of an ESM-2 in residues.
 
-    Raises:
-        UserError: `transformers` is missing or too old.
+    Refuses directories that `transformers` would load, but not as a language model with our tokens.
     """
-    try:
-        from transformers import EsmForMaskedLM
-    except ImportError:
-        found = "is not installed"
-    else:
-        release = version("transformers")
-        if tuple(int(number) for number in release.split(".")[:2]) >= _OLDEST:
-            return EsmForMaskedLM
-        found = f"is {release}"
-    raise UserError(
-        f"{directory.path}: ESM-2 runs through transformers, which {found}; "
-        f"expected {_OLDEST[0]}.{_OLDEST[1]} or newer, from: pip install 'esm1b[esm2]'"
-    )
-
-
-def _check_configuration(directory: ModelDirectory) -> None:
-    """Refuse what `transformers` would load, but not as a language model with our tokens."""
     path, config = directory.path / CONFIG, directory.config
     for key, expected in _EXPECTED.items():
         if config.get(key) != expected:
@@ -197,24 +174,24 @@ def _check_configuration(directory: ModelDirectory) -> None:
     text = vocabulary.read_text(encoding="utf-8", errors="replace") if vocabulary.exists() else ""
     if text and tuple(text.split()) != TOKENS:
         raise UserError(f"{vocabulary}: expected the {len(TOKENS)} tokens of ESM-1b and ESM-2")
+    return rows - _ROWS_OF_NO_RESIDUE
 
 
-def _check_weights(directory: ModelDirectory, report: Mapping[str, Any]) -> bool:
-    """Refuse weights that leave a part of the language model as it was initialised.
-
-    Returns:
-        Whether there are weights of a contact head.
-    """
-    for name, found, expected in sorted(report["mismatched_keys"]):
-        raise UserError(
-            f"{directory.path}: {name} has shape {tuple(found)}; "
-            f"expected {tuple(expected)} from {CONFIG}"
-        )
-    missing = sorted(report["missing_keys"])
-    for name in missing:
-        if not name.startswith(CONTACT_HEAD):
-            raise UserError(f"{directory.path}: has no tensor {name}; expected a whole ESM-2")
-    return not missing
+def _masked_language_model(directory: ModelDirectory) -> Any:
+    """Return `EsmForMaskedLM`, whose annotations lack the pair that `from_pretrained` gives."""
+    try:
+        from transformers import EsmForMaskedLM
+    except ImportError:
+        found = "is not installed"
+    else:
+        release = version("transformers")
+        if tuple(int(number) for number in release.split(".")[:2]) >= _OLDEST:
+            return EsmForMaskedLM
+        found = f"is {release}"
+    raise UserError(
+        f"{directory.path}: ESM-2 runs through transformers, which {found}; "
+        f"expected {_OLDEST[0]}.{_OLDEST[1]} or newer, from: pip install 'esm1b[esm2]'"
+    )
 
 
 def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -228,9 +205,9 @@ def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
 
 @contextmanager
-def _recorded(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, _Call]]:
-    """Yield a dictionary that fills with the arguments of each module's latest call."""
-    calls: dict[int, _Call] = {}
+def _recorded(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, tuple[Any, ...]]]:
+    """Yield a dictionary that fills with arguments and keywords of each module's latest call."""
+    calls: dict[int, tuple[Any, ...]] = {}
 
     def record(number: int, module: nn.Module, *call: Any) -> None:
         calls[number] = call

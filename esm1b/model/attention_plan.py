@@ -31,10 +31,7 @@ class AttentionPlan(Protocol):
         """Return `[T, H, D]` from three of the same shape; scores are divided by sqrt(D)."""
 
     def at(self, positions: Tensor) -> "AttentionPlan | None":
-        """Return a plan with queries `[P, H, D]` at `positions` alone, or None.
-
-        None means that the contexts of all tokens are computed in any case.
-        """
+        """Return a plan for queries at `positions` alone, None if it computes all in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)

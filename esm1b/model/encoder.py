@@ -87,7 +87,6 @@ class Encoder(nn.Module):
         """Yield for each layer the attention maps of each sequence, `[heads, length, length]`.
 
         Rows are queries, special tokens included; float32, or float64 of a network in float64.
-        Attention is computed explicitly, layer by layer as the maps are asked for.
         """
         maps: list[list[Tensor]] = []
         padded = PaddedPlan.of(packed.lengths, packed.tokens.device)
@@ -103,7 +102,7 @@ class Encoder(nn.Module):
         return encoder.to(self.device, self.embed_tokens.weight.dtype).eval()
 
     def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile the layers, which share one compilation for each of training and evaluation.
+        """Compile the layers, once for training and once for evaluation.
 
         Shapes must not change, see `PackedTokens.filled`, and attention must be varlen.
         """

@@ -26,11 +26,9 @@ _log = logging.getLogger(__name__)
 
 
 def import_model(path: Path, output: Path) -> None:
-    """Write the model directory of released weights.
+    """Write the model directory of an ESM-1b or ESM-1v.
 
-    Args:
-        path: a fair-esm `.pt` file of ESM-1b or ESM-1v, or a Hugging Face directory of one.
-        output: directory to write.
+    `path` is a fair-esm `.pt` file or a Hugging Face directory.
 
     Raises:
         UserError: `path` is damaged, is of another model, or holds anything besides tensors and
@@ -64,8 +62,8 @@ def export_model(
         model: model directory.
         output: directory (`hf`) or file (`fair-esm`, with the contact regression beside it).
         format: format of the release.
-        evaluations: output directories of `esm1b evaluate` about this model. That of contacts
-            gives the contact head; under `hf` all of them go to the model card.
+        evaluations: output directories of `esm1b evaluate` for this model; that of contacts has
+            the contact head, and the model card of `hf` shows all of them.
 
     Raises:
         UserError: a file is missing or damaged, or an evaluation is of another model.
@@ -82,7 +80,7 @@ def export_model(
         assert directory is not None  # it was read from one
         released = replace(released, contact_head=_fitted_head(directory, shape))
     if format == "hf":
-        _save_verified(released, output, card_results(measured))
+        _save_verified(released, output, list(card_results(measured)))
     else:
         write_fair_esm(output, released)
     _log.info("%s: %d parameters in %s", model, shape.parameters(), output)
@@ -92,11 +90,7 @@ def _save_verified(model: TrainedModel, output: Path, results: Sequence[CardResu
     with atomic_directory(output, "model") as temporary:
         inner = temporary / "model"
         save_model(
-            model.encoder,
-            inner,
-            model.provenance,
-            contact_head=model.contact_head,
-            results=results,
+            model.encoder, inner, model.provenance, contact_head=model.contact_head, results=results
         )
         verify_copy(ModelDirectory(inner).read(), model, output)
         for file in inner.iterdir():

@@ -24,37 +24,39 @@ _MASKED: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
+class CardMetric:
+    """A metric and its data, in Hugging Face's identifiers and in words for readers."""
+
+    task: str
+    dataset: str
+    dataset_name: str
+    metric: str
+    metric_name: str
+    decimals: int = 3  # in the table; `model-index` has two more
+
+
+@dataclass(frozen=True, kw_only=True)
 class CardResult:
     """A measured number: a row of the card's table and, where it has a value, of `model-index`.
 
     Attributes:
-        task: Hugging Face's name of the task, such as `fill-mask`.
-        dataset: identifier of the data, such as `held-out-sequences`.
-        dataset_name: name of the data for readers.
+        metric: measured metric.
         split: part of the data, such as `test`.
-        metric: Hugging Face's name of the metric, such as `perplexity`.
-        metric_name: name of the metric for readers.
         value: measured number, None if there is none.
         low: lower end of the 95 % interval, None if there is none.
         high: upper end of the interval.
         units: number and kind of independent items, such as `50 clusters`.
-        decimals: digits after the point in the table; `model-index` has two more.
         baselines: text with the numbers of the baselines.
         failed: reason for a missing value.
         synthetic: whether the data are synthetic, so that they say nothing about real proteins.
     """
 
-    task: str
-    dataset: str
-    dataset_name: str
+    metric: CardMetric
     split: str
-    metric: str
-    metric_name: str
     value: float | None
     low: float | None = None
     high: float | None = None
     units: str
-    decimals: int = 3
     baselines: str = ""
     failed: str | None = None
     synthetic: bool = False
@@ -67,44 +69,34 @@ def model_card(
     contact_head_fitted: bool,
     results: Sequence[CardResult] = (),
 ) -> str:
-    """Return the model card: metadata in YAML, then Markdown.
+    """Return the model card: metadata in YAML, then Markdown, with `results` in their order.
 
-    Args:
-        shape: size of the network.
-        provenance: origin of the model; the card claims nothing beyond it.
-        contact_head_fitted: whether the contact head is fitted; if not it is zero.
-        results: results of evaluations, in the order of the table.
+    It claims nothing beyond the provenance.
     """
     details = provenance.details
     network = "ESM-1b" if shape.layer_norm_before else "ESM-1v"
     name = str(details.get("run", network))
-    is_trained = "run" in details
     recipe = _section(details, "pretraining")
+    longest = provenance.longest_sequence(shape)
     # `transformers` and `fair-esm` always add <eos>, whatever the model was trained with.
-    before, residue, after = _example(
-        min(provenance.longest_sequence(shape), shape.maximum_tokens - 2)
-    )
+    before, residue, after = _example(min(longest, shape.maximum_tokens - 2))
     masked = f"{before}<mask>{after}"
     merged = provenance.rare_residues == "replace"
     template = _environment().get_template("model_card.md.j2")
     return template.render(
-        metadata=_metadata(name, "mit" if is_trained else "unknown", masked, results),
+        # Imported weights that were fine-tuned look like released ones: no licence is claimed.
+        metadata=_metadata(name, "mit" if "run" in details else "unknown", masked, results),
         name=name,
         network=network,
         shape=shape,
         symbols=len(AMINO_ACIDS) + 1 if merged else len(RESIDUES),
-        rare_residues=provenance.rare_residues,
-        append_eos=provenance.append_eos,
+        provenance=provenance,
         details=details,
-        # Imported weights that were fine-tuned look like released ones: no licence is claimed.
-        is_trained=is_trained,
-        imported=_section(details, "imported"),
         has_recipe=bool(recipe),
         facts=_facts({**details, **_section(details, "data"), **recipe}),
-        longest=provenance.longest_sequence(shape),
+        longest=longest,
         contact_head_fitted=contact_head_fitted,
         results=results,
-        synthetic=any(result.synthetic for result in results),
         masked=masked,
         residue=residue,
     )
@@ -135,15 +127,12 @@ def _metadata(name: str, licence: str, masked: str, results: Sequence[CardResult
 
 def _index(result: CardResult) -> dict[str, Any]:
     assert result.value is not None
-    value = round(result.value, result.decimals + 2)
+    metric = result.metric
+    value = round(result.value, metric.decimals + 2)
     return {
-        "task": {"type": result.task},
-        "dataset": {
-            "type": result.dataset,
-            "name": result.dataset_name,
-            "split": result.split,
-        },
-        "metrics": [{"type": result.metric, "name": result.metric_name, "value": value}],
+        "task": {"type": metric.task},
+        "dataset": {"type": metric.dataset, "name": metric.dataset_name, "split": result.split},
+        "metrics": [{"type": metric.metric, "name": metric.metric_name, "value": value}],
     }
 
 

@@ -16,7 +16,8 @@ from esm1b.alphabet import PAD, TOKENS
 from esm1b.errors import UserError
 from esm1b.files import read_json, sha256_file
 from esm1b.model.shape import EncoderShape
-from esm1b.weights.hugging_face import (
+from esm1b.weights.provenance import PROVENANCE_FILE, Provenance
+from esm1b.weights.save_model import (
     CONFIG,
     CONTACT_HEAD,
     LAYER_NORM_EPSILON,
@@ -24,7 +25,6 @@ from esm1b.weights.hugging_face import (
     WEIGHTS,
     hugging_face_name,
 )
-from esm1b.weights.provenance import PROVENANCE_FILE, Provenance
 from esm1b.weights.state import FileTensors, TrainedModel, read_shape
 from esm1b.weights.torch_file import read_torch_file
 

@@ -72,13 +72,10 @@ def read_shape(
 
     Args:
         settings: settings of the file.
-        keys: key of each of our sizes among them.
+        keys: key among them for each of our sizes.
         layer_norm_before: whether the network has the first layer norm.
-        source: beginning of messages, up to the key.
-        rows_of_no_position: rows of the position table that its size counts beside the tokens.
-
-    Raises:
-        UserError: a size is missing or beyond any network, or heads do not divide the width.
+        source: beginning of error messages, up to the key.
+        rows_of_no_position: rows of the position table that the file counts as positions.
     """
     sizes = {}
     for ours, key in keys.items():
@@ -101,12 +98,10 @@ def read_shape(
 
 @dataclass(frozen=True, kw_only=True)
 class FileTensors:
-    """The tensors of a file, by its names.
+    """The tensors of a file, by its names, unchecked; a bad one raises a `UserError`.
 
-    Attributes:
-        tensors: content of the file; nothing about it is known yet.
-        source: path of the file, for messages.
-        described_by: origin of the expected shapes, for messages.
+    `source` is the path of the file, and `described_by` the origin of the expected shapes, both for
+    messages.
     """
 
     tensors: Mapping[str, Any]
@@ -116,12 +111,7 @@ class FileTensors:
     def encoder(self, shape: EncoderShape, name_of: Callable[[str], str]) -> Encoder:
         """Return an encoder with these weights, float32, in evaluation mode, `<mask>`'s row zero.
 
-        Args:
-            shape: size of the network.
-            name_of: translation of our names to those of the file.
-
-        Raises:
-            UserError: a tensor is missing or does not fit.
+        `name_of` translates our names to those of the file.
         """
         with torch.device("meta"):  # no memory: a wrong shape may be huge
             expected = Encoder(shape).state_dict()
@@ -135,11 +125,7 @@ class FileTensors:
         return encoder.eval()
 
     def contact_head(self, shape: EncoderShape, prefix: str) -> ContactHead | None:
-        """Return the regression `prefix`.weight and `prefix`.bias, float32; None if it is zero.
-
-        Raises:
-            UserError: a tensor is missing or does not fit.
-        """
+        """Return the regression `prefix`.weight and `prefix`.bias, float32; None if it is zero."""
         weight = self.tensor(f"{prefix}.weight", torch.Size((1, shape.layers * shape.heads)))
         bias = self.tensor(f"{prefix}.bias", torch.Size((1,)))
         head = ContactHead(
@@ -152,9 +138,6 @@ class FileTensors:
         """Check that the projection of the language-model head is the token embedding.
 
         Loading zeroes the row of `<mask>`, so it may differ.
-
-        Raises:
-            UserError: the projection is missing or another matrix.
         """
         matrix = self.tensors[embedding]
         again = self.tensor(projection, matrix.shape)
@@ -165,11 +148,7 @@ class FileTensors:
             )
 
     def tensor(self, name: str, size: torch.Size) -> Tensor:
-        """Return a tensor of floating-point numbers.
-
-        Raises:
-            UserError: it is missing, or is of another shape or kind.
-        """
+        """Return a tensor of floating-point numbers with this name and size."""
         expected = f"{tuple(size)} from {self.described_by}"
         if name not in self.tensors:
             raise UserError(
@@ -202,10 +181,7 @@ def verify_copy(copy: TrainedModel, original: TrainedModel, path: Path) -> None:
     if copy.provenance.as_json() != original.provenance.as_json():
         raise RuntimeError(f"{path}: read back, the provenance differs from what was written")
     expected, found = (
-        {
-            **model.state(),
-            **(model.regression("contact_head") if model.fitted_head else {}),
-        }
+        {**model.state(), **(model.regression("contact_head") if model.fitted_head else {})}
         for model in (original, copy)
     )
     if copy.encoder.shape != original.encoder.shape or expected.keys() != found.keys():

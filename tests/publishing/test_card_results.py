@@ -16,14 +16,14 @@ def results_of(tmp_path: Path, *contents: dict[str, Any]) -> list[CardResult]:
     directories = [
         examples.write_evaluation(tmp_path / content["evaluation"], content) for content in contents
     ]
-    return card_results(read_evaluations(directories, examples.MODEL))
+    return list(card_results(read_evaluations(directories, examples.MODEL)))
 
 
 def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
     results = results_of(
         tmp_path, examples.secondary_structure(), examples.contacts(), examples.perplexity()
     )
-    assert [(result.metric, result.split, result.value) for result in results] == [
+    assert [(result.metric.metric, result.split, result.value) for result in results] == [
         ("perplexity", "validation", 9.5),
         ("precision", "test", 0.5),
         ("precision", "never seen", 0.05),
@@ -44,7 +44,7 @@ def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
         "untrained networks 0.040, mean map 0.050, separation prior 0.060, random pairs 0.020"
     )
     assert all(result.synthetic for result in results)
-    assert {result.dataset for result in results} == {"synthetic-families"}
+    assert {result.metric.dataset for result in results} == {"synthetic-families"}
 
 
 def test_real_data_are_not_said_to_be_drawn(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_real_data_are_not_said_to_be_drawn(tmp_path: Path) -> None:
         examples.secondary_structure(unseen=False),
     )
     assert not any(result.synthetic for result in results)
-    assert [(result.dataset, result.split) for result in results] == [
+    assert [(result.metric.dataset, result.split) for result in results] == [
         ("held-out-sequences", "validation"),
         ("structures", "test"),
         ("structures", "test"),
@@ -99,4 +99,4 @@ def test_the_card_of_an_evaluated_model_is_read_by_hugging_face(tmp_path: Path) 
 
 
 def test_no_evaluation_is_no_result() -> None:
-    assert card_results({}) == []
+    assert list(card_results({})) == []
