@@ -23,12 +23,7 @@ from benchmarks.interleaving import Measured, measure
 from benchmarks.machine import describe_machine
 from benchmarks.proteins import LONGEST_SEQUENCE, describe_sequences, read_or_draw
 from esm1b.alphabet import encode
-from esm1b.inference.embedding_table import (
-    EmbeddingOptions,
-    chunks_of,
-    embed_records,
-    embedding_schema,
-)
+from esm1b.inference.embedding_table import Embedder
 from esm1b.inference.fasta_input import EncodedRecord
 from esm1b.inference.load_model import load_model
 from esm1b.model.encoder import Encoder, initialise
@@ -47,19 +42,17 @@ class PackedEmbedding:
     """What `esm1b embed` does between reading and writing."""
 
     def __init__(self, model: Path, sequences: list[str], batch_tokens: int) -> None:
-        self._model = load_model(model, device="cpu")
+        loaded = load_model(model, device="cpu")
         self._sequences = sequences
-        layer = self._model.layers
-        self._options = EmbeddingOptions(
-            layers=(layer,),
-            width=self._model.width,
+        self._embedder = Embedder(
+            model=loaded,
+            layers=[loaded.layers],
             per_residue=False,
             long_sequences="truncate",
-            longest=LONGEST_SEQUENCE,
             batch_tokens=batch_tokens,
         )
-        self._schema = embedding_schema(self._options, {})
-        self._column = f"layer_{layer}"
+        self._schema = self._embedder.schema({})
+        self._column = f"layer_{loaded.layers}"
 
     def first(self) -> NDArray[np.float32]:
         """Return the embeddings `[sequences, width]`."""
@@ -75,8 +68,8 @@ class PackedEmbedding:
             for number, sequence in enumerate(self._sequences)
         )
         columns = [
-            embed_records(self._model, chunk, self._options, self._schema)[self._column]
-            for chunk in chunks_of(records, self._options)
+            self._embedder.table(chunk, self._schema)[self._column]
+            for chunk in self._embedder.chunks(records)
         ]
         return np.concatenate([np.stack(column.to_numpy()) for column in columns])
 

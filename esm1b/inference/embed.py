@@ -11,16 +11,10 @@ from tqdm import tqdm
 
 from esm1b.errors import Stopped, UserError
 from esm1b.inference.embedding_parts import EmbeddingParts
-from esm1b.inference.embedding_table import (
-    EmbeddingOptions,
-    chunks_of,
-    embed_records,
-    embedding_schema,
-)
+from esm1b.inference.embedding_table import Embedder
 from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
 from esm1b.inference.load_model import Device, Precision, load_model
 from esm1b.inference.long_sequences import LongSequences
-from esm1b.inference.model import Model
 from esm1b.inference.result_file import is_result_file
 from esm1b.stopping import StopRequests
 
@@ -74,12 +68,11 @@ def embed(
     """
     _check_output(fasta, output)
     model = load_model(model_directory, device=device, precision=precision)
-    options = EmbeddingOptions(
-        layers=tuple(dict.fromkeys(model.layer_numbers(layers))),
-        width=model.width,
+    embedder = Embedder(
+        model=model,
+        layers=list(dict.fromkeys(model.layer_numbers(layers))),
         per_residue=per_residue,
         long_sequences=long_sequences,
-        longest=model.longest_sequence,
         batch_tokens=batch_tokens,
     )
     with checked_fasta(
@@ -91,18 +84,18 @@ def embed(
         settings = {
             **model.settings(long_sequences),
             "input": records.identity,
-            "layers": options.layers,
+            "layers": embedder.layers,
             "per_residue": per_residue,
             "batch_tokens": batch_tokens,
             "precision": precision,
         }
-        schema = embedding_schema(options, settings)
+        schema = embedder.schema(settings)
         parts = EmbeddingParts(output.with_name(f"{output.name}.parts"), schema)
         if parts.rows:
             _log.info("%s: resuming after %d of %d sequences", fasta, parts.rows, records.count)
         try:
             with StopRequests() as stop:
-                _compute(model, records, options, parts, stop, part_seconds)
+                _compute(embedder, records, parts, stop, part_seconds)
                 parts.assemble(output)
         except UserError:  # the input changed: parts may hold rows of its earlier content
             parts.remove()
@@ -114,9 +107,8 @@ def embed(
 
 
 def _compute(
-    model: Model,
+    embedder: Embedder,
     records: CheckedFasta,
-    options: EmbeddingOptions,
     parts: EmbeddingParts,
     stop: StopRequests,
     part_seconds: float,
@@ -129,8 +121,8 @@ def _compute(
         desc="embed", initial=parts.rows, total=records.count, unit=" sequences", disable=None
     ) as bar:
         try:
-            for chunk in chunks_of(records.records(parts.rows), options):
-                waiting.append(embed_records(model, chunk, options, parts.schema))
+            for chunk in embedder.chunks(records.records(parts.rows)):
+                waiting.append(embedder.table(chunk, parts.schema))
                 bar.update(len(chunk))
                 size += waiting[-1].nbytes
                 if time.monotonic() - written >= part_seconds or size >= _WAITING_BYTES:

@@ -118,24 +118,18 @@ def _check(path: Path, name: str, longest: int, long_sequences: LongSequences) -
         desc=f"check {name}", total=file.size, unit="B", unit_scale=True, disable=None
     ) as bar:
         for block in read_fasta_blocks(file):
-            lengths = _lengths(block, name, count)
-            if long_sequences == "error" and max(lengths) > longest:
-                index = next(i for i, length in enumerate(lengths) if length > longest)
-                place = _place(block, index, name, count)
-                windows_of(lengths[index], longest, long_sequences, name=place)
-            count += len(lengths)
+            kept, indices, dropped = clean_all(block.sequences)
+            if dropped:
+                bad = next(i for i, kept_index in enumerate([*indices, -1]) if i != kept_index)
+                place = _place(block, bad, name, count)
+                raise UserError(f"{place}: {fault(clean(block.sequences[bad]))}")
+            for index, sequence in enumerate(kept):
+                if len(sequence) > longest and long_sequences == "error":
+                    place = _place(block, index, name, count)
+                    windows_of(len(sequence), longest, long_sequences, name=place)
+            count += len(kept)
             bar.update(file.bytes_read - bar.n)
     return CheckedFasta(path=path, name=name, count=count, identity=_identity(file))
-
-
-def _lengths(block: FastaBlock, name: str, before: int) -> list[int]:
-    """Return the length of each record in residues, or raise for the first invalid one."""
-    kept, indices, dropped = clean_all(block.sequences)
-    if not dropped:
-        return [len(sequence) for sequence in kept]
-    index = next(i for i, kept_index in enumerate([*indices, -1]) if i != kept_index)
-    place = _place(block, index, name, before)
-    raise UserError(f"{place}: {fault(clean(block.sequences[index]))}")
 
 
 def _place(block: FastaBlock, index: int, name: str, before: int) -> str:

@@ -20,10 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm1b.errors import Stopped, UserError
-from esm1b.inference import embed as embed_module
 from esm1b.inference import embedding_parts, embedding_table, result_file
 from esm1b.inference.embed import embed
-from esm1b.inference.embedding_table import EmbeddingOptions, chunks_of
+from esm1b.inference.embedding_table import Embedder
 from esm1b.inference.fasta_input import EncodedRecord
 from esm1b.inference.load_model import load_model
 from esm1b.inference.model import Model
@@ -129,15 +128,17 @@ class Counter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[int] = []
         self.fail_at: int | None = None
-        compute = embedding_table.embed_records
+        compute = Embedder.table
 
-        def counting(model: Model, records: Sequence[EncodedRecord], *others: Any) -> pa.Table:
+        def counting(
+            embedder: Embedder, records: Sequence[EncodedRecord], schema: pa.Schema
+        ) -> pa.Table:
             if len(self.rows) == self.fail_at:
                 raise KilledError
             self.rows.append(len(records))
-            return compute(model, records, *others)
+            return compute(embedder, records, schema)
 
-        monkeypatch.setattr(embed_module, "embed_records", counting)
+        monkeypatch.setattr(Embedder, "table", counting)
 
 
 @pytest.fixture
@@ -190,15 +191,15 @@ def test_sigkill(model: Path, fasta: str, tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from esm1b.inference import embed as module
-compute, calls = module.embed_records, []
+from esm1b.inference.embed import Embedder, embed
+compute, calls = Embedder.table, []
 def dying(*arguments):
     calls.append(1)
     if len(calls) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return compute(*arguments)
-module.embed_records = dying
-module.embed(Path({str(model)!r}), {fasta!r}, Path({str(output)!r}), batch_tokens=8, part_seconds=0)
+Embedder.table = dying
+embed(Path({str(model)!r}), {fasta!r}, Path({str(output)!r}), batch_tokens=8, part_seconds=0)
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False)
     assert result.returncode == -signal.SIGKILL
@@ -220,7 +221,7 @@ def test_a_signal_saves_what_is_finished(
     number: int, model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed(model, fasta, tmp_path / "whole.parquet", batch_tokens=8)
-    compute, calls = embedding_table.embed_records, []
+    compute, calls = Embedder.table, []
 
     def interrupted(*arguments: Any) -> pa.Table:
         calls.append(len(arguments[1]))
@@ -228,7 +229,7 @@ def test_a_signal_saves_what_is_finished(
             os.kill(os.getpid(), number)
         return compute(*arguments)
 
-    monkeypatch.setattr(embed_module, "embed_records", interrupted)
+    monkeypatch.setattr(Embedder, "table", interrupted)
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match=r"^\d+ of 60 sequences are saved$") as caught:
         embed(model, fasta, tmp_path / "out.parquet", batch_tokens=8)
@@ -394,26 +395,26 @@ def test_memory_is_bounded(
 def test_chunks_hold_all_records_and_go_on_from_any_of_them(
     lengths: list[int], batch_tokens: int, per_residue: bool, data: st.DataObject
 ) -> None:
-    options = EmbeddingOptions(
+    model: Any = SimpleNamespace(width=4)
+    embedder = Embedder(
+        model=model,
         layers=(0, 1),
-        width=4,
         per_residue=per_residue,
         long_sequences="error",
-        longest=50,
         batch_tokens=batch_tokens,
     )
     records = [
         EncodedRecord(id=str(number), residues=np.full(length, 5, dtype=np.uint8))
         for number, length in enumerate(lengths)
     ]
-    chunks = list(chunks_of(records, options))
+    chunks = list(embedder.chunks(records))
     assert [record.id for chunk in chunks for record in chunk] == [record.id for record in records]
     for chunk in chunks:
         residues = sum(len(record.residues) for record in chunk)
         assert len(chunk) == 1 or residues <= 16 * batch_tokens
     done = data.draw(st.integers(0, len(chunks) - 1))
     start = sum(len(chunk) for chunk in chunks[:done])
-    again = list(chunks_of(records[start:], options))
+    again = list(embedder.chunks(records[start:]))
     assert [len(chunk) for chunk in again] == [len(chunk) for chunk in chunks[done:]]
 
 
