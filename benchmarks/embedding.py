@@ -23,17 +23,12 @@ from benchmarks.interleaving import Measured, measure
 from benchmarks.machine import describe_machine
 from benchmarks.proteins import LONGEST_SEQUENCE, describe_sequences, read_or_draw
 from esm1b.alphabet import encode
-from esm1b.inference.embedding_table import (
-    EmbeddingOptions,
-    chunks_of,
-    embed_records,
-    embedding_schema,
-)
-from esm1b.inference.fasta_input import Record
-from esm1b.inference.model import load_model
+from esm1b.inference.embedding_table import Embedder
+from esm1b.inference.fasta_input import EncodedRecord
+from esm1b.inference.load_model import load_model
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
-from esm1b.weights.hugging_face_reader import read_hugging_face
+from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
@@ -47,19 +42,17 @@ class PackedEmbedding:
     """What `esm1b embed` does between reading and writing."""
 
     def __init__(self, model: Path, sequences: list[str], batch_tokens: int) -> None:
-        self._model = load_model(model, device="cpu")
+        loaded = load_model(model, device="cpu")
         self._sequences = sequences
-        layer = self._model.layers
-        self._options = EmbeddingOptions(
-            layers=(layer,),
-            width=self._model.width,
+        self._embedder = Embedder(
+            model=loaded,
+            layers=[loaded.layers],
             per_residue=False,
             long_sequences="truncate",
-            longest=LONGEST_SEQUENCE,
             batch_tokens=batch_tokens,
         )
-        self._schema = embedding_schema(self._options, {})
-        self._column = f"layer_{layer}"
+        self._schema = self._embedder.schema({})
+        self._column = f"layer_{loaded.layers}"
 
     def first(self) -> NDArray[np.float32]:
         """Return the embeddings `[sequences, width]`."""
@@ -71,12 +64,12 @@ class PackedEmbedding:
 
     def _embed(self) -> NDArray[np.float32]:
         records = (
-            Record(id=str(number), residues=encode(sequence))
+            EncodedRecord(id=str(number), residues=encode(sequence))
             for number, sequence in enumerate(self._sequences)
         )
         columns = [
-            embed_records(self._model, chunk, self._options, self._schema)[self._column]
-            for chunk in chunks_of(records, self._options)
+            self._embedder.table(chunk, self._schema)[self._column]
+            for chunk in self._embedder.chunks(records)
         ]
         return np.concatenate([np.stack(column.to_numpy()) for column in columns])
 
@@ -87,7 +80,7 @@ class FairEsmEmbedding:
     def __init__(self, model: Path, sequences: list[str]) -> None:
         from esm import Alphabet, FastaBatchedDataset, ProteinBertModel
 
-        encoder, _ = read_hugging_face(model)
+        encoder = ModelDirectory(model).read().encoder
         alphabet = Alphabet.from_architecture("roberta_large")
         self._model = ProteinBertModel(_fair_esm_arguments(encoder.shape), alphabet).eval()
         # Not strict: the contact head, which is not used, and the tied projection are not there.

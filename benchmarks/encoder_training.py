@@ -27,7 +27,7 @@ from benchmarks.masked_sequences import MaskedSequences, deal, split_evenly
 from benchmarks.proteins import describe_sequences, read_or_draw
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
-from esm1b.weights.hugging_face_reader import read_hugging_face
+from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
@@ -88,7 +88,7 @@ class PackedTraining(Training):
     """This package's encoder."""
 
     def __init__(self, model: Path, sequences: MaskedSequences, plan: Plan) -> None:
-        super().__init__(read_hugging_face(model)[0], sequences, plan)
+        super().__init__(ModelDirectory(model).read().encoder, sequences, plan)
 
     def _summed_loss(self, members: list[int]) -> torch.Tensor:
         batch = self._sequences.pack(members)

@@ -39,7 +39,7 @@ from benchmarks.proteins import describe_sequences, read_or_draw
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
-from esm1b.weights.hugging_face import hugging_face_files, hugging_face_names
+from esm1b.weights.save_model import hugging_face_files, hugging_face_name
 
 _OUT_OF_MEMORY = {"failed": "out of memory"}
 
@@ -212,10 +212,8 @@ def _transformers_network(encoder: Encoder) -> nn.Module:
     network: nn.Module = EsmForMaskedLM(config)
     weight = encoder.embed_tokens.weight
     network.to(weight.device, weight.dtype)
-    state = encoder.state_dict().values()
-    missing, unexpected = network.load_state_dict(
-        dict(zip(hugging_face_names(encoder), state, strict=True)), strict=False
-    )
+    state = {hugging_face_name(name): tensor for name, tensor in encoder.state_dict().items()}
+    missing, unexpected = network.load_state_dict(state, strict=False)
     left = [name for name in missing if "contact_head" not in name and "position_ids" not in name]
     if unexpected or set(left) - {"lm_head.decoder.weight", "lm_head.decoder.bias"}:
         raise RuntimeError(f"weights do not fit: missing {left}, unexpected {unexpected}")

@@ -27,7 +27,7 @@ _VARIABLES: Final = {
     PAPER: "--paper",
 }
 
-_STYLE: Final[dict[str, Any]] = {
+STYLE: Final[dict[str, Any]] = {
     "svg.fonttype": "none",  # text stays text
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9,
@@ -69,7 +69,7 @@ def render(name: str, width: float, height: float, draw: Callable[[Figure], None
         height: of the figure, inches.
         draw: adds everything to an empty figure.
     """
-    with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": name}]):
+    with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
         figure = Figure(figsize=(width, height))
         draw(figure)
         buffer = io.StringIO()

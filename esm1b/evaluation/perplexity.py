@@ -23,11 +23,13 @@ from esm1b.batches.stream import share_sequences
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Interval, bootstrap_ratio
-from esm1b.evaluation.results import Comparison, Metric, describe_model, write_metrics
+from esm1b.evaluation.results import Comparison, Metric, write_metrics
 from esm1b.files import atomic_directory, check_replaceable
-from esm1b.inference.model import Model, load_model, untrained_model
+from esm1b.inference.load_model import load_model, untrained_model
+from esm1b.inference.model import Model
 from esm1b.synthetic.dataset import load_truth
 from esm1b.synthetic.exact_predictions import exact_predictions
+from esm1b.weights.model_directory import ModelDirectory
 
 _TOKENS_AT_ONCE: Final = 8192
 _AMINO_ACIDS: Final = slice(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(AMINO_ACIDS))
@@ -124,7 +126,7 @@ def evaluate_perplexity(
         write_metrics(
             directory,
             evaluation="perplexity",
-            model=describe_model(model_directory),
+            model=ModelDirectory(model_directory).description,
             protocol=_protocol(tokens, held_out, scored, crop, draws, counts),
             metrics=metrics,
             comparisons=_comparisons(clean, counts, seed),

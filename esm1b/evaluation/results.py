@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from esm1b.evaluation.bootstrap import Interval
-from esm1b.files import read_json, write_json
+from esm1b.files import write_json
 
 MARKER: Final = "metrics.json"
 
@@ -73,17 +73,6 @@ class Comparison:
             "n_unit": self.n_unit,
             **({"failed": failed} if failed else {}),
         }
-
-
-def describe_model(directory: Path) -> dict[str, Any]:
-    """Return what `esm1b.json` in a model directory says; empty where there is none.
-
-    Raises:
-        UserError: the file is not JSON.
-    """
-    path = directory / "esm1b.json"
-    description: dict[str, Any] = read_json(path) if path.exists() else {}
-    return description
 
 
 def write_metrics(

@@ -11,19 +11,12 @@ from tqdm import tqdm
 
 from esm1b.errors import Stopped, UserError
 from esm1b.inference.embedding_parts import EmbeddingParts
-from esm1b.inference.embedding_table import (
-    EmbeddingOptions,
-    chunks_of,
-    embed_records,
-    embedding_schema,
-    is_embedding_table,
-)
+from esm1b.inference.embedding_table import Embedder
 from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
+from esm1b.inference.load_model import Device, Precision, load_model
 from esm1b.inference.long_sequences import LongSequences
-from esm1b.inference.model import Device, Model, Precision, load_model
-from esm1b.inference.weights_digest import weights_digest
+from esm1b.inference.result_file import is_result_file
 from esm1b.stopping import StopRequests
-from esm1b.versions import versions
 
 _log = logging.getLogger(__name__)
 
@@ -54,11 +47,11 @@ def embed(
     - `layer_N` for each layer: float32 `[width]`, the mean over residues (without `<cls>` and
       `<eos>`), or `[length, width]` with `per_residue`.
 
-    The key `esm1b` of the schema's metadata says, as JSON, what decided the values.
+    The key `esm1b` of the schema's metadata holds everything that decided the values, as JSON.
 
     Memory is bounded by the longest record and a few times 128 MB of representations. Finished rows
-    go to `<output>.parts/`, from which the same call goes on after a kill; the result is the same,
-    byte for byte. While it is put together they take as much disk as it does, or a little more.
+    go to `<output>.parts/`, from which the same call resumes after a kill; the result is the same,
+    byte for byte. Until it is complete they take as much disk as it does, or a little more.
 
     Example:
         >>> embed(Path("model"), "proteins.fasta", Path("proteins.parquet"))  # doctest: +SKIP
@@ -66,30 +59,20 @@ def embed(
         >>> numpy.stack(table["layer_33"].to_numpy()).shape  # doctest: +SKIP
         (6000, 1280)
 
-    Args:
-        model_directory: ESM-1b, ESM-1v or ESM-2.
-        fasta: a path, plain or gzip-compressed; `-` is standard input.
-        output: the Parquet file.
-        layers: 0 is the input of the stack, -1 what leaves the last layer norm.
-        per_residue: keep a vector for each residue.
-        long_sequences: what is done to a sequence that is longer than the model takes.
-        batch_tokens: tokens that run through the network at once.
-        device: where the network runs.
-        precision: of the network; results are float32.
-        part_seconds: a kill costs the work of about this time, and of one chunk of 16 batches.
+    `fasta` may be `-`, standard input. Layer 0 is the input of the stack, -1 leaves the last norm.
+    A kill costs the work of about `part_seconds`, and of one chunk of 16 batches.
 
     Raises:
-        UserError: the model, a record, a layer or the output is not what it must be.
-        Stopped: a signal asked to; everything finished is saved.
+        UserError: the model, a record, a layer or the output is invalid.
+        Stopped: a signal asked to stop; everything finished is saved.
     """
     _check_output(fasta, output)
     model = load_model(model_directory, device=device, precision=precision)
-    options = EmbeddingOptions(
-        layers=_resolved(layers, model.layers),
-        width=model.width,
+    embedder = Embedder(
+        model=model,
+        layers=list(dict.fromkeys(model.layer_numbers(layers))),
         per_residue=per_residue,
         long_sequences=long_sequences,
-        longest=model.longest_sequence,
         batch_tokens=batch_tokens,
     )
     with checked_fasta(
@@ -98,28 +81,23 @@ def embed(
         long_sequences=long_sequences,
         spool=output.with_name(f".{output.name}.input"),
     ) as records:
-        description = {
-            "model": model.name,
-            "model_sha256": weights_digest(model_directory),
+        settings = {
+            **model.settings(long_sequences),
             "input": records.identity,
-            "layers": options.layers,
+            "layers": embedder.layers,
             "per_residue": per_residue,
-            "long_sequences": long_sequences,
-            "longest_sequence": model.longest_sequence,
             "batch_tokens": batch_tokens,
-            "device": model.network.device.type,
             "precision": precision,
-            "versions": versions(),
         }
-        schema = embedding_schema(options, description)
+        schema = embedder.schema(settings)
         parts = EmbeddingParts(output.with_name(f"{output.name}.parts"), schema)
         if parts.rows:
-            _log.info("%s: goes on after %d of %d sequences", fasta, parts.rows, records.count)
+            _log.info("%s: resuming after %d of %d sequences", fasta, parts.rows, records.count)
         try:
             with StopRequests() as stop:
-                _compute(model, records, options, schema, parts, stop, part_seconds)
+                _compute(embedder, records, parts, stop, part_seconds)
                 parts.assemble(output)
-        except UserError:  # the input changed: parts may hold rows of what it was not
+        except UserError:  # the input changed: parts may hold rows of its earlier content
             parts.remove()
             raise
         except Stopped as stopped:
@@ -129,15 +107,13 @@ def embed(
 
 
 def _compute(
-    model: Model,
+    embedder: Embedder,
     records: CheckedFasta,
-    options: EmbeddingOptions,
-    schema: pa.Schema,
     parts: EmbeddingParts,
     stop: StopRequests,
     part_seconds: float,
 ) -> None:
-    """Add to `parts` the rows that are not there yet."""
+    """Add the missing rows to `parts`."""
     waiting: list[pa.Table] = []
     size = 0
     written = time.monotonic()
@@ -145,8 +121,8 @@ def _compute(
         desc="embed", initial=parts.rows, total=records.count, unit=" sequences", disable=None
     ) as bar:
         try:
-            for chunk in chunks_of(records.records(parts.rows), options):
-                waiting.append(embed_records(model, chunk, options, schema))
+            for chunk in embedder.chunks(records.records(parts.rows)):
+                waiting.append(embedder.table(chunk, parts.schema))
                 bar.update(len(chunk))
                 size += waiting[-1].nbytes
                 if time.monotonic() - written >= part_seconds or size >= _WAITING_BYTES:
@@ -155,21 +131,10 @@ def _compute(
                         waiting.clear()
                     size = 0
                     written = time.monotonic()
-        finally:  # whatever ended it, what is finished is kept
+        finally:  # however it ended, finished work is kept
             with stop.held_back():
                 if waiting:
                     parts.write(waiting)
-
-
-def _resolved(layers: Sequence[int], last: int) -> tuple[int, ...]:
-    """Return layers as numbers from 0, each once, in the order given."""
-    for layer in layers:
-        if not -last - 1 <= layer <= last:
-            raise UserError(
-                f"layer {layer}: the model has layers 0 to {last}; expected one of them, or "
-                f"{-last - 1} to -1 counted from the end"
-            )
-    return tuple(dict.fromkeys(layer % (last + 1) for layer in layers))
 
 
 def _check_output(fasta: str, output: Path) -> None:
@@ -177,5 +142,7 @@ def _check_output(fasta: str, output: Path) -> None:
         raise UserError(f"{output}: is a directory; expected a file to write")
     if output.exists() and Path(fasta).exists() and output.samefile(fasta):
         raise UserError(f"{output}: is the input; expected another file to write")
-    if output.exists() and not is_embedding_table(output):
-        raise UserError(f"{output}: is no earlier output of embed; expected a new file to write")
+    if output.exists() and not is_result_file(output):
+        raise UserError(
+            f"{output}: is not an earlier output of embed; expected a new file to write"
+        )

@@ -1,21 +1,17 @@
-"""Embeddings as an Arrow table: which columns, and how records become rows."""
+"""Embeddings as an Arrow table: its columns, and the rows of records."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from esm1b.inference.fasta_input import Record
-from esm1b.inference.long_sequences import LongSequences
+from esm1b.inference.fasta_input import EncodedRecord
+from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
 from esm1b.inference.model import Model
-
-METADATA: Final = b"esm1b"
+from esm1b.inference.result_file import described_by
 
 # Sixteen micro-batches of ESM-1b's vectors would be 0.7 GB for one layer and 23 GB for all of them,
 # and there are a few copies of them while they are gathered and written.
@@ -24,136 +20,87 @@ _CHUNK_BYTES: Final = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingOptions:
-    """What to keep of a model's representations.
+class Embedder:
+    """A model and the representations to keep of it.
 
     Attributes:
-        layers: by number, without repeats: 0 is the input of the stack.
-        width: of a representation.
-        per_residue: a vector for each residue instead of their mean.
-        long_sequences: what is done to a sequence that is longer than the model takes.
-        longest: most residues that the model takes.
-        batch_tokens: tokens that run through the network at once.
+        model: model that computes them.
+        layers: numbers of the layers, without repeats; 0 is the input of the stack.
+        per_residue: whether to keep a vector for each residue instead of their mean.
+        long_sequences: treatment of sequences that are longer than the model takes.
+        batch_tokens: number of tokens that run through the network at once.
     """
 
-    layers: tuple[int, ...]
-    width: int
+    model: Model
+    layers: Sequence[int]
     per_residue: bool
     long_sequences: LongSequences
-    longest: int
     batch_tokens: int
 
     @property
     def vector_bytes(self) -> int:
         """Bytes of the float32 vectors of one residue."""
-        return 4 * self.width * len(self.layers)
+        return 4 * self.model.width * len(self.layers)
 
+    def schema(self, settings: Mapping[str, Any]) -> pa.Schema:
+        """Return the columns of the table, with `settings` as metadata.
 
-def embedding_schema(options: EmbeddingOptions, description: Mapping[str, Any]) -> pa.Schema:
-    """Return the columns of the table; `description` becomes JSON under the key `METADATA`.
+        The column `truncated` (whether this sequence was cut) exists only where some may be cut.
+        """
+        values = pa.list_(pa.field("element", pa.float32(), nullable=False), self.model.width)
+        if self.per_residue:
+            values = pa.list_(pa.field("element", values, nullable=False))
+        columns = {
+            "id": pa.string(),
+            "length": pa.int32(),
+            **({"truncated": pa.bool_()} if self.long_sequences == "truncate" else {}),
+            **{f"layer_{layer}": values for layer in self.layers},
+        }
+        fields = [pa.field(name, kind, nullable=False) for name, kind in columns.items()]
+        return pa.schema(fields, metadata=described_by(settings))
 
-    `truncated` is there only where sequences may be cut: it says whether this one was.
-    """
-    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), options.width)
-    values = (
-        pa.list_(pa.field("element", vector, nullable=False)) if options.per_residue else vector
-    )
-    fields = [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("length", pa.int32(), nullable=False),
-    ]
-    if options.long_sequences == "truncate":
-        fields.append(pa.field("truncated", pa.bool_(), nullable=False))
-    fields += [pa.field(f"layer_{layer}", values, nullable=False) for layer in options.layers]
-    return pa.schema(fields, metadata={METADATA: json.dumps(description, sort_keys=True)})
+    def chunks(self, records: Iterable[EncodedRecord]) -> Iterator[list[EncodedRecord]]:
+        """Yield consecutive records in chunks of about 16 micro-batches, fewer of large results.
 
+        The end of a chunk depends on the records of that chunk alone, so that a job which resumes
+        at the start of one makes the same chunks from there on.
+        """
 
-def is_embedding_table(path: Path) -> bool:
-    """Return whether `path` is a Parquet file of embeddings."""
-    try:
-        return METADATA in (pq.read_schema(path).metadata or {})
-    except (OSError, pa.ArrowException):
-        return False
+        def sizes(record: EncodedRecord) -> tuple[int, int]:
+            residues = len(record.residues)
+            return residues, (residues if self.per_residue else 1) * self.vector_bytes
 
+        return greedy_groups(records, sizes, (_CHUNK_BATCHES * self.batch_tokens, _CHUNK_BYTES))
 
-def chunks_of(records: Iterable[Record], options: EmbeddingOptions) -> Iterator[list[Record]]:
-    """Yield consecutive records in chunks of about sixteen micro-batches, fewer where they are big.
-
-    Where a chunk ends depends on the records of that chunk alone, so that a job which resumes at
-    the start of one makes the same chunks from there on.
-    """
-    most_residues = _CHUNK_BATCHES * options.batch_tokens
-    chunk: list[Record] = []
-    residues = output_bytes = 0
-    for record in records:
-        vectors = len(record.residues) if options.per_residue else 1
-        more = vectors * options.vector_bytes
-        full = residues + len(record.residues) > most_residues or output_bytes + more > _CHUNK_BYTES
-        if chunk and full:
-            yield chunk
-            chunk, residues, output_bytes = [], 0, 0
-        chunk.append(record)
-        residues += len(record.residues)
-        output_bytes += more
-    if chunk:
-        yield chunk
-
-
-def embed_records(
-    model: Model, records: Sequence[Record], options: EmbeddingOptions, schema: pa.Schema
-) -> pa.Table:
-    """Return a row for each record, in their order, with the columns of `schema`."""
-    embeddings: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(records)
-    for indices in _groups([len(record.residues) for record in records], options):
-        group = model.layer_representations(
-            [records[index].residues for index in indices],
-            layers=options.layers,
-            long_sequences=options.long_sequences,
-            batch_tokens=options.batch_tokens,
-        )
-        for index, values in zip(indices, group, strict=True):
-            embeddings[index] = values if options.per_residue else _mean(values)
-    lengths = np.array([len(record.residues) for record in records], dtype=np.int32)
-    columns: dict[str, pa.Array] = {
-        "id": pa.array([record.id for record in records], pa.string()),
-        "length": pa.array(lengths),
-        "truncated": pa.array(lengths > options.longest),
-    }
-    for place, layer in enumerate(options.layers):
-        name = f"layer_{layer}"
-        of_layer = [embedding[place] for embedding in embeddings]
-        columns[name] = _column(of_layer, schema.field(name).type)
-    return pa.table([columns[name] for name in schema.names], schema=schema)
-
-
-def _mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean over residues, `[layers, width]`, of `[layers, length, width]`."""
-    mean: NDArray[np.float32] = values.mean(axis=1, dtype=np.float64).astype(np.float32)
-    return mean
-
-
-def _groups(lengths: Sequence[int], options: EmbeddingOptions) -> Iterator[list[int]]:
-    """Yield indices by length, in groups whose representations `_CHUNK_BYTES` hold."""
-    most_residues = _CHUNK_BYTES // options.vector_bytes
-    group: list[int] = []
-    residues = 0
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if group and residues + lengths[index] > most_residues:
-            yield group
-            group, residues = [], 0
-        group.append(index)
-        residues += lengths[index]
-    yield group
-
-
-def _column(values: Sequence[NDArray[np.float32]], kind: pa.DataType) -> pa.Array:
-    """Return vectors `[width]`, or several `[length, width]`, of each record as an Arrow column."""
-    per_residue = pa.types.is_list(kind)
-    vectors = pa.FixedSizeListArray.from_arrays(
-        pa.array(np.concatenate(values).ravel() if per_residue else np.concatenate(values)),
-        type=kind.value_type if per_residue else kind,
-    )
-    if not per_residue:
-        return vectors
-    offsets = np.cumsum([0, *(len(of_record) for of_record in values)], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), vectors, type=kind)
+    def table(self, records: Sequence[EncodedRecord], schema: pa.Schema) -> pa.Table:
+        """Return a row for each record, in their order, with the columns of `schema`."""
+        lengths = np.array([len(record.residues) for record in records], dtype=np.int32)
+        # [layers, length, width] of each record, or the mean [layers, 1, width]
+        embeddings: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(records)
+        for indices in groups_by_length(lengths.tolist(), _CHUNK_BYTES // self.vector_bytes):
+            group = self.model.layer_representations(
+                [records[index].residues for index in indices],
+                layers=self.layers,
+                long_sequences=self.long_sequences,
+                batch_tokens=self.batch_tokens,
+            )
+            for index, values in zip(indices, group, strict=True):
+                if not self.per_residue:
+                    values = values.mean(axis=1, keepdims=True, dtype=np.float64)
+                embeddings[index] = values.astype(np.float32, copy=False)
+        columns: dict[str, pa.Array] = {
+            "id": pa.array([record.id for record in records], pa.string()),
+            "length": pa.array(lengths),
+            "truncated": pa.array(lengths > self.model.longest_sequence),
+        }
+        ends = np.cumsum([0, *(embedding.shape[1] for embedding in embeddings)], dtype=np.int32)
+        for place, layer in enumerate(self.layers):
+            kind = schema.field(f"layer_{layer}").type
+            flat = pa.array(np.concatenate([embedding[place] for embedding in embeddings]).ravel())
+            if self.per_residue:
+                vectors = pa.FixedSizeListArray.from_arrays(flat, type=kind.value_type)
+                column = pa.ListArray.from_arrays(pa.array(ends), vectors, type=kind)
+            else:
+                column = pa.FixedSizeListArray.from_arrays(flat, type=kind)
+            columns[f"layer_{layer}"] = column
+        return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -1,4 +1,4 @@
-"""What the model expects at masked positions."""
+"""The most probable tokens at masked positions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from esm1b.alphabet import MASK, TOKENS
 from esm1b.errors import UserError
@@ -21,9 +22,9 @@ class Candidate:
 
     Attributes:
         position: number of the residue, from 1.
-        rank: 1 is the most probable of this position.
+        rank: rank among the tokens of this position, from 1, the most probable.
         residue: one of the 33 tokens; a trained model ranks residues first.
-        probability: over the 33 tokens.
+        probability: probability among the 33 tokens.
         context: the token in brackets between its neighbours.
     """
 
@@ -40,23 +41,17 @@ def fill_mask(
     """Return the `top` most probable tokens of every `<mask>`, position by position.
 
     Several masks are predicted together: each sees the others as `<mask>`. Equal probabilities are
-    in the order of the alphabet.
+    in the order of the alphabet. Spaces in the sequence are ignored.
 
     Example:
         >>> fill_mask(esm1b.load("model"), "MKT<mask>RQG", top=1)  # doctest: +SKIP
         [Candidate(position=4, rank=1, residue='V', probability=0.31, context='MKT[V]RQG')]
 
-    Args:
-        model: the model.
-        sequence: residues and `<mask>`; spaces are left out.
-        top: tokens for each mask.
-        long_sequences: what is done to a sequence that is longer than the model takes.
-
     Raises:
-        UserError: no `<mask>`, one that truncation cuts off, or what is no residue.
+        UserError: the sequence is invalid, or has no `<mask>`, or truncation would cut one off.
     """
     if not 1 <= top <= len(TOKENS):
-        raise UserError(f"top {top}: expected 1 to {len(TOKENS)}, for there are so many tokens")
+        raise UserError(f"top {top}: expected 1 to {len(TOKENS)}, the number of tokens")
     tokens = model.tokens(sequence)
     masks = np.flatnonzero(tokens == MASK)
     if not len(masks):
@@ -67,7 +62,7 @@ def fill_mask(
             f"sequence: <mask> at position {masks[-1] + 1:,}, beyond the first {len(logits):,} "
             "residues that truncation keeps; expected long sequences in windows"
         )
-    probabilities = _softmax(logits[masks])
+    probabilities = softmax(logits[masks].astype(np.float64), axis=1)
     candidates = []
     for mask, of_mask in zip(masks.tolist(), probabilities, strict=True):
         best = np.argsort(-of_mask, kind="stable")[:top]
@@ -95,12 +90,6 @@ def candidate_table(candidates: Sequence[Candidate]) -> str:
             f"{candidate.probability:11.4f}  {candidate.context}"
         )
     return "\n".join(lines)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    weights = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def _context(tokens: NDArray[np.uint8], place: int, filled: str) -> str:

@@ -1,4 +1,4 @@
-"""ESM-2 through `transformers`, behind the interface of ESM-1b.
+"""ESM-2 through `transformers`, as the network of a `Model`.
 
 ESM-2 has rotary positions, which our encoder does not compute; its tokens are those of ESM-1b.
 """
@@ -6,8 +6,8 @@ ESM-2 has rotary positions, which our encoder does not compute; its tokens are t
 import copy
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -15,27 +15,33 @@ from torch import Tensor, nn
 
 from esm1b.alphabet import MASK, PAD, TOKENS
 from esm1b.errors import UserError
-from esm1b.files import read_json
-from esm1b.inference.network import NetworkOutput
+from esm1b.inference.model import Model
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.packed import PackedTokens
-
-_CONTACT_HEAD: Final = "esm.contact_head.regression."
+from esm1b.model.shape import EncoderShape
+from esm1b.weights.model_directory import ModelDirectory
+from esm1b.weights.save_model import CONFIG, CONTACT_HEAD
 
 # Released ESM-2 says max_position_embeddings 1026, as if it had the position table of ESM-1b: two
 # rows (up to <pad>) hold no position, and <cls> and <eos> take one each. Rotary positions have no
-# table and go on for ever, but training saw 1,022 residues at most.
+# table and are unlimited, but training saw 1,022 residues at most.
 _ROWS_OF_NO_RESIDUE: Final = PAD + 1 + 2
 
-# Up to 5.2, the masked share of a sequence was taken of its padded length, so that its logits
+# Up to 5.2, the masked share of a sequence was computed from its padded length, so that its logits
 # depended on its neighbours in the batch.
 _OLDEST: Final = (5, 3)
 
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
+_EXPECTED: Final = {
+    "model_type": "esm",
+    "position_embedding_type": "rotary",
+    "vocab_size": len(TOKENS),
+    "mask_token_id": MASK,
+    "pad_token_id": PAD,
+}
 
 
 class TransformersNetwork:
-    """A network that `transformers` runs, on padded batches.
+    """A `Network` that `transformers` runs, on padded batches.
 
     Args:
         model: an `EsmForMaskedLM`, in evaluation mode, on its device and in its precision.
@@ -43,100 +49,63 @@ class TransformersNetwork:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.device: torch.device = model.lm_head.bias.device
+        self.shape = EncoderShape(
+            layers=model.config.num_hidden_layers,
+            width=model.config.hidden_size,
+            heads=model.config.num_attention_heads,
+            feed_forward=model.config.intermediate_size,
+            maximum_tokens=model.config.max_position_embeddings - PAD - 1,
+            layer_norm_before=model.config.emb_layer_norm_before,
+        )
 
-    @property
-    def layers(self) -> int:
-        """Transformer layers."""
-        return int(self.model.config.num_hidden_layers)
+    def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
+        """Return logits; see `Network`."""
+        last = self.shape.layers
+        final = self.representations(packed, [last])[last]
+        logits: Tensor = self.model.lm_head(final if positions is None else final[positions])
+        return logits
 
-    @property
-    def width(self) -> int:
-        """Width of the representations."""
-        return int(self.model.config.hidden_size)
-
-    @property
-    def heads(self) -> int:
-        """Attention heads of a layer."""
-        return int(self.model.config.num_attention_heads)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        weight: Tensor = self.model.lm_head.bias
-        return weight.device
-
-    @torch.no_grad()
-    def run(
-        self,
-        packed: PackedTokens,
-        *,
-        representation_layers: Collection[int] = (),
-        logits: bool = False,
-        masked_positions: Tensor | None = None,
-    ) -> NetworkOutput:
-        """Run on sequences end to end; `masked_positions`, int64 `[masked]`, narrows the logits."""
+    def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
+        """Return representations; see `Network`."""
         tokens = packed.to_padded(packed.tokens, PAD)
-        layers = self.model.esm.encoder.layer
-        inner = {number: layers[number] for number in {*representation_layers} - {self.layers}}
-        with _recorded(inner) as calls:
+        stack = dict(enumerate(self.model.esm.encoder.layer))
+        with _recorded({number: stack[number] for number in layers if number in stack}) as calls:
             output = self.model.esm(tokens, attention_mask=(tokens != PAD).long())
         padded = {number: arguments[0] for number, (arguments, _) in calls.items()}
         # What leaves the last layer norm, which is also the last of transformers' hidden states.
-        padded[self.layers] = output.last_hidden_state
-        flat = {
-            number: values[packed.sequence_index, packed.offsets]
-            for number, values in padded.items()
-        }
-        final = flat[self.layers]
-        if masked_positions is not None:
-            final = final.index_select(0, masked_positions)
-        return NetworkOutput(
-            representations={number: flat[number] for number in representation_layers},
-            logits=self.model.lm_head(final) if logits else None,
-        )
+        padded[len(stack)] = output.last_hidden_state
+        return {number: padded[number][packed.sequence_index, packed.offsets] for number in layers}
 
-    @torch.no_grad()
-    def attention_maps(self, packed: PackedTokens) -> Iterator[Tensor]:
-        """Yield, layer by layer, the float32 maps `[heads, tokens, tokens]` of one sequence.
+    def attention_maps(self, packed: PackedTokens) -> Iterator[list[Tensor]]:
+        """Yield the attention maps of `packed`, which is one sequence; see `Network`.
 
-        Each layer's attention is called a second time, now for its maps, so that they need not be
-        held all at once.
+        Each layer's attention is called a second time, explicitly, which alone gives maps, so that
+        they need not be held all at once.
         """
-        attentions = {
-            number: layer.attention.self
-            for number, layer in enumerate(self.model.esm.encoder.layer)
-        }
+        layers = enumerate(self.model.esm.encoder.layer)
+        attentions = {number: layer.attention.self for number, layer in layers}
         with _recorded(attentions) as calls:
             self.model.esm(packed.tokens[None])
+        usual = self.model.config._attn_implementation
         for number, attention in attentions.items():
             arguments, keywords = calls.pop(number)
-            with self._eager():
+            with ExitStack() as stack:
+                stack.callback(self.model.set_attn_implementation, usual)
+                self.model.set_attn_implementation("eager")
                 maps: Tensor = attention(*arguments, **keywords)[1]
-            yield maps[0].float()
+            yield [maps[0].float()]
 
     def untrained(self, seed: int) -> "TransformersNetwork":
         """Return a network of the same shape as `transformers` initialises it."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the one that is forked, of the CPU
             model = type(self.model)(copy.deepcopy(self.model.config))
-        weight: Tensor = self.model.lm_head.bias
-        return TransformersNetwork(_placed(model, weight.device, weight.dtype))
-
-    @contextmanager
-    def _eager(self) -> Iterator[None]:
-        """Compute attention explicitly, which alone gives maps."""
-        usual = self.model.config._attn_implementation
-        self.model.set_attn_implementation("eager")
-        try:
-            yield
-        finally:
-            self.model.set_attn_implementation(usual)
+        return TransformersNetwork(_placed(model, self.device, self.model.lm_head.bias.dtype))
 
 
-def load_transformers(
-    directory: Path, device: torch.device, dtype: torch.dtype
-) -> tuple[TransformersNetwork, ContactHead | None, int]:
-    """Read an ESM-2 directory: the network, its contact head and its longest sequence in residues.
+def load_transformers(directory: ModelDirectory, device: torch.device, dtype: torch.dtype) -> Model:
+    """Read the directory of an ESM-2.
 
     Nothing is downloaded, no code of the directory runs, and pickled weights are not read.
 
@@ -144,69 +113,53 @@ def load_transformers(
         UserError: `transformers` is not installed; a file is missing or damaged, or does not
             describe an ESM-2.
     """
-    _check_configuration(directory)
+    longest = _checked_longest(directory)
     loader = _masked_language_model(directory)
     try:
         with _quiet():
             model, report = loader.from_pretrained(
-                directory,
+                directory.path,
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 local_files_only=True,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # told below
+                ignore_mismatched_sizes=True,  # reported below
                 output_loading_info=True,
             )
     except Exception as error:  # many kinds, from the readers of several libraries
-        raise UserError(f"{directory}: {' '.join(str(error).split())}") from error
-    _check_weights(directory, report)
+        raise UserError(f"{directory.path}: {' '.join(str(error).split())}") from error
+    # Weights that are missing would leave a part of the model as it was initialised.
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"{directory.path}: {name} has shape {tuple(found)}; "
+            f"expected {tuple(expected)} from {CONFIG}"
+        )
+    missing = sorted(report["missing_keys"])
+    for name in missing:
+        if not name.startswith(CONTACT_HEAD):
+            raise UserError(f"{directory.path}: has no tensor {name}; expected a whole ESM-2")
     regression = model.esm.contact_head.regression
-    contact_head = ContactHead(
+    head = ContactHead(
         coefficients=regression.weight.detach()[0].clone(),
         intercept=regression.bias.detach()[0].clone(),
     )
-    is_given = not any(name.startswith(_CONTACT_HEAD) for name in report["missing_keys"])
-    return (
-        TransformersNetwork(_placed(model, device, dtype)),
-        contact_head if is_given and contact_head.is_fitted else None,
-        model.config.max_position_embeddings - _ROWS_OF_NO_RESIDUE,
+    return Model(
+        network=TransformersNetwork(_placed(model, device, dtype)),
+        rare_residues="keep",
+        append_eos=True,
+        longest_sequence=longest,
+        contact_head=head if head.is_fitted and not missing else None,
+        directory=directory,
     )
 
 
-def _masked_language_model(directory: Path) -> Any:
-    """Return `EsmForMaskedLM`; its annotations do not know the pair that `from_pretrained` gives.
+def _checked_longest(directory: ModelDirectory) -> int:
+    """Return the longest sequence of an ESM-2 in residues.
 
-    Raises:
-        UserError: `transformers` is missing or too old.
+    Refuses directories that `transformers` would load, but not as a language model with our tokens.
     """
-    try:
-        from transformers import EsmForMaskedLM
-    except ImportError:
-        found = "is not installed"
-    else:
-        release = version("transformers")
-        if tuple(int(number) for number in release.split(".")[:2]) >= _OLDEST:
-            return EsmForMaskedLM
-        found = f"is {release}"
-    raise UserError(
-        f"{directory}: ESM-2 runs through transformers, which {found}; "
-        f"expected {_OLDEST[0]}.{_OLDEST[1]} or newer, from: pip install 'esm1b[esm2]'"
-    )
-
-
-def _check_configuration(directory: Path) -> None:
-    """Refuse what `transformers` would load, but not as a language model with our tokens."""
-    path = directory / "config.json"
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    for key, expected in (
-        ("model_type", "esm"),
-        ("position_embedding_type", "rotary"),
-        ("vocab_size", len(TOKENS)),
-        ("mask_token_id", MASK),
-        ("pad_token_id", PAD),
-    ):
+    path, config = directory.path / CONFIG, directory.config
+    for key, expected in _EXPECTED.items():
         if config.get(key) != expected:
             raise UserError(f"{path}: {key} is {config.get(key)!r}; expected {expected!r} (ESM-2)")
     if config.get("is_folding_model"):
@@ -217,22 +170,28 @@ def _check_configuration(directory: Path) -> None:
             f"{path}: max_position_embeddings is {rows!r}; "
             f"expected an integer above {_ROWS_OF_NO_RESIDUE}"
         )
-    vocabulary = directory / "vocab.txt"
+    vocabulary = directory.path / "vocab.txt"
     text = vocabulary.read_text(encoding="utf-8", errors="replace") if vocabulary.exists() else ""
     if text and tuple(text.split()) != TOKENS:
         raise UserError(f"{vocabulary}: expected the {len(TOKENS)} tokens of ESM-1b and ESM-2")
+    return rows - _ROWS_OF_NO_RESIDUE
 
 
-def _check_weights(directory: Path, report: Mapping[str, Any]) -> None:
-    """Refuse weights that leave a part of the language model as it was initialised."""
-    for name, found, expected in sorted(report["mismatched_keys"]):
-        raise UserError(
-            f"{directory}: {name} has shape {tuple(found)}; "
-            f"expected {tuple(expected)} from config.json"
-        )
-    for name in sorted(report["missing_keys"]):
-        if not name.startswith(_CONTACT_HEAD):
-            raise UserError(f"{directory}: has no tensor {name}; expected a whole ESM-2")
+def _masked_language_model(directory: ModelDirectory) -> Any:
+    """Return `EsmForMaskedLM`, whose annotations lack the pair that `from_pretrained` gives."""
+    try:
+        from transformers import EsmForMaskedLM
+    except ImportError:
+        found = "is not installed"
+    else:
+        release = version("transformers")
+        if tuple(int(number) for number in release.split(".")[:2]) >= _OLDEST:
+            return EsmForMaskedLM
+        found = f"is {release}"
+    raise UserError(
+        f"{directory.path}: ESM-2 runs through transformers, which {found}; "
+        f"expected {_OLDEST[0]}.{_OLDEST[1]} or newer, from: pip install 'esm1b[esm2]'"
+    )
 
 
 def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -246,21 +205,16 @@ def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
 
 @contextmanager
-def _recorded(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, _Call]]:
-    """Yield a dictionary that fills with the arguments of each module's latest call."""
-    calls: dict[int, _Call] = {}
+def _recorded(modules: Mapping[int, nn.Module]) -> Iterator[dict[int, tuple[Any, ...]]]:
+    """Yield a dictionary that fills with arguments and keywords of each module's latest call."""
+    calls: dict[int, tuple[Any, ...]] = {}
+
+    def record(number: int, module: nn.Module, *call: Any) -> None:
+        calls[number] = call
+
     with ExitStack() as stack:
         for number, module in modules.items():
-
-            def record(
-                module: nn.Module,
-                arguments: tuple[Any, ...],
-                keywords: dict[str, Any],
-                number: int = number,
-            ) -> None:
-                calls[number] = (arguments, keywords)
-
-            hook = module.register_forward_pre_hook(record, with_kwargs=True)
+            hook = module.register_forward_pre_hook(partial(record, number), with_kwargs=True)
             stack.callback(hook.remove)
         yield calls
 
@@ -271,12 +225,10 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     settings: Any = logging  # some of it has no annotations
-    verbosity, has_bar = settings.get_verbosity(), settings.is_progress_bar_enabled()
-    settings.set_verbosity_error()
-    settings.disable_progress_bar()
-    try:
+    with ExitStack() as stack:
+        stack.callback(settings.set_verbosity, settings.get_verbosity())
+        settings.set_verbosity_error()
+        if settings.is_progress_bar_enabled():
+            stack.callback(settings.enable_progress_bar)
+            settings.disable_progress_bar()
         yield
-    finally:
-        settings.set_verbosity(verbosity)
-        if has_bar:
-            settings.enable_progress_bar()

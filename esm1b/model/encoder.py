@@ -1,11 +1,10 @@
 """The network of ESM-1b on flat tokens: no padding from the embedding to the logits.
 
-Shapes: T tokens of all sequences end to end, W width, M masked positions.
-Reference: facebookresearch/esm, `esm/model/esm1.py` and `esm/modules.py`; module names are its.
+Shapes: T tokens of all sequences end to end, M masked positions, W width.
+Reference: facebookresearch/esm, `esm/model/esm1.py`; module names are its.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from esm1b.alphabet import MASK, PAD, TOKENS
-from esm1b.model.attention import SelfAttention
 from esm1b.model.attention_plan import (
     AttentionPath,
     AttentionPlan,
@@ -23,6 +21,7 @@ from esm1b.model.attention_plan import (
     choose_path,
     plan_attention,
 )
+from esm1b.model.layers import EncoderLayer, LanguageModelHead
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 
@@ -30,67 +29,14 @@ from esm1b.model.shape import EncoderShape
 _TRAINING_MASK_RATIO = 0.15 * 0.8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """What the encoder computed.
-
-    Attributes:
-        final: `[T, W]` after the last layer norm, or `[M, W]` at the positions that were named.
-        representations: `[T, W]` by layer: 0 is the input of the stack, the last one is `final`.
-    """
-
-    final: Tensor
-    representations: dict[int, Tensor]
-
-
-class EncoderLayer(nn.Module):
-    """Pre-norm transformer layer: attention and a feed-forward network, each with a residual."""
-
-    def __init__(self, shape: EncoderShape) -> None:
-        super().__init__()
-        self.self_attn = SelfAttention(shape.width, shape.heads)
-        self.self_attn_layer_norm = nn.LayerNorm(shape.width)
-        self.fc1 = nn.Linear(shape.width, shape.feed_forward)
-        self.fc2 = nn.Linear(shape.feed_forward, shape.width)
-        self.final_layer_norm = nn.LayerNorm(shape.width)
-
-    def forward(self, x: Tensor, plan: AttentionPlan, positions: Tensor | None = None) -> Tensor:
-        """Return `[T, W]` from `[T, W]`; `[M, W]` at M `positions` only."""
-        attended = self.self_attn(self.self_attn_layer_norm(x), plan, positions)
-        x = attended + (x if positions is None else x.index_select(0, positions))
-        hidden = functional.gelu(self.fc1(self.final_layer_norm(x)))
-        output: Tensor = x + self.fc2(hidden)
-        return output
-
-
-class LanguageModelHead(nn.Module):
-    """Dense, GELU, layer norm, then the token embedding as the projection, with a free bias."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.layer_norm = nn.LayerNorm(width)
-        self.bias = nn.Parameter(torch.zeros(len(TOKENS)))
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return logits `[..., 33]` from `x` `[..., W]` and the embedding `[33, W]`.
-
-        The `<mask>` row takes no part in training: fair-esm zeroes it when it loads weights, so a
-        trained one would change the logits there.
-        """
-        projection = torch.cat((embedding[:MASK], embedding[MASK:].detach()))
-        x = self.layer_norm(functional.gelu(self.dense(x)))
-        return functional.linear(x, projection, self.bias)
-
-
 class Encoder(nn.Module):
     """ESM-1b's encoder and language-model head.
 
     Args:
-        shape: the size of the network.
-        attention: how tokens attend; "auto" is varlen on CUDA in bf16 and fp16, sdpa elsewhere.
-        activation_checkpointing: in training, keep only the input of each layer and compute the
-            rest again in the backward pass.
+        shape: size of the network.
+        attention: attention path; "auto" is varlen on CUDA in bf16 and fp16, sdpa elsewhere.
+        activation_checkpointing: recomputation of each layer from its input in the backward pass,
+            to save memory in training.
     """
 
     def __init__(
@@ -115,100 +61,81 @@ class Encoder(nn.Module):
         self.emb_layer_norm_after = nn.LayerNorm(shape.width)
         self.lm_head = LanguageModelHead(shape.width)
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.embed_tokens.weight.device
+
     def forward(self, packed: PackedTokens, masked_positions: Tensor | None = None) -> Tensor:
-        """Return logits `[M, 33]` at `masked_positions` (int64 `[M]`), or `[T, 33]` without."""
-        return self.logits(self.encode(packed, positions=masked_positions).final)
-
-    def logits(self, final: Tensor) -> Tensor:
-        """Return logits `[..., 33]` of final representations `[..., W]`."""
-        logits: Tensor = self.lm_head(final, self.embed_tokens.weight)
-        return logits
-
-    def padded(self, tokens: Tensor) -> Tensor:
-        """Return logits `[batch, length, 33]` of `tokens` `[batch, length]`, padded on the right.
-
-        Nothing is computed at the padding, where the logits are zero.
-
-        Raises:
-            ValueError: a sequence is empty, has padding inside, or is too long.
-        """
-        packed = PackedTokens.from_padded(tokens)
-        logits = packed.to_padded(self(packed))
-        return functional.pad(logits, (0, 0, 0, tokens.shape[1] - logits.shape[1]))
-
-    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile the layers, which share one compilation for each of training and evaluation.
-
-        Shapes must not change, see `PackedTokens.filled`, and attention must be varlen.
-
-        Args:
-            backend: of `torch.compile`.
-        """
-        self._fixed_shapes = True
-        for layer in self.layers:
-            layer.compile(fullgraph=True, dynamic=False, backend=backend)
-
-    def encode(
-        self,
-        packed: PackedTokens,
-        *,
-        representation_layers: Collection[int] = (),
-        positions: Tensor | None = None,
-    ) -> Encoded:
-        """Run the stack; keep the representations that were asked for.
-
-        Args:
-            packed: the tokens.
-            representation_layers: 0 is the input of the stack, `layers` what leaves the last norm.
-            positions: int64 `[M]`; the last layer's result is computed at these tokens only, and
-                `final` is `[M, W]`.
+        """Return logits `[M, 33]` at `masked_positions` (int64 `[M]`), or `[T, 33]` without.
 
         Raises:
             ValueError: a sequence has more tokens than there are positions.
             UserError: the attention path does not run here.
         """
-        x = self._embed(packed)
-        head_width = self.shape.width // self.shape.heads
-        path = choose_path(self.attention, device=x.device, dtype=x.dtype, head_width=head_width)
-        kept: dict[int, Tensor] = {}
-        inside = None if self._fixed_shapes else positions
-        for number, state in enumerate(self._states(x, plan_attention(packed, path), inside)):
-            x = state
-            if number in representation_layers:
-                kept[number] = x
-        if self._fixed_shapes and positions is not None:
-            x = x.index_select(0, positions)
-        final = self.emb_layer_norm_after(x)
-        if len(self.layers) in representation_layers:
-            kept[len(self.layers)] = final
-        return Encoded(final=final, representations=kept)
+        for state in self._states(packed, positions=masked_positions):
+            final = state
+        logits: Tensor = self.lm_head(final, self.embed_tokens.weight)
+        return logits
+
+    def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
+        """Return `[T, W]` by layer: 0 is the input of the stack, the last leaves the final norm."""
+        states = enumerate(self._states(packed))
+        return {number: state for number, state in states if number in layers}
 
     def attention_maps(self, packed: PackedTokens) -> Iterator[list[Tensor]]:
         """Yield for each layer the attention maps of each sequence, `[heads, length, length]`.
 
         Rows are queries, special tokens included; float32, or float64 of a network in float64.
-        Attention is computed explicitly, and a layer's maps are made when it is their turn.
         """
         maps: list[list[Tensor]] = []
-        x = self._embed(packed)
-        plan = ExplicitPlan(padded=PaddedPlan.of(packed.lengths, x.device), observe=maps.append)
-        states = self._states(x, plan)
+        padded = PaddedPlan.of(packed.lengths, packed.tokens.device)
+        states = self._states(packed, ExplicitPlan(padded=padded, observe=maps.append))
         next(states)
         for _ in states:
             yield maps.pop()
 
+    def untrained(self, seed: int) -> "Encoder":
+        """Return an encoder of the same shape, precision and device with initial weights."""
+        encoder = Encoder(self.shape, attention=self.attention)
+        initialise(encoder, seed)
+        return encoder.to(self.device, self.embed_tokens.weight.dtype).eval()
+
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the layers, once for training and once for evaluation.
+
+        Shapes must not change, see `PackedTokens.filled`, and attention must be varlen.
+        """
+        self._fixed_shapes = True
+        for layer in self.layers:
+            layer.compile(fullgraph=True, dynamic=False, backend=backend)
+
     def _states(
-        self, x: Tensor, plan: AttentionPlan, positions: Tensor | None = None
+        self,
+        packed: PackedTokens,
+        plan: AttentionPlan | None = None,
+        positions: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Yield `x`, then what leaves each layer, the last one at `positions` only."""
+        """Yield the input of the stack, then the output of each layer.
+
+        That of the last layer has passed the final norm and, with `positions`, is `[M, W]`.
+        """
+        x = self._embed(packed)
         yield x
+        if plan is None:
+            width = self.shape.width // self.shape.heads
+            path = choose_path(self.attention, device=x.device, dtype=x.dtype, head_width=width)
+            plan = plan_attention(packed, path)
         for number, layer in enumerate(self.layers, start=1):
-            at = positions if number == len(self.layers) else None
+            is_last = number == len(self.layers)
+            at = positions if is_last and not self._fixed_shapes else None
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, plan, at, use_reentrant=False)
             else:
                 x = layer(x, plan, at)
-            yield x
+            if is_last and positions is not None and at is None:
+                x = x.index_select(0, positions)
+            yield self.emb_layer_norm_after(x) if is_last else x
 
     def _embed(self, packed: PackedTokens) -> Tensor:
         """Return `[T, W]`: tokens with token dropout, then positions, then the first layer norm."""

@@ -1,7 +1,7 @@
 """Sequences laid end to end, without padding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ class PackedTokens:
 
     Attributes:
         tokens: int64 `[total_tokens]`, special tokens included.
-        lengths: tokens of each sequence, in order; they sum to `total_tokens`.
-        longest: at least the largest of `lengths`.
+        lengths: number of tokens of each sequence, in order; they sum to `total_tokens`.
+        longest: upper bound of `lengths`.
         cumulative_lengths: int32 `[sequences + 1]` or longer, from 0 to `total_tokens`, which it
             repeats to its end.
-        sequence_index: int64 `[total_tokens]`, the sequence that each token belongs to.
-        offsets: int64 `[total_tokens]`, the place of each token in its sequence, from 0.
+        sequence_index: int64 `[total_tokens]`, sequence of each token.
+        offsets: int64 `[total_tokens]`, place of each token in its sequence, from 0.
     """
 
     tokens: Tensor
@@ -49,23 +49,6 @@ class PackedTokens:
             offsets=torch.from_numpy(offsets).to(tokens.device),
         )
 
-    @classmethod
-    def from_padded(cls, tokens: Tensor) -> "PackedTokens":
-        """Return the sequences of a batch `[batch, length]` that is padded on the right.
-
-        Raises:
-            ValueError: a sequence is empty or has padding inside.
-        """
-        lengths = (tokens != PAD).sum(1)
-        inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        wrong = ((tokens != PAD) != inside).any(1) | (lengths == 0)
-        if wrong.any():
-            raise ValueError(
-                f"sequence {int(wrong.nonzero()[0, 0])} of the batch is empty or has <pad> before "
-                "its end; expected tokens, then padding"
-            )
-        return cls.from_tokens(tokens[inside], lengths.tolist())
-
     def to_padded(self, values: Tensor, padding: float = 0.0) -> Tensor:
         """Return `values` `[total_tokens, ...]` as `[sequences, longest, ...]`."""
         size = (len(self.lengths), max(self.lengths), *values.shape[1:])
@@ -81,9 +64,9 @@ class PackedTokens:
         takes part in no loss.
 
         Args:
-            capacity: tokens.
-            sequences: how many there may be, the filler's included.
-            longest: tokens of the longest sequence that may come.
+            capacity: number of tokens, filler included.
+            sequences: number of sequences, filler included.
+            longest: number of tokens of the longest sequence that any batch can have.
         """
         missing = -len(self.tokens) % capacity
         pieces = [longest] * (missing // longest) + [missing % longest] * (missing % longest > 0)
@@ -93,14 +76,7 @@ class PackedTokens:
         ends = torch.cat(
             (packed.cumulative_lengths, packed.cumulative_lengths[-1:].expand(repeats))
         )
-        return PackedTokens(
-            tokens=packed.tokens,
-            lengths=packed.lengths,
-            longest=longest,
-            cumulative_lengths=ends,
-            sequence_index=packed.sequence_index,
-            offsets=packed.offsets,
-        )
+        return replace(packed, longest=longest, cumulative_lengths=ends)
 
 
 def pack_sequences(

@@ -5,7 +5,7 @@ from pathlib import Path
 from esm1b.config import Config
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder, initialise
-from esm1b.weights.hugging_face_reader import read_hugging_face
+from esm1b.weights.model_directory import ModelDirectory
 
 
 def set_initial_weights(encoder: Encoder, config: Config) -> None:
@@ -18,7 +18,7 @@ def set_initial_weights(encoder: Encoder, config: Config) -> None:
     if source is None:
         initialise(encoder, config.seed)
         return
-    trained, _ = read_hugging_face(Path(source))
+    trained = ModelDirectory(Path(source)).read().encoder
     if trained.shape != encoder.shape:
         raise UserError(
             f"pretraining.init_from: {source} has {trained.shape}; expected {encoder.shape}, as "

@@ -6,55 +6,47 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from esm1b.errors import UserError
 from esm1b.evaluation.measured import read_evaluations
-from esm1b.evaluation.results import describe_model
 from esm1b.files import atomic_directory, check_replaceable, read_json, sha256_file
-from esm1b.inference.weights_digest import weights_digest
 from esm1b.model.contact_head import ContactHead
-from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.card_results import card_results
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
-from esm1b.weights.hugging_face_reader import read_hugging_face
 from esm1b.weights.model_card import CardResult
-from esm1b.weights.provenance import Provenance, read_provenance
+from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.save_model import save_model
-from esm1b.weights.state import verify_copy
+from esm1b.weights.state import TrainedModel, verify_copy
 
 _log = logging.getLogger(__name__)
 
 
 def import_model(path: Path, output: Path) -> None:
-    """Write the model directory of released weights.
+    """Write the model directory of an ESM-1b or ESM-1v.
 
-    Args:
-        path: a fair-esm `.pt` file of ESM-1b or ESM-1v, or a Hugging Face directory of one.
-        output: directory to write.
+    `path` is a fair-esm `.pt` file or a Hugging Face directory.
 
     Raises:
         UserError: `path` is damaged, is of another model, or holds anything besides tensors and
             settings, none of which is run.
-        RuntimeError: what was read back differs; nothing is at `output` then.
+        RuntimeError: the copy that was read back differs; nothing is at `output` then.
     """
     check_replaceable(output, "model", [path])
     if path.is_dir():
-        provenance = read_provenance(path)
-        encoder, contact_head = read_hugging_face(path)
-        digest = weights_digest(path)
+        directory = ModelDirectory(path)
+        model, digest = directory.read(), directory.digest()
     else:
-        model = read_fair_esm(path)
-        encoder, contact_head, provenance = model.encoder, model.contact_head, model.provenance
-        digest = sha256_file(path)
-    if not provenance.details:
+        model, digest = read_fair_esm(path), sha256_file(path)
+    if not model.provenance.details:
         imported = {"name": path.absolute().name, "sha256": digest}
-        provenance = replace(provenance, details={"imported": imported})
-    _save_verified(encoder, output, provenance, contact_head, [])
-    _log.info("%s: %d parameters in %s", path, encoder.shape.parameters(), output)
+        provenance = replace(model.provenance, details={"imported": imported})
+        model = replace(model, provenance=provenance)
+    _save_verified(model, output, [])
+    _log.info("%s: %d parameters in %s", path, model.encoder.shape.parameters(), output)
 
 
 def export_model(
@@ -69,51 +61,38 @@ def export_model(
     Args:
         model: model directory.
         output: directory (`hf`) or file (`fair-esm`, with the contact regression beside it).
-        format: whose.
-        evaluations: what `esm1b evaluate` wrote about this model. That of contacts gives the
-            contact head; under `hf` all of them go to the model card.
+        format: format of the release.
+        evaluations: output directories of `esm1b evaluate` for this model; that of contacts has
+            the contact head, and the model card of `hf` shows all of them.
 
     Raises:
         UserError: a file is missing or damaged, or an evaluation is of another model.
-        RuntimeError: what was read back differs; nothing new is at `output` then.
+        RuntimeError: the copy that was read back differs; nothing new is at `output` then.
     """
     if format == "hf":
         check_replaceable(output, "model", [model, *evaluations])
-    description = describe_model(model)
-    measured = read_evaluations(evaluations, description)
-    encoder, contact_head = read_hugging_face(model)
-    provenance = read_provenance(model)
+    source = ModelDirectory(model)
+    measured = read_evaluations(evaluations, source.description)
+    released = source.read()
+    shape = released.encoder.shape
     if "contacts" in measured:
         directory = measured["contacts"].directory
         assert directory is not None  # it was read from one
-        contact_head = _fitted_head(directory, encoder.shape)
+        released = replace(released, contact_head=_fitted_head(directory, shape))
     if format == "hf":
-        results = card_results(evaluations, description)
-        _save_verified(encoder, output, provenance, contact_head, results)
+        _save_verified(released, output, list(card_results(measured)))
     else:
-        write_fair_esm(output, encoder, provenance, contact_head)
-    _log.info("%s: %d parameters in %s", model, encoder.shape.parameters(), output)
+        write_fair_esm(output, released)
+    _log.info("%s: %d parameters in %s", model, shape.parameters(), output)
 
 
-def _save_verified(
-    encoder: Encoder,
-    output: Path,
-    provenance: Provenance,
-    contact_head: ContactHead | None,
-    results: Sequence[CardResult],
-) -> None:
+def _save_verified(model: TrainedModel, output: Path, results: Sequence[CardResult]) -> None:
     with atomic_directory(output, "model") as temporary:
         inner = temporary / "model"
-        save_model(encoder, inner, provenance, contact_head=contact_head, results=results)
-        if read_provenance(inner) != provenance:
-            raise RuntimeError(f"{output}: read back, the provenance differs from what was written")
-        verify_copy(
-            *read_hugging_face(inner),
-            encoder=encoder,
-            provenance=provenance,
-            contact_head=contact_head,
-            path=output,
+        save_model(
+            model.encoder, inner, model.provenance, contact_head=model.contact_head, results=results
         )
+        verify_copy(ModelDirectory(inner).read(), model, output)
         for file in inner.iterdir():
             os.rename(file, temporary / file.name)
         inner.rmdir()
@@ -138,7 +117,7 @@ def _fitted_head(directory: Path, shape: EncoderShape) -> ContactHead | None:
             f"{path}: expected {channels} coefficients, one for each head of each layer"
         )
     for number in (*coefficients, content.get("intercept")):
-        if not _is_finite(number):
+        if type(number) not in (int, float) or not math.isfinite(number):
             raise UserError(f"{path}: coefficient or intercept {number!r}; expected a number")
     head = ContactHead(
         coefficients=torch.tensor(coefficients, dtype=torch.float32),
@@ -148,7 +127,3 @@ def _fitted_head(directory: Path, shape: EncoderShape) -> ContactHead | None:
         _log.info("%s: the regression kept no coefficient, so the contact head is zero", path)
         return None
     return head
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

@@ -14,7 +14,6 @@ from esm1b.errors import UserError
 from esm1b.evaluation import published
 from esm1b.evaluation.measured import Evaluation, read_evaluations
 from esm1b.evaluation.positive_control import has_control, passed, positive_control
-from esm1b.evaluation.results import describe_model
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.plotting import inline_svg
 from esm1b.pretraining.metrics.metrics_file import read_metrics
@@ -26,7 +25,7 @@ from esm1b.report.figures import corpus_figure, training_figure
 from esm1b.report.headline import highlights
 from esm1b.report.summary import summarise
 from esm1b.versions import versions
-from esm1b.weights.hugging_face import read_shape
+from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +59,8 @@ def write_report(
     """
     inputs = [model, corpus, training, *evaluations, *([] if audit is None else [audit])]
     check_replaceable(output, "report", inputs)
-    description = describe_model(model)
+    source = ModelDirectory(model)
+    description = source.description
     measured = read_evaluations(evaluations, description)
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     lines = _read_training(training)
@@ -75,7 +75,7 @@ def write_report(
         "training": training_figure(lines, recipe.get("tokens_per_update")),
         **{kind: _figure(kind, evaluation) for kind, evaluation in measured.items()},
     }
-    run = _run(model, description, manifest, lines)
+    run = _run(source, description, manifest, lines)
     page = (
         _environment()
         .get_template("page.html.j2")
@@ -137,13 +137,13 @@ def _figure(kind: str, evaluation: Evaluation) -> str:
 
 
 def _run(
-    model: Path,
+    model: ModelDirectory,
     description: Mapping[str, Any],
     manifest: Mapping[str, Any],
     lines: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return what was run, in the words of the page."""
-    shape = read_shape(model)
+    shape = model.shape
     updates = description.get("updates", lines[-1]["update"])
     per_update = description.get("pretraining", {}).get("tokens_per_update")
     sequences = manifest["sequences"]["train"]

@@ -1,29 +1,60 @@
-"""Where a model comes from: the file `esm1b.json` of its directory."""
+"""Where a model comes from, and its file in a model directory: `esm1b.json`."""
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from esm1b.alphabet import RareResidues
 from esm1b.errors import UserError
-from esm1b.files import read_json, write_json
+from esm1b.files import write_json
 from esm1b.model.shape import EncoderShape
 
-_FILE: Final = "esm1b.json"
+PROVENANCE_FILE: Final = "esm1b.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a model comes from: `esm1b.json`.
+    """Where a model comes from.
 
     Attributes:
         rare_residues: "replace" where B, U, Z and O were merged into X in training.
-        details: run configuration, fingerprint and updates.
+        details: run configuration, fingerprints, updates and versions, as far as they are known.
     """
 
     rare_residues: RareResidues = "keep"
     details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, content: Any, source: str) -> "Provenance":
+        """Return the provenance that JSON content describes.
+
+        Raises:
+            UserError: the content is invalid where later steps rely on it; the message begins with
+                `source`.
+        """
+        details = dict(content) if isinstance(content, dict) else {}
+        details.pop("contact_head", None)
+        rare_residues = details.pop("rare_residues", None)
+        if rare_residues not in get_args(RareResidues):
+            raise UserError(
+                f"{source}: rare_residues is {rare_residues!r}; expected 'replace' or 'keep'"
+            )
+        recipe, imported = details.get("pretraining", {}), details.get("imported", {})
+        for key, kind, expected in (
+            ("append_eos", bool, "true or false"),
+            ("crop_residues", int, "a number of residues"),
+        ):
+            if not isinstance(recipe, dict) or type(recipe.get(key, kind(1))) is not kind:
+                raise UserError(f"{source}: pretraining.{key}: expected {expected}")
+        if not isinstance(imported, dict) or (imported and imported.keys() != {"name", "sha256"}):
+            raise UserError(f"{source}: imported: expected name and sha256 of what was imported")
+        return cls(rare_residues=rare_residues, details=details)
+
+    def as_json(self) -> str:
+        """Return the provenance as JSON text."""
+        content = {"rare_residues": self.rare_residues, **self.details}
+        return json.dumps(content, ensure_ascii=False)
 
     @property
     def append_eos(self) -> bool:
@@ -31,7 +62,7 @@ class Provenance:
         return bool(self._recipe.get("append_eos", True))
 
     def longest_sequence(self, shape: EncoderShape) -> int:
-        """Return the most residues that a sequence had in training, at most what fits `shape`."""
+        """Return the most residues of a sequence in training, at most what fits `shape`."""
         fitting = shape.maximum_tokens - (2 if self.append_eos else 1)
         return min(fitting, int(self._recipe.get("crop_residues", fitting)))
 
@@ -44,38 +75,10 @@ class Provenance:
 def write_provenance(directory: Path, provenance: Provenance, *, contact_head: bool) -> None:
     """Write `esm1b.json`; `contact_head` says whether the contact head is fitted."""
     write_json(
-        directory / _FILE,
+        directory / PROVENANCE_FILE,
         {
             "rare_residues": provenance.rare_residues,
             "contact_head": "fitted" if contact_head else "unfitted",
             **provenance.details,
         },
     )
-
-
-def read_provenance(directory: Path) -> Provenance:
-    """Return what `esm1b.json` says, or the defaults for a directory without one."""
-    path = directory / _FILE
-    if not path.exists():
-        return Provenance()
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("rare_residues") not in ("replace", "keep"):
-        raise UserError(f"{path}: expected rare_residues to be 'replace' or 'keep'")
-    _check_details(path, content)
-    return Provenance(
-        rare_residues=content.pop("rare_residues"),
-        details={key: value for key, value in content.items() if key != "contact_head"},
-    )
-
-
-def _check_details(path: Path, content: Mapping[str, Any]) -> None:
-    """Check what is read again later; the rest is only passed on."""
-    recipe, imported = content.get("pretraining", {}), content.get("imported", {})
-    for key, kind, expected in (
-        ("append_eos", bool, "true or false"),
-        ("crop_residues", int, "a number of residues"),
-    ):
-        if not isinstance(recipe, dict) or type(recipe.get(key, kind(1))) is not kind:
-            raise UserError(f"{path}: pretraining.{key}: expected {expected}")
-    if not isinstance(imported, dict) or (imported and imported.keys() != {"name", "sha256"}):
-        raise UserError(f"{path}: imported: expected name and sha256 of what was imported")

@@ -1,24 +1,63 @@
-"""Model directories, written as Hugging Face's `EsmForMaskedLM`."""
+"""Model directories, written as Hugging Face's `EsmForMaskedLM`: files, settings and names."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
+from esm1b.alphabet import MASK, PAD, TOKENS
 from esm1b.files import atomic_directory
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
-from esm1b.weights.hugging_face import hugging_face_files, hugging_face_names
+from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_card import CardResult, model_card
 from esm1b.weights.provenance import Provenance, write_provenance
-from esm1b.weights.state import released_state
+from esm1b.weights.state import TrainedModel
 
-_WEIGHTS: Final = "model.safetensors"
-_CONTACT_HEAD: Final = "esm.contact_head.regression"
+CONFIG: Final = "config.json"
+WEIGHTS: Final = "model.safetensors"
+CONTACT_HEAD: Final = "esm.contact_head.regression"
+LAYER_NORM_EPSILON: Final = 1e-5
+
+# Key of each size of the network in the configuration.
+SIZES: Final = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "feed_forward": "intermediate_size",
+    "maximum_tokens": "max_position_embeddings",
+}
+
+# Names within a layer, and outside of layers: ours (fair-esm's) and Hugging Face's
+# (transformers, models/esm/convert_esm.py).
+_LAYER_NAMES: Final = {
+    "self_attn.q_proj": "attention.self.query",
+    "self_attn.k_proj": "attention.self.key",
+    "self_attn.v_proj": "attention.self.value",
+    "self_attn.out_proj": "attention.output.dense",
+    "self_attn_layer_norm": "attention.LayerNorm",
+    "fc1": "intermediate.dense",
+    "fc2": "output.dense",
+    "final_layer_norm": "LayerNorm",
+}
+_OTHER_NAMES: Final = {
+    "embed_tokens": "esm.embeddings.word_embeddings",
+    "embed_positions": "esm.embeddings.position_embeddings",
+    "emb_layer_norm_before": "esm.embeddings.layer_norm",
+    "emb_layer_norm_after": "esm.encoder.emb_layer_norm_after",
+    "lm_head.dense": "lm_head.dense",
+    "lm_head.layer_norm": "lm_head.layer_norm",
+}
+_SPECIAL_TOKENS: Final = {
+    "cls_token": "<cls>",
+    "eos_token": "<eos>",
+    "mask_token": "<mask>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+}
 
 
 def save_model(
@@ -31,34 +70,64 @@ def save_model(
 ) -> None:
     """Write a directory that `transformers` loads with no missing and no unexpected key.
 
-    Args:
-        encoder: the network.
-        directory: where to.
-        provenance: where the model comes from.
-        contact_head: None: zero, and said to be unfitted.
-        results: of evaluations, for the model card.
+    Without a fitted contact head its tensors are zero. The model card shows `results`.
     """
-    fitted = contact_head is not None and contact_head.is_fitted
+    model = TrainedModel(encoder=encoder, contact_head=contact_head, provenance=provenance)
+    fitted = model.fitted_head is not None
     card = model_card(encoder.shape, provenance, contact_head_fitted=fitted, results=results)
+    tensors = {hugging_face_name(name): tensor for name, tensor in model.state().items()}
     with atomic_directory(directory, "model") as temporary:
-        save_file(_hugging_face_tensors(encoder, provenance, contact_head), temporary / _WEIGHTS)
+        save_file(tensors | model.regression(CONTACT_HEAD), temporary / WEIGHTS)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         # safetensors lets nobody else read its files.
-        shutil.copymode(temporary / "README.md", temporary / _WEIGHTS)
+        shutil.copymode(temporary / "README.md", temporary / WEIGHTS)
         for name, content in hugging_face_files(encoder.shape).items():
             (temporary / name).write_text(content, encoding="utf-8")
         write_provenance(temporary, provenance, contact_head=fitted)
 
 
-def _hugging_face_tensors(
-    encoder: Encoder, provenance: Provenance, contact_head: ContactHead | None
-) -> dict[str, Tensor]:
-    state = released_state(encoder, provenance).values()
-    tensors = dict(zip(hugging_face_names(encoder), state, strict=True))
-    channels = encoder.shape.layers * encoder.shape.heads
-    coefficients, intercept = torch.zeros(channels), torch.zeros(())
-    if contact_head is not None:
-        coefficients, intercept = contact_head.coefficients, contact_head.intercept
-    tensors[f"{_CONTACT_HEAD}.weight"] = coefficients.reshape(1, channels).clone()
-    tensors[f"{_CONTACT_HEAD}.bias"] = intercept.reshape(1).clone()
-    return tensors
+def hugging_face_name(name: str) -> str:
+    """Return Hugging Face's name of a tensor of the encoder's state."""
+    if name == "lm_head.bias":
+        return name
+    module, kind = name.rsplit(".", 1)
+    if module.startswith("layers."):
+        _, number, inner = module.split(".", 2)
+        return f"esm.encoder.layer.{number}.{_LAYER_NAMES[inner]}.{kind}"
+    return f"{_OTHER_NAMES[module]}.{kind}"
+
+
+def hugging_face_files(shape: EncoderShape) -> dict[str, str]:
+    """Return the content of the configuration and the tokenizer's files by file name."""
+    tokenizer = {"tokenizer_class": "EsmTokenizer", "model_max_length": shape.maximum_tokens}
+    return {
+        CONFIG: json.dumps(_config(shape), indent=2) + "\n",
+        "vocab.txt": "\n".join(TOKENS),
+        "special_tokens_map.json": json.dumps(_SPECIAL_TOKENS, indent=2) + "\n",
+        "tokenizer_config.json": json.dumps({**tokenizer, **_SPECIAL_TOKENS}, indent=2) + "\n",
+    }
+
+
+def _config(shape: EncoderShape) -> dict[str, Any]:
+    return {
+        "architectures": ["EsmForMaskedLM"],
+        "model_type": "esm",
+        "vocab_size": len(TOKENS),
+        "mask_token_id": MASK,
+        "pad_token_id": PAD,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.feed_forward,
+        "max_position_embeddings": shape.position_rows,
+        "position_embedding_type": "absolute",
+        "hidden_act": "gelu",
+        "layer_norm_eps": LAYER_NORM_EPSILON,
+        "emb_layer_norm_before": shape.layer_norm_before,
+        "token_dropout": True,
+        "tie_word_embeddings": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.02,
+        "torch_dtype": "float32",
+    }

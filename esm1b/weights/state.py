@@ -1,6 +1,7 @@
-"""The tensors of an encoder: taken out for a release, checked and put in again."""
+"""The tensors of a model: as a release holds them, read from a file, compared bit by bit."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,122 +15,176 @@ from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
 
+_LARGEST: Final = 1_000_000  # beyond any size: larger ones may overflow those of tensors
 _RARE: Final = slice(X + 1, FIRST_AMINO_ACID + len(RESIDUES))
 
 
-def released_state(encoder: Encoder, provenance: Provenance) -> dict[str, Tensor]:
-    """Return the tensors by our names as a release holds them: float32, on the CPU.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedModel:
+    """A network, its contact head if it has one, and where they come from."""
 
-    The row of `<mask>` is zero. Where B, U, Z and O were X in training they get X's embedding and
-    output bias, so that they are X in any library. What need not change shares the memory of
-    `encoder`.
-    """
-    state = {name: _alone(tensor.detach()) for name, tensor in encoder.state_dict().items()}
-    embedding, bias = state["embed_tokens.weight"].clone(), state["lm_head.bias"].clone()
-    embedding[MASK] = 0.0
-    if provenance.rare_residues == "replace":
-        embedding[_RARE], bias[_RARE] = embedding[X], bias[X]
-    return {**state, "embed_tokens.weight": embedding, "lm_head.bias": bias}
+    encoder: Encoder
+    contact_head: ContactHead | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def fitted_head(self) -> ContactHead | None:
+        """The contact head, None without a fitted one."""
+        return self.contact_head if self.contact_head and self.contact_head.is_fitted else None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the encoder's tensors by our names as a release holds them: float32, on the CPU.
+
+        The row of `<mask>` is zero. Where B, U, Z and O were X in training they get X's embedding
+        and output bias, so that they are X in any library. Unchanged tensors share the memory of
+        `encoder`.
+        """
+        state = {
+            name: _on_its_own(tensor.detach()) for name, tensor in self.encoder.state_dict().items()
+        }
+        embedding, bias = state["embed_tokens.weight"].clone(), state["lm_head.bias"].clone()
+        embedding[MASK] = 0.0
+        if self.provenance.rare_residues == "replace":
+            embedding[_RARE], bias[_RARE] = embedding[X], bias[X]
+        return {**state, "embed_tokens.weight": embedding, "lm_head.bias": bias}
+
+    def regression(self, prefix: str) -> dict[str, Tensor]:
+        """Return weight `[1, layers * heads]` and bias `[1]` of the contact head, else zeros."""
+        channels = self.encoder.shape.layers * self.encoder.shape.heads
+        weight, bias = torch.zeros(channels), torch.zeros(1)
+        if head := self.fitted_head:
+            weight, bias = head.coefficients, head.intercept
+        return {
+            f"{prefix}.weight": _on_its_own(weight).reshape(1, channels).clone(),
+            f"{prefix}.bias": _on_its_own(bias).reshape(1).clone(),
+        }
 
 
-def encoder_from_state(
-    shape: EncoderShape,
-    tensors: Mapping[str, Any],
-    name_of: Callable[[str], str],
+def read_shape(
+    settings: Mapping[str, Any],
+    keys: Mapping[str, str],
     *,
-    source: Path,
-    described_by: str,
-) -> Encoder:
-    """Return an encoder with these weights, float32, in evaluation mode, `<mask>`'s row zero.
+    layer_norm_before: bool,
+    source: str,
+    rows_of_no_position: int = 0,
+) -> EncoderShape:
+    """Return the size of the network that the settings of a file describe.
 
     Args:
-        shape: of the network.
-        tensors: by the names of the file.
-        name_of: what the file calls each of our names.
-        source: the file, for messages.
-        described_by: what of the file tells the shape, for messages.
-
-    Raises:
-        UserError: a tensor is missing or does not fit.
+        settings: settings of the file.
+        keys: key among them for each of our sizes.
+        layer_norm_before: whether the network has the first layer norm.
+        source: beginning of error messages, up to the key.
+        rows_of_no_position: rows of the position table that the file counts as positions.
     """
-    with torch.device("meta"):  # no memory: a wrong shape may be huge
-        expected = Encoder(shape).state_dict()
-    state = {
-        ours: _checked(
-            tensors, name_of(ours), tensor.shape, source=source, described_by=described_by
-        )
-        for ours, tensor in expected.items()
-    }
-    encoder = Encoder(shape)
-    encoder.load_state_dict(state)  # copies, and converts half precision to float32
-    with torch.no_grad():
-        encoder.embed_tokens.weight[MASK] = 0.0
-    return encoder.eval()
-
-
-def contact_head_from_state(
-    shape: EncoderShape,
-    tensors: Mapping[str, Any],
-    name: str,
-    *,
-    source: Path,
-    described_by: str,
-) -> ContactHead | None:
-    """Return the regression `name`.weight and `name`.bias, float32; None where it is zero.
-
-    Raises:
-        UserError: a tensor is missing or does not fit.
-    """
-    weight, bias = (
-        _checked(
-            tensors, f"{name}.{kind}", torch.Size(size), source=source, described_by=described_by
-        )
-        for kind, size in (("weight", (1, shape.layers * shape.heads)), ("bias", (1,)))
-    )
-    head = ContactHead(
-        coefficients=weight[0].detach().to(torch.float32, copy=True),
-        intercept=bias[0].detach().to(torch.float32, copy=True),
-    )
-    return head if head.is_fitted else None
-
-
-def check_tied(
-    tensors: Mapping[str, Any], projection: str, embedding: str, *, source: Path, described_by: str
-) -> None:
-    """Check that the projection of the language-model head is the token embedding.
-
-    Loading zeroes the row of `<mask>`, so it may differ.
-
-    Raises:
-        UserError: it is missing or another matrix.
-    """
-    matrix = tensors[embedding]
-    again = _checked(tensors, projection, matrix.shape, source=source, described_by=described_by)
-    if not torch.equal(matrix[:MASK].float(), again[:MASK].float()):
+    sizes = {}
+    for ours, key in keys.items():
+        found, least = settings.get(key), 1
+        if ours == "maximum_tokens":
+            least = 3 + rows_of_no_position  # <cls>, one residue and <eos>
+        if type(found) is not int or not least <= found <= _LARGEST:
+            raise UserError(
+                f"{source}{key} is {found!r}; expected an integer from {least} to {_LARGEST}"
+            )
+        sizes[ours] = found
+    sizes["maximum_tokens"] -= rows_of_no_position
+    shape = EncoderShape(**sizes, layer_norm_before=layer_norm_before)
+    if shape.width % shape.heads:
         raise UserError(
-            f"{source}: {projection} differs from {embedding}; expected the same matrix (tied)"
+            f"{source}{keys['heads']} {shape.heads} does not divide {keys['width']} {shape.width}"
         )
+    return shape
 
 
-def verify_copy(
-    copy: Encoder,
-    copied_head: ContactHead | None,
-    *,
-    encoder: Encoder,
-    provenance: Provenance,
-    contact_head: ContactHead | None,
-    path: Path,
-) -> None:
-    """Check that what was read back from `path` is, bit for bit, what was written there.
+@dataclass(frozen=True, kw_only=True)
+class FileTensors:
+    """The tensors of a file, by its names, unchecked; a bad one raises a `UserError`.
+
+    `source` is the path of the file, and `described_by` the origin of the expected shapes, both for
+    messages.
+    """
+
+    tensors: Mapping[str, Any]
+    source: Path
+    described_by: str
+
+    def encoder(self, shape: EncoderShape, name_of: Callable[[str], str]) -> Encoder:
+        """Return an encoder with these weights, float32, in evaluation mode, `<mask>`'s row zero.
+
+        `name_of` translates our names to those of the file.
+        """
+        with torch.device("meta"):  # no memory: a wrong shape may be huge
+            expected = Encoder(shape).state_dict()
+        state = {
+            ours: self.tensor(name_of(ours), tensor.shape) for ours, tensor in expected.items()
+        }
+        encoder = Encoder(shape)
+        encoder.load_state_dict(state)  # copies, and converts half precision to float32
+        with torch.no_grad():
+            encoder.embed_tokens.weight[MASK] = 0.0
+        return encoder.eval()
+
+    def contact_head(self, shape: EncoderShape, prefix: str) -> ContactHead | None:
+        """Return the regression `prefix`.weight and `prefix`.bias, float32; None if it is zero."""
+        weight = self.tensor(f"{prefix}.weight", torch.Size((1, shape.layers * shape.heads)))
+        bias = self.tensor(f"{prefix}.bias", torch.Size((1,)))
+        head = ContactHead(
+            coefficients=weight[0].detach().to(torch.float32, copy=True),
+            intercept=bias[0].detach().to(torch.float32, copy=True),
+        )
+        return head if head.is_fitted else None
+
+    def check_tied(self, projection: str, embedding: str) -> None:
+        """Check that the projection of the language-model head is the token embedding.
+
+        Loading zeroes the row of `<mask>`, so it may differ.
+        """
+        matrix = self.tensors[embedding]
+        again = self.tensor(projection, matrix.shape)
+        if not torch.equal(matrix[:MASK].float(), again[:MASK].float()):
+            raise UserError(
+                f"{self.source}: {projection} differs from {embedding}; "
+                "expected the same matrix (tied)"
+            )
+
+    def tensor(self, name: str, size: torch.Size) -> Tensor:
+        """Return a tensor of floating-point numbers with this name and size."""
+        expected = f"{tuple(size)} from {self.described_by}"
+        if name not in self.tensors:
+            raise UserError(
+                f"{self.source}: has no tensor {name}; expected one of shape {expected}"
+            )
+        tensor = self.tensors[name]
+        problem = None
+        if not isinstance(tensor, Tensor):
+            problem = f"is a {type(tensor).__name__}; expected a tensor of shape {expected}"
+        elif tensor.is_meta:
+            problem = "is without values; expected a plain tensor"
+        elif tensor.layout is not torch.strided:
+            problem = f"is {tensor.layout}; expected a plain tensor"
+        elif not tensor.is_floating_point():
+            problem = f"is {tensor.dtype}; expected floating-point numbers"
+        elif tensor.shape != size:
+            problem = f"has shape {tuple(tensor.shape)}; expected {expected}"
+        if problem is not None:
+            raise UserError(f"{self.source}: {name} {problem}")
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+
+def verify_copy(copy: TrainedModel, original: TrainedModel, path: Path) -> None:
+    """Check that a model read back from `path` is, bit for bit, the one that was written there.
 
     Raises:
         RuntimeError: it is not.
     """
+    if copy.provenance.as_json() != original.provenance.as_json():
+        raise RuntimeError(f"{path}: read back, the provenance differs from what was written")
     expected, found = (
-        _named(encoder, provenance, contact_head),
-        _named(copy, provenance, copied_head),
+        {**model.state(), **(model.regression("contact_head") if model.fitted_head else {})}
+        for model in (original, copy)
     )
-    if copy.shape != encoder.shape or expected.keys() != found.keys():
+    if copy.encoder.shape != original.encoder.shape or expected.keys() != found.keys():
         raise RuntimeError(f"{path}: read back, the tensors are not those that were written")
     for name, tensor in expected.items():
         # as integers, because 0.0 equals -0.0 and no NaN equals itself
@@ -137,38 +192,7 @@ def verify_copy(
             raise RuntimeError(f"{path}: read back, {name} differs from what was written")
 
 
-def _alone(tensor: Tensor) -> Tensor:
+def _on_its_own(tensor: Tensor) -> Tensor:
     """Return float32 on the CPU, not as a part of a larger memory, which would be saved with it."""
     tensor = tensor.cpu().float().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
-def _named(
-    encoder: Encoder, provenance: Provenance, contact_head: ContactHead | None
-) -> dict[str, Tensor]:
-    tensors = released_state(encoder, provenance)
-    if contact_head is not None and contact_head.is_fitted:
-        tensors["contact_head.coefficients"] = _alone(contact_head.coefficients)
-        tensors["contact_head.intercept"] = _alone(contact_head.intercept)
-    return tensors
-
-
-def _checked(
-    tensors: Mapping[str, Any], name: str, size: torch.Size, *, source: Path, described_by: str
-) -> Tensor:
-    expected = f"{tuple(size)} from {described_by}"
-    if name not in tensors:
-        raise UserError(f"{source}: has no tensor {name}; expected one of shape {expected}")
-    tensor = tensors[name]
-    if not isinstance(tensor, Tensor):
-        raise UserError(
-            f"{source}: {name} is a {type(tensor).__name__}; expected a tensor of shape {expected}"
-        )
-    if tensor.layout is not torch.strided or tensor.is_meta:
-        kind = "without values" if tensor.is_meta else str(tensor.layout)
-        raise UserError(f"{source}: {name} is {kind}; expected a plain tensor")
-    if not tensor.is_floating_point():
-        raise UserError(f"{source}: {name} is {tensor.dtype}; expected floating-point numbers")
-    if tensor.shape != size:
-        raise UserError(f"{source}: {name} has shape {tuple(tensor.shape)}; expected {expected}")
-    return tensor

@@ -2,11 +2,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Interval
-from esm1b.evaluation.results import Comparison, Metric, describe_model, write_metrics
+from esm1b.evaluation.results import Comparison, Metric, write_metrics
 
 FULL = Interval(value=0.5, low=0.25, high=0.75, n=4)
 ONE_GROUP = Interval(value=0.5, low=np.nan, high=np.nan, n=1)
@@ -66,12 +64,3 @@ def test_what_is_undefined_is_null() -> None:
 def test_a_failure_has_no_value() -> None:
     failed = metric(FULL, failed="no coefficient").as_json()
     assert (failed["value"], failed["low"], failed["failed"]) == (None, None, "no coefficient")
-
-
-def test_a_model_describes_itself(tmp_path: Path) -> None:
-    assert describe_model(tmp_path) == {}
-    (tmp_path / "esm1b.json").write_text('{"step": 7}')
-    assert describe_model(tmp_path) == {"step": 7}
-    (tmp_path / "esm1b.json").write_text("{")
-    with pytest.raises(UserError, match=r"esm1b\.json: expected JSON"):
-        describe_model(tmp_path)

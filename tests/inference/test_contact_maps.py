@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.image import imread
 
-from esm1b.inference import contact_maps
+from esm1b.inference import result_file
 from esm1b.inference.contact_maps import predict_contacts
 from esm1b.inference.contact_picture import draw_contact_map, top_long_range_pairs
-from esm1b.inference.model import load_model
+from esm1b.inference.load_model import load_model
 from tests.inference.models import (
     LONGEST,
     random_sequences,
@@ -64,7 +64,7 @@ def test_maps_and_pictures(model: Path, fasta: str, tmp_path: Path) -> None:
 def test_npz_holds_the_same(
     model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contact_maps, "_ROW_GROUP_BYTES", 2000)
+    monkeypatch.setattr(result_file, "_ROW_GROUP_BYTES", 2000)
     predict_contacts(model, fasta, tmp_path / "parquet", pictures=0)
     predict_contacts(model, fasta, tmp_path / "npz", format="npz", pictures=0)
     assert listing(tmp_path / "npz") == [".esm1b", "contacts.npz"]
@@ -142,7 +142,7 @@ def test_the_command(
     assert "the contact head is not fitted; expected a model directory with a fitted one" in found
     Path(fasta).write_text(">a\nM-T\n")
     found = refused(capsys, "contacts", model, fasta, "--output", output)
-    assert found.startswith(f"{fasta}: record 1 (a): '-' at position 2; expected one of")
+    assert found.startswith(f"{fasta}: record 1 (a): '-' at position 2 of the sequence; expected")
     # the earlier output is as it was
     assert "contacts.npz" in listing(tmp_path / "out")
 

@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm1b.errors import Stopped, UserError
-from esm1b.inference import embed as embed_module
-from esm1b.inference import embedding_parts, embedding_table
+from esm1b.inference import embedding_parts, embedding_table, result_file
 from esm1b.inference.embed import embed
-from esm1b.inference.embedding_table import EmbeddingOptions, chunks_of
-from esm1b.inference.fasta_input import Record
-from esm1b.inference.model import Model, load_model
-from esm1b.inference.weights_digest import weights_digest
+from esm1b.inference.embedding_table import Embedder
+from esm1b.inference.fasta_input import EncodedRecord
+from esm1b.inference.load_model import load_model
+from esm1b.inference.model import Model
+from esm1b.weights.model_directory import ModelDirectory
 from tests.inference.models import LONGEST, random_sequences, refused, write_fasta, write_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -128,15 +128,17 @@ class Counter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[int] = []
         self.fail_at: int | None = None
-        compute = embedding_table.embed_records
+        compute = Embedder.table
 
-        def counting(model: Model, records: Sequence[Record], *others: Any) -> pa.Table:
+        def counting(
+            embedder: Embedder, records: Sequence[EncodedRecord], schema: pa.Schema
+        ) -> pa.Table:
             if len(self.rows) == self.fail_at:
                 raise KilledError
             self.rows.append(len(records))
-            return compute(model, records, *others)
+            return compute(embedder, records, schema)
 
-        monkeypatch.setattr(embed_module, "embed_records", counting)
+        monkeypatch.setattr(Embedder, "table", counting)
 
 
 @pytest.fixture
@@ -168,14 +170,14 @@ def test_a_killed_job_goes_on(
     embed(model, fasta, output, per_residue=per_residue, **CHUNKED)
     assert counter.rows == chunks[4:]
     assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    assert f"goes on after {sum(chunks[:4])} of 60 sequences" in caplog.text
+    assert f"resuming after {sum(chunks[:4])} of 60 sequences" in caplog.text
     assert listing(tmp_path) == ["out.parquet", "proteins.fasta", "whole.parquet"]
 
 
 def test_bytes_do_not_depend_on_when_parts_are_written(
     model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding_parts, "_ROW_GROUP_BYTES", 600)
+    monkeypatch.setattr(result_file, "_ROW_GROUP_BYTES", 600)
     for seconds in (0.0, 1e-4, 60.0):
         embed(model, fasta, tmp_path / f"{seconds}.parquet", batch_tokens=8, part_seconds=seconds)
     assert pq.read_metadata(tmp_path / "0.0.parquet").num_row_groups > 1
@@ -189,15 +191,15 @@ def test_sigkill(model: Path, fasta: str, tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from esm1b.inference import embed as module
-compute, calls = module.embed_records, []
+from esm1b.inference.embed import Embedder, embed
+compute, calls = Embedder.table, []
 def dying(*arguments):
     calls.append(1)
     if len(calls) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return compute(*arguments)
-module.embed_records = dying
-module.embed(Path({str(model)!r}), {fasta!r}, Path({str(output)!r}), batch_tokens=8, part_seconds=0)
+Embedder.table = dying
+embed(Path({str(model)!r}), {fasta!r}, Path({str(output)!r}), batch_tokens=8, part_seconds=0)
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False)
     assert result.returncode == -signal.SIGKILL
@@ -219,7 +221,7 @@ def test_a_signal_saves_what_is_finished(
     number: int, model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed(model, fasta, tmp_path / "whole.parquet", batch_tokens=8)
-    compute, calls = embedding_table.embed_records, []
+    compute, calls = Embedder.table, []
 
     def interrupted(*arguments: Any) -> pa.Table:
         calls.append(len(arguments[1]))
@@ -227,7 +229,7 @@ def test_a_signal_saves_what_is_finished(
             os.kill(os.getpid(), number)
         return compute(*arguments)
 
-    monkeypatch.setattr(embed_module, "embed_records", interrupted)
+    monkeypatch.setattr(Embedder, "table", interrupted)
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match=r"^\d+ of 60 sequences are saved$") as caught:
         embed(model, fasta, tmp_path / "out.parquet", batch_tokens=8)
@@ -284,7 +286,7 @@ def test_parts_of_other_choices_are_not_used(
     counter.rows, counter.fail_at = [], None
     embed(model, fasta, tmp_path / "out.parquet", **{**CHUNKED, **changed})
     assert sum(counter.rows) == 60
-    assert f"out.parquet.parts: left by a job that differs in {named}; starting anew" in caplog.text
+    assert f"out.parquet.parts: from a job that differs in {named}; starting again" in caplog.text
 
 
 def test_parts_of_another_model_or_input_are_not_used(
@@ -393,37 +395,43 @@ def test_memory_is_bounded(
 def test_chunks_hold_all_records_and_go_on_from_any_of_them(
     lengths: list[int], batch_tokens: int, per_residue: bool, data: st.DataObject
 ) -> None:
-    options = EmbeddingOptions(
+    model: Any = SimpleNamespace(width=4)
+    embedder = Embedder(
+        model=model,
         layers=(0, 1),
-        width=4,
         per_residue=per_residue,
         long_sequences="error",
-        longest=50,
         batch_tokens=batch_tokens,
     )
     records = [
-        Record(id=str(number), residues=np.full(length, 5, dtype=np.uint8))
+        EncodedRecord(id=str(number), residues=np.full(length, 5, dtype=np.uint8))
         for number, length in enumerate(lengths)
     ]
-    chunks = list(chunks_of(records, options))
+    chunks = list(embedder.chunks(records))
     assert [record.id for chunk in chunks for record in chunk] == [record.id for record in records]
     for chunk in chunks:
         residues = sum(len(record.residues) for record in chunk)
         assert len(chunk) == 1 or residues <= 16 * batch_tokens
     done = data.draw(st.integers(0, len(chunks) - 1))
     start = sum(len(chunk) for chunk in chunks[:done])
-    again = list(chunks_of(records[start:], options))
+    again = list(embedder.chunks(records[start:]))
     assert [len(chunk) for chunk in again] == [len(chunk) for chunk in chunks[done:]]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b">a\nMKT\n>b x\nMK-T\n", "record 2 (b): '-' at position 3; expected one of the residue"),
-        (b">a\nMKT\n>b\n>c\nA\n", "record 2 (b): no residues; expected a protein sequence"),
-        (b">a\nMKT\n>b\n*\n", "record 2 (b): no residues; expected a protein sequence"),
-        (b">a\nMK<mask>\n", "record 1 (a): '<' at position 3; expected one of the residue symbols"),
-        (b">a\nM\xc3\xa9\n", "record 1 (a): 'Ã' at position 2; expected one of the residue"),
+        (
+            b">a\nMKT\n>b x\nMK-T\n",
+            "record 2 (b): '-' at position 3 of the sequence; expected the let",
+        ),
+        (b">a\nMKT\n>b\n>c\nA\n", "record 2 (b): has no sequence; expected residues"),
+        (b">a\nMKT\n>b\n*\n", "record 2 (b): has no sequence; expected residues"),
+        (
+            b">a\nMK<mask>\n",
+            "record 1 (a): '<' at position 3 of the sequence; expected the letters",
+        ),
+        (b">a\nM\xc3\xa9\n", "record 1 (a): byte 0xc3 at position 2 of the sequence; expected"),
         (b"MKT\n>a\nMKT\n", "line 1: a sequence before any header: 'MKT'; expected a FASTA header"),
         (b"<html>\n</html>\n", "line 1: '<html>'; expected a FASTA header line"),
         (b">a\nMKT\n>\nMKT\n", "record 2: a header line without an id"),
@@ -453,7 +461,9 @@ def test_wrong_standard_input(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b">a\nM1\n")))
     found = refused(capsys, "embed", model, "-", "--output", tmp_path / "o.parquet")
-    assert found.startswith("standard input: record 1 (a): '1' at position 2; expected")
+    assert found.startswith(
+        "standard input: record 1 (a): '1' at position 2 of the sequence; expected"
+    )
     assert listing(tmp_path) == []
 
 
@@ -476,8 +486,8 @@ def test_wrong_arguments(
     )
     for layer in ("3", "-4"):
         assert refusal(model, fasta, "--output", output, "--layers", "0", "--layers", layer) == (
-            f"layer {layer}: the model has layers 0 to 2; expected one of them, or -3 to -1 "
-            "counted from the end"
+            f"layer {layer}: the model has layers 0 (the input of the first) to 2; expected one "
+            "of them, or -3 to -1"
         )
     assert refusal(tmp_path / "none", fasta, "--output", output).startswith(f"{tmp_path / 'none'}")
     assert refusal(model, tmp_path / "none.fasta", "--output", output) == (
@@ -492,33 +502,24 @@ def test_wrong_arguments(
 def test_an_input_that_changes_meanwhile(
     model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def digest(directory: Path) -> str:
-        Path(fasta).write_text(">a\nMKT\n")  # after the check
-        return weights_digest(directory)
+    original = ModelDirectory.digest
 
-    monkeypatch.setattr("esm1b.inference.embed.weights_digest", digest)
+    def digest(directory: ModelDirectory) -> str:
+        Path(fasta).write_text(">a\nMKT\n")  # after the check
+        return original(directory)
+
+    monkeypatch.setattr(ModelDirectory, "digest", digest)
     with pytest.raises(UserError, match="changed while it was read; expected the same content"):
         embed(model, fasta, tmp_path / "out.parquet")
     # nor are its parts of any use
     assert listing(tmp_path) == ["proteins.fasta"]
 
 
-def test_a_model_is_known_by_what_decides_its_results(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model")
-    digest = weights_digest(model)
-    assert weights_digest(write_model(tmp_path / "same")) == digest
-    assert weights_digest(write_model(tmp_path / "other", seed=1)) != digest
-    (model / "README.md").write_text("about this model")
-    assert weights_digest(model) == digest
-    (model / "esm1b.json").write_text('{"rare_residues": "replace"}')
-    assert weights_digest(model) != digest
-
-
 def test_only_an_earlier_output_is_replaced(tmp_path: Path) -> None:
     directory = write_model(tmp_path / "model")
     weights = (directory / "model.safetensors").read_bytes()
     (tmp_path / "a.fasta").write_text(">a\nMKTV\n")
-    with pytest.raises(UserError, match="is no earlier output of embed; expected a new file"):
+    with pytest.raises(UserError, match="is not an earlier output of embed; expected a new file"):
         embed(directory, str(tmp_path / "a.fasta"), directory / "model.safetensors")
     assert (directory / "model.safetensors").read_bytes() == weights
     for _ in range(2):

@@ -9,9 +9,11 @@ from torch import Tensor
 from esm1b.alphabet import TOKENS
 from esm1b.errors import UserError
 from esm1b.inference.fill_mask import candidate_table, fill_mask
-from esm1b.inference.model import Model, load_model
-from esm1b.inference.network import NetworkOutput
+from esm1b.inference.load_model import load_model
+from esm1b.inference.model import Model
 from esm1b.model.packed import PackedTokens
+from esm1b.model.shape import EncoderShape
+from esm1b.weights.model_directory import ModelDirectory
 from tests.inference.models import refused, run_command, write_model
 
 UBIQUITIN = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"
@@ -20,23 +22,19 @@ UBIQUITIN = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTL
 class FavouriteNetwork:
     """Expects D with probability 0.6, E 0.3, and the rest alike, at every position."""
 
-    layers, width, heads, device = 1, 4, 1, torch.device("cpu")
+    shape = EncoderShape(layers=1, width=4, heads=1)
+    device = torch.device("cpu")
 
-    def run(
-        self,
-        packed: PackedTokens,
-        *,
-        representation_layers: Collection[int] = (),
-        logits: bool = False,
-        masked_positions: Tensor | None = None,
-    ) -> NetworkOutput:
+    def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
         probabilities = torch.full((33,), 0.1 / 31)
         probabilities[TOKENS.index("D")] = 0.6
         probabilities[TOKENS.index("E")] = 0.3
-        values = probabilities.log().expand(len(packed.tokens), -1) + 2
-        return NetworkOutput(representations={}, logits=values)
+        return probabilities.log().expand(len(packed.tokens), -1) + 2
 
-    def attention_maps(self, packed: PackedTokens) -> Iterator[Tensor]:
+    def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
+        raise NotImplementedError
+
+    def attention_maps(self, packed: PackedTokens) -> Iterator[list[Tensor]]:
         raise NotImplementedError
 
     def untrained(self, seed: int) -> "FavouriteNetwork":
@@ -51,7 +49,7 @@ def model() -> Model:
         append_eos=True,
         longest_sequence=30,
         contact_head=None,
-        name="favourite",
+        directory=ModelDirectory(Path("favourite")),
     )
 
 

@@ -8,12 +8,13 @@ import esm1b
 from esm1b.alphabet import MASK, encode
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
-from esm1b.inference.model import Model, load_model, untrained_model
-from esm1b.inference.network import EncoderNetwork
+from esm1b.inference.load_model import load_model, untrained_model
+from esm1b.inference.model import Model
 from esm1b.model.contact_head import ContactHead
+from esm1b.model.encoder import Encoder
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
-from esm1b.weights.hugging_face_reader import read_hugging_face
+from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
@@ -34,9 +35,10 @@ def test_attentions_without_special_tokens(directory: Path) -> None:
     assert maps.shape == (8, 7, 7)
     assert maps.dtype == np.float32
     packed = pack_sequences([residues], torch.device("cpu"))
-    layers = list(model.network.attention_maps(packed))
+    with torch.no_grad():
+        layers = list(model.network.attention_maps(packed))
     # channel = layer * heads + head
-    np.testing.assert_array_equal(maps[5], layers[1][1, 1:-1, 1:-1])
+    np.testing.assert_array_equal(maps[5], layers[1][0][1, 1:-1, 1:-1])
     assert (maps.sum(-1) < 1).all()
 
 
@@ -82,19 +84,19 @@ def test_log_probabilities_at_masked_positions(directory: Path) -> None:
 def test_untrained_models_follow_their_seed() -> None:
     residues = encode("MKTVRQG")
     like = Model(
-        network=EncoderNetwork(random_encoder(SHAPE)),
+        network=random_encoder(SHAPE),
         rare_residues="keep",
         append_eos=False,
         longest_sequence=9,
         contact_head=None,
-        name="model",
+        directory=ModelDirectory(Path("model")),
     )
     first, same, other = (untrained_model(like, seed) for seed in (0, 0, 1))
     assert (first.rare_residues, first.append_eos, first.longest_sequence) == ("keep", False, 9)
     np.testing.assert_array_equal(first.attentions(residues), same.attentions(residues))
     assert not np.array_equal(first.attentions(residues), other.attentions(residues))
-    assert isinstance(first.network, EncoderNetwork)
-    assert not first.network.encoder.training
+    assert isinstance(first.network, Encoder)
+    assert not first.network.training
 
 
 def test_sequences_as_people_write_them(directory: Path) -> None:
@@ -113,7 +115,7 @@ def test_logits_are_the_encoders(directory: Path) -> None:
     assert [part.shape for part in logits] == [(4, 33), (1, 33)]
     packed = pack_sequences([model.tokens("MK<mask>V")], torch.device("cpu"))
     with torch.no_grad():
-        expected = read_hugging_face(directory)[0](packed)[1:-1]
+        expected = ModelDirectory(directory).read().encoder(packed)[1:-1]
     np.testing.assert_allclose(logits[0], expected, rtol=0, atol=1e-5)
 
 
@@ -124,7 +126,7 @@ def test_layers_together_are_layers_alone(directory: Path) -> None:
     for place, layer in enumerate((2, 0, -1)):
         alone = model.representations(["MKTV", "AC"], layer=layer)
         np.testing.assert_array_equal(together[1][place], alone[1])
-    with pytest.raises(UserError, match=r"layer 3: model has 2 layers; expected 0 .* to 2, or -1"):
+    with pytest.raises(UserError, match=r"layer 3: the model has layers 0 .* to 2; expected one"):
         model.representations(["MKTV"], layer=3)
 
 
@@ -196,7 +198,9 @@ def test_what_are_no_sequences(directory: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="sequences: one sequence; expected several"):
         model.logits("MKT")
     for tokens in (np.array([40, 50], np.uint8), np.array([1, 5], np.uint8), np.array([4, 5])):
-        with pytest.raises(UserError, match="tokens that are no residues; expected uint8 of 4"):
+        with pytest.raises(
+            UserError, match="has tokens that are not residues; expected uint8 of 4"
+        ):
             model.logits([tokens])
     (tmp_path / "file.pt").touch()
     with pytest.raises(UserError, match=r"is a file; expected a model directory, which esm1b imp"):

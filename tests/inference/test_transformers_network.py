@@ -13,10 +13,10 @@ from transformers import EsmConfig, EsmForMaskedLM
 from esm1b.alphabet import MASK, PAD, TOKENS, encode
 from esm1b.errors import UserError
 from esm1b.inference import transformers_network
-from esm1b.inference.model import load_model, untrained_model
-from esm1b.inference.network import Network
+from esm1b.inference.load_model import load_model, untrained_model
 from esm1b.inference.transformers_network import TransformersNetwork, load_transformers
 from esm1b.model.packed import PackedTokens, pack_sequences
+from esm1b.weights.model_directory import ModelDirectory
 
 CPU = torch.device("cpu")
 QUERY = "esm.encoder.layer.1.attention.self.query.weight"
@@ -80,7 +80,9 @@ def theirs(directory: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def network(directory: Path) -> TransformersNetwork:
-    return load_transformers(directory, CPU, torch.float32)[0]
+    network = load_transformers(ModelDirectory(directory), CPU, torch.float32).network
+    assert isinstance(network, TransformersNetwork)
+    return network
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 def refusal(directory: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load_transformers(directory, CPU, torch.float32)
+        load_transformers(ModelDirectory(directory), CPU, torch.float32)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(str(directory))
@@ -131,14 +133,13 @@ def edit_weights(directory: Path, **changes: Tensor | None) -> None:
 
 
 def test_what_is_loaded(directory: Path, theirs: Any) -> None:
-    network, contact_head, longest = load_transformers(directory, CPU, torch.float32)
-    checked: Network = network
-    assert (checked.layers, checked.width, checked.heads, checked.device) == (3, 24, 2, CPU)
-    assert longest == 62  # 66 rows, as 1,026 rows are 1,022 residues
-    assert contact_head is not None
+    model = load_transformers(ModelDirectory(directory), CPU, torch.float32)
+    assert (model.layers, model.width, model.heads, model.network.device) == (3, 24, 2, CPU)
+    assert model.longest_sequence == 62  # 66 rows, as 1,026 rows are 1,022 residues
+    assert model.contact_head is not None
     regression = theirs.esm.contact_head.regression
-    assert torch.equal(contact_head.coefficients, regression.weight[0])
-    assert torch.equal(contact_head.intercept, regression.bias[0])
+    assert torch.equal(model.contact_head.coefficients, regression.weight[0])
+    assert torch.equal(model.contact_head.intercept, regression.bias[0])
 
 
 @torch.no_grad()
@@ -148,50 +149,40 @@ def test_logits_and_representations_are_those_of_transformers(
     packed = batch()
     tokens = packed.to_padded(packed.tokens, PAD)
     expected = theirs(tokens, attention_mask=(tokens != PAD).long(), output_hidden_states=True)
-    output = network.run(packed, representation_layers=(0, 1, 2, 3), logits=True)
-    assert output.logits is not None
-    close(output.logits, in_batch(packed, expected.logits))
-    assert list(output.representations) == [0, 1, 2, 3]
+    close(network(packed), in_batch(packed, expected.logits))
+    representations = network.representations(packed, (0, 1, 2, 3))
+    assert list(representations) == [0, 1, 2, 3]
     for layer, hidden in enumerate(expected.hidden_states):
-        close(output.representations[layer], in_batch(packed, hidden))
-    some = network.run(packed, representation_layers={2})
-    assert some.logits is None
-    assert list(some.representations) == [2]
-    assert torch.equal(some.representations[2], output.representations[2])
+        close(representations[layer], in_batch(packed, hidden))
+    some = network.representations(packed, {2})
+    assert list(some) == [2]
+    assert torch.equal(some[2], representations[2])
 
 
 def test_first_representation_is_the_embedding_and_the_last_leaves_the_last_norm(
     network: TransformersNetwork, theirs: Any
 ) -> None:
     packed = pack_sequences([encode("MKTV")], CPU)
-    output = network.run(packed, representation_layers=(0, 3), logits=True)
+    representations = network.representations(packed, (0, 3))
     embedding = theirs.esm.embeddings.word_embeddings.weight[packed.tokens]
-    close(output.representations[0], embedding * (1 - 0.15 * 0.8))
-    assert output.logits is not None
-    close(theirs.lm_head(output.representations[3]), output.logits)
+    close(representations[0], embedding * (1 - 0.15 * 0.8))
+    close(theirs.lm_head(representations[3]), network(packed))
 
 
 def test_logits_at_masked_positions_are_those_of_all(network: TransformersNetwork) -> None:
     packed = batch()
     positions = torch.tensor([3, 20, 3])
-    everywhere = network.run(packed, logits=True).logits
-    some = network.run(packed, logits=True, masked_positions=positions).logits
-    assert everywhere is not None
-    assert some is not None
-    close(some, everywhere[positions])
+    close(network(packed, positions), network(packed)[positions])
 
 
 def test_a_sequence_in_company_is_as_alone(network: TransformersNetwork) -> None:
     packed = batch()
-    together = network.run(packed, logits=True).logits
-    assert together is not None
+    together = network(packed)
     lengths = list(packed.lengths)
     parts = (torch.split(values, lengths) for values in (packed.tokens, together))
     for tokens, logits in zip(*parts, strict=True):
         alone = PackedTokens.from_tokens(tokens, [len(tokens)])
-        expected = network.run(alone, logits=True).logits
-        assert expected is not None
-        close(logits, expected)
+        close(logits, network(alone))
 
 
 @torch.no_grad()
@@ -200,16 +191,13 @@ def test_attention_maps_are_those_of_transformers(
 ) -> None:
     packed = pack_sequences([encode("MKTVRQGXBUZO")], CPU)
     expected = theirs(packed.tokens[None], output_attentions=True).attentions
-    before = network.run(packed, logits=True).logits
+    before = network(packed)
     maps = list(network.attention_maps(packed))
     assert len(maps) == 3
-    for ours, layer in zip(maps, expected, strict=True):
+    for (ours,), layer in zip(maps, expected, strict=True):
         assert ours.dtype == torch.float32
         close(ours, layer[0])
-    after = network.run(packed, logits=True).logits
-    assert before is not None
-    assert after is not None
-    assert torch.equal(before, after)  # maps leave the network as it was
+    assert torch.equal(before, network(packed))  # maps leave the network as it was
 
 
 @torch.no_grad()
@@ -244,7 +232,7 @@ def test_untrained_depends_on_the_seed_alone(directory: Path) -> None:
     torch.manual_seed(2)
     second = untrained_model(model, 7)
     third = untrained_model(model, 8)
-    assert first.network.width == 24
+    assert first.width == 24
     (ours,), (same,), (other,) = (m.logits(["MKTVRQG"]) for m in (first, second, third))
     np.testing.assert_array_equal(ours, same)
     assert np.abs(ours - other).max() > 1e-3
@@ -263,7 +251,7 @@ def test_bfloat16_keeps_rotary_frequencies_exact(directory: Path) -> None:
     (expected,), (logits,) = (m.logits(["MKTVRQG" * 8]) for m in (precise, rough))
     # 8 bits of fraction in each of three layers.
     assert np.abs(logits - expected).max() < 0.05 * np.abs(expected).max()
-    assert next(rough.network.attention_maps(batch_of_one())).dtype == torch.float32
+    assert next(rough.network.attention_maps(batch_of_one()))[0].dtype == torch.float32
 
 
 def batch_of_one() -> PackedTokens:
@@ -279,13 +267,13 @@ def test_a_saved_model_loads_like_a_released_one(tmp_path: Path, directory: Path
 
 def test_a_contact_head_that_is_missing_or_zero_is_not_fitted(copied: Path) -> None:
     edit_weights(copied, **{"esm.contact_head.regression.weight": torch.zeros(1, 6)})
-    assert load_transformers(copied, CPU, torch.float32)[1] is None
+    assert load_transformers(ModelDirectory(copied), CPU, torch.float32).contact_head is None
     edit_weights(copied, **{"esm.contact_head.regression.weight": None})
-    assert load_transformers(copied, CPU, torch.float32)[1] is None
+    assert load_transformers(ModelDirectory(copied), CPU, torch.float32).contact_head is None
 
 
 def test_loading_says_nothing(directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    load_transformers(directory, CPU, torch.float32)
+    load_transformers(ModelDirectory(directory), CPU, torch.float32)
     assert capfd.readouterr() == ("", "")
 
 
@@ -357,7 +345,7 @@ def test_without_transformers(directory: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(transformers_network, "version", lambda name: "5.2.9")
     assert refusal(directory) == f": ESM-2 runs through transformers, which is 5.2.9; {remedy}"
     monkeypatch.setattr(transformers_network, "version", lambda name: "5.10.0.dev0")
-    load_transformers(directory, CPU, torch.float32)
+    load_transformers(ModelDirectory(directory), CPU, torch.float32)
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert refusal(directory) == (
         f": ESM-2 runs through transformers, which is not installed; {remedy}"

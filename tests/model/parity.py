@@ -161,12 +161,12 @@ def mixed_batch(masked_share: float) -> PackedTokens:
 def our_outputs(encoder: Encoder, head: ContactHead, packed: PackedTokens) -> Outputs:
     """Run our network; the logits and representations come from the path without maps."""
     layers = range(encoder.shape.layers + 1)
-    encoded = encoder.encode(packed, representation_layers=layers)
+    representations = encoder.representations(packed, layers)
     by_layer = list(encoder.attention_maps(packed))
     by_sequence = [list(maps) for maps in zip(*by_layer, strict=True)]
     return Outputs(
-        logits=encoder.logits(encoded.final),
-        representations=[encoded.representations[layer] for layer in layers],
+        logits=encoder(packed),
+        representations=[representations[layer] for layer in layers],
         attentions=[torch.stack(maps) for maps in by_sequence],
         contacts=[
             head.probabilities([layer[:, 1:-1, 1:-1] for layer in maps]) for maps in by_sequence

@@ -1,3 +1,4 @@
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,13 @@ def states(packed: PackedTokens) -> list[Tensor]:
 def test_flat_tokens_survive_the_padded_layout(lengths: list[int]) -> None:
     plan = PaddedPlan.of(lengths, CPU)
     tokens = torch.arange(sum(lengths))
-    assert torch.equal(tokens[plan.to_padded][plan.to_flat], tokens)
-    members = [sequence for group in plan.groups for sequence in group.members]
-    assert sorted(members) == list(range(len(lengths)))
-    assert sum(len(group.members) * group.length for group in plan.groups) == len(plan.to_padded)
+    layout = plan.keys
+    assert torch.equal(tokens[layout.to_padded][layout.to_flat], tokens)
+    assert sorted(chain(*plan.groups)) == list(range(len(lengths)))
+    assert [rows for rows, _ in layout.shapes] == [len(group) for group in plan.groups]
+    assert sum(rows * width for rows, width in layout.shapes) == len(layout.to_padded)
     # Nothing shorter than 90 % of its group's longest, so at most 1 / 0.9 places per token.
-    assert len(plan.to_padded) <= sum(lengths) / 0.9
+    assert len(layout.to_padded) <= sum(lengths) / 0.9
 
 
 @settings(max_examples=30, deadline=None)
@@ -178,9 +180,9 @@ def test_where_varlen_runs() -> None:
 
 def test_groups_of_similar_length() -> None:
     plan = PaddedPlan.of([100, 90, 89, 10, 10], CPU)
-    sizes = [(group.members, group.length, group.places) for group in plan.groups]
-    assert sizes == [((0, 1), 100, 200), ((2,), 89, 89), ((3, 4), 10, 20)]
-    first, second, third = (group.key_mask for group in plan.groups)
+    assert plan.groups == ((0, 1), (2,), (3, 4))
+    assert plan.keys.shapes == ((2, 100), (1, 89), (2, 10))
+    first, second, third = plan.key_masks
     assert first is not None
     assert first.shape == (2, 1, 1, 100)
     assert first.sum((1, 2, 3)).tolist() == [100, 90]

@@ -10,6 +10,7 @@ from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.model.shape import EncoderShape
 from tests.conftest import random_encoder
+from tests.model.padded import padded_logits
 
 CPU = torch.device("cpu")
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_tokens=64)
@@ -82,9 +83,9 @@ def test_attention_maps_come_by_layer_and_sequence(encoder: Encoder) -> None:
 @torch.no_grad()
 def test_a_padded_batch(encoder: Encoder) -> None:
     batch = torch.tensor([[0, 5, 2, 1, 1, 1], [0, 6, 32, 8, 2, 1]])
-    logits = encoder.padded(batch)
-    assert logits.shape == (2, 6, 33)
-    assert not logits[0, 3:].any()
+    logits = padded_logits(encoder, batch)
+    first = encoder(PackedTokens.from_tokens(batch[0, :3], [3]))
+    torch.testing.assert_close(logits[0, :3], first, rtol=1e-12, atol=1e-12)
     alone = encoder(PackedTokens.from_tokens(batch[1, :5], [5]))
     torch.testing.assert_close(logits[1, :5], alone, rtol=1e-12, atol=1e-12)
 

@@ -13,6 +13,7 @@ from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.model.shape import EncoderShape
 from tests.conftest import random_encoder
+from tests.model.padded import padded_logits
 
 SHAPE = EncoderShape(layers=1, width=12, heads=2, feed_forward=16, maximum_tokens=32)
 
@@ -66,7 +67,7 @@ def test_packed_is_padded_is_alone(
     gradients = flat_gradients(encoder, summed_loss(logits[positions], targets))
 
     tokens = functional.pad(packed.to_padded(packed.tokens, PAD), (0, extra_padding), value=PAD)
-    padded = encoder.padded(tokens)[packed.sequence_index, packed.offsets]
+    padded = padded_logits(encoder, tokens)[packed.sequence_index, packed.offsets]
     torch.testing.assert_close(padded, logits, rtol=1e-10, atol=1e-10)
     padded_gradients = flat_gradients(encoder, summed_loss(padded[positions], targets))
     scale = float(gradients.abs().max())

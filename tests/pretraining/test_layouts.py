@@ -21,7 +21,7 @@ from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.packed import pack_sequences
 from esm1b.pretraining.metrics.metrics_file import read_metrics
-from esm1b.weights.hugging_face_reader import read_hugging_face
+from esm1b.weights.model_directory import ModelDirectory
 from tests.pretraining.batch_record import FOLDER, digests_by_update
 from tests.pretraining.fork_server import ForkServer
 
@@ -200,7 +200,7 @@ def difference(run: Path, single: Path, tokens: Path, *, first: int = 0) -> Diff
     )
     logits = []
     for folder in (run, single):
-        encoder, _ = read_hugging_face(folder / "model")
+        encoder = ModelDirectory(folder / "model").read().encoder
         dataset = open_tokens(tokens, "validation")
         packed = pack_sequences(
             [dataset.residues(number)[:100] for number in range(10)], torch.device("cpu")

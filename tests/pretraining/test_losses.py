@@ -6,6 +6,7 @@ from esm1b.batches.packing import Filling
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.losses import masked_losses
 from tests.conftest import random_encoder
+from tests.model.padded import padded_logits
 
 CPU = torch.device("cpu")
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_tokens=64)
@@ -21,7 +22,7 @@ def test_sums_are_over_the_masked_positions() -> None:
     encoder = random_encoder(SHAPE)
     losses = masked_losses(encoder, BATCH, CPU)
     padded = torch.tensor([[0, 4, 32, 6, 2], [0, 32, 2, 1, 1]])
-    logits = encoder.padded(padded)[[0, 1], [2, 1]]
+    logits = padded_logits(encoder, padded)[[0, 1], [2, 1]]
     expected = -logits.log_softmax(-1)[[0, 1], [5, 7]].sum()
     torch.testing.assert_close(losses.loss, expected, rtol=1e-6, atol=0)
     assert int(losses.correct) == int((logits.argmax(-1) == torch.tensor([5, 7])).sum())

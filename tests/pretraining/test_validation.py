@@ -18,6 +18,7 @@ from esm1b.pretraining import validation
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.validation import Validation
 from tests.conftest import random_encoder
+from tests.model.padded import padded_logits
 from tests.pretraining.worlds import gloo, in_world
 
 CPU = torch.device("cpu")
@@ -52,7 +53,7 @@ def each_sequence_alone(encoder: Encoder, batch: MicroBatch) -> tuple[float, int
     rows = np.searchsorted(ends, batch.masked_positions, side="right")
     columns = batch.masked_positions - (ends - batch.lengths)[rows]
     with torch.no_grad():
-        logits = encoder.padded(tokens)[rows, columns].double()
+        logits = padded_logits(encoder, tokens)[rows, columns].double()
     targets = torch.from_numpy(batch.targets)
     loss = functional.cross_entropy(logits, targets, reduction="sum").item()
     return loss, int((logits.argmax(-1) == targets).sum())

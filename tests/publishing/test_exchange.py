@@ -15,15 +15,14 @@ from esm1b.alphabet import encode
 from esm1b.cli import main
 from esm1b.errors import UserError
 from esm1b.files import sha256_file
-from esm1b.inference.network import EncoderNetwork
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.exchange import export_model, import_model
 from esm1b.weights.fair_esm import read_fair_esm
-from esm1b.weights.hugging_face_reader import read_hugging_face
-from esm1b.weights.provenance import Provenance, read_provenance
+from esm1b.weights.model_directory import ModelDirectory
+from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 from tests.weights.test_fair_esm import (
@@ -93,9 +92,10 @@ def test_the_round_trip_is_bitwise(shape: EncoderShape, tmp_path: Path) -> None:
         assert torch.equal(tensor, last.state_dict()[name]), name
     expected = state_of_fair_esm(first)
     for directory in ("ours", "theirs", "again"):
-        assert_same(read_hugging_face(tmp_path / directory)[0], expected)
+        assert_same(ModelDirectory(tmp_path / directory).read().encoder, expected)
         assert_same_head(
-            read_hugging_face(tmp_path / directory)[1], read_fair_esm(released).contact_head
+            ModelDirectory(tmp_path / directory).read().contact_head,
+            read_fair_esm(released).contact_head,
         )
 
 
@@ -103,21 +103,22 @@ def test_where_imported_weights_come_from(tmp_path: Path) -> None:
     released = release(tmp_path)
     import_model(released, tmp_path / "ours")
     imported = {"name": released.name, "sha256": sha256_file(released)}
-    assert read_provenance(tmp_path / "ours").details == {"imported": imported}
+    assert ModelDirectory(tmp_path / "ours").provenance.details == {"imported": imported}
     card = (tmp_path / "ours" / "README.md").read_text()
     assert f"imported from `{released.name}` (SHA-256 `{imported['sha256']}`)" in card
     import_model(tmp_path / "ours", tmp_path / "again")
-    assert read_provenance(tmp_path / "again").details == {"imported": imported}
+    assert ModelDirectory(tmp_path / "again").provenance.details == {"imported": imported}
 
 
 @torch.no_grad()
 def test_contacts_are_the_same_everywhere(tmp_path: Path) -> None:
     released = release(tmp_path)
     import_model(released, tmp_path / "ours")
-    encoder, head = read_hugging_face(tmp_path / "ours")
+    model = ModelDirectory(tmp_path / "ours").read()
+    encoder, head = model.encoder, model.contact_head
     assert head is not None
     packed = pack_sequences([encode(SEQUENCE)], torch.device("cpu"))
-    maps = (layer[:, 1:-1, 1:-1] for layer in EncoderNetwork(encoder).attention_maps(packed))
+    maps = (layer[:, 1:-1, 1:-1] for (layer,) in encoder.attention_maps(packed))
     contacts = head.probabilities(maps)
     tokens = packed.tokens[None]
     theirs = load_in_fair_esm(released).predict_contacts(tokens)[0]
@@ -136,7 +137,7 @@ def test_provenance_survives(encoder: Encoder, tmp_path: Path) -> None:
     import_model(tmp_path / "model.pt", tmp_path / "again")
     export_model(tmp_path / "again", tmp_path / "hf", format="hf")
     import_model(tmp_path / "hf", tmp_path / "last")
-    assert read_provenance(tmp_path / "last") == provenance
+    assert ModelDirectory(tmp_path / "last").provenance == provenance
     for name in ("config.json", "esm1b.json", WEIGHTS):
         assert (tmp_path / "last" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
 
@@ -215,8 +216,8 @@ def test_directories_of_others(
 ) -> None:
     rewrite(model)
     import_model(model, tmp_path / "ours")
-    assert_same(read_hugging_face(tmp_path / "ours")[0], encoder.state_dict())
-    head = read_hugging_face(tmp_path / "ours")[1]
+    assert_same(ModelDirectory(tmp_path / "ours").read().encoder, encoder.state_dict())
+    head = ModelDirectory(tmp_path / "ours").read().contact_head
     if rewrite is without_contact_head:
         assert head is None
     else:
@@ -288,12 +289,16 @@ def test_an_evaluation_gives_the_contact_head(
     contacts = evaluation(model, tmp_path / "contacts")
     output = tmp_path / "release.pt"
     export_model(model, output, format=format_, evaluations=[contacts])
-    head = read_hugging_face(output)[1] if format_ == "hf" else read_fair_esm(output).contact_head
+    head = (
+        ModelDirectory(output).read().contact_head
+        if format_ == "hf"
+        else read_fair_esm(output).contact_head
+    )
     coefficients, intercept = head_tensors(head)
     expected = torch.tensor([0.0, 2.5, 0.0, 0.0, -1.25, 0.0, 0.0, 0.1])
     assert torch.equal(coefficients, expected)
     assert intercept == -3.5
-    assert read_hugging_face(model)[1] is None
+    assert ModelDirectory(model).read().contact_head is None
     if format_ == "hf":
         assert json.loads((output / "esm1b.json").read_text())["contact_head"] == "fitted"
 
@@ -301,7 +306,7 @@ def test_an_evaluation_gives_the_contact_head(
 def test_a_fit_that_failed_leaves_the_head_unfitted(model: Path, tmp_path: Path) -> None:
     contacts = evaluation(model, tmp_path / "contacts", coefficients=[0] * 8)
     export_model(model, tmp_path / "release", format="hf", evaluations=[contacts])
-    assert read_hugging_face(tmp_path / "release")[1] is None
+    assert ModelDirectory(tmp_path / "release").read().contact_head is None
     details = json.loads((tmp_path / "release" / "esm1b.json").read_text())
     assert details["contact_head"] == "unfitted"
 
@@ -542,6 +547,6 @@ def test_the_commands(
         with pytest.raises(SystemExit) as caught:
             main()
         assert not caught.value.code
-    assert_same(read_hugging_face(tmp_path / "c")[0], encoder.state_dict())
-    coefficients, _ = head_tensors(read_hugging_face(tmp_path / "c")[1])
+    assert_same(ModelDirectory(tmp_path / "c").read().encoder, encoder.state_dict())
+    coefficients, _ = head_tensors(ModelDirectory(tmp_path / "c").read().contact_head)
     assert coefficients[1] == 2.5

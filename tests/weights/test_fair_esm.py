@@ -13,14 +13,13 @@ from torch import Tensor
 
 from esm1b.alphabet import MASK, encode
 from esm1b.errors import UserError
-from esm1b.inference.network import EncoderNetwork
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
 from esm1b.weights.provenance import Provenance
-from esm1b.weights.state import released_state
+from esm1b.weights.state import TrainedModel
 from tests.conftest import random_encoder
 
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_tokens=64)
@@ -199,14 +198,14 @@ def test_names_that_fair_esm_has_upgraded(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_fair_esm_loads_what_we_write(tmp_path: Path) -> None:
     encoder, head = random_encoder(SHAPE), random_head(SHAPE)
-    write_fair_esm(tmp_path / "model.pt", encoder, Provenance(), head)
+    write_fair_esm(tmp_path / "model.pt", TrainedModel(encoder=encoder, contact_head=head))
     network = load_in_fair_esm(tmp_path / "model.pt")
     assert_same(encoder, state_of_fair_esm(network))
     assert network.lm_head.weight is network.embed_tokens.weight
     packed = pack_sequences([encode(SEQUENCE)], torch.device("cpu"))
     expected = network(packed.tokens[None])["logits"][0]
     assert (encoder(packed) - expected).abs().max() / expected.abs().max() <= 1e-5
-    maps = (layer[:, 1:-1, 1:-1] for layer in EncoderNetwork(encoder).attention_maps(packed))
+    maps = (layer[:, 1:-1, 1:-1] for (layer,) in encoder.attention_maps(packed))
     contacts = network.predict_contacts(packed.tokens[None])[0]
     torch.testing.assert_close(head.probabilities(maps), contacts, rtol=0, atol=1e-5)
 
@@ -215,7 +214,8 @@ def test_what_we_write_comes_back(tmp_path: Path) -> None:
     encoder, head = random_encoder(ESM1V), random_head(ESM1V)
     details = {"run": "mine", "pretraining": {"append_eos": False}, "note": "é"}
     provenance = Provenance(rare_residues="keep", details=details)
-    write_fair_esm(tmp_path / "model.pt", encoder, provenance, head)
+    original = TrainedModel(encoder=encoder, contact_head=head, provenance=provenance)
+    write_fair_esm(tmp_path / "model.pt", original)
     model = read_fair_esm(tmp_path / "model.pt")
     assert_same(model.encoder, encoder.state_dict())
     assert model.provenance == provenance
@@ -225,9 +225,8 @@ def test_what_we_write_comes_back(tmp_path: Path) -> None:
 
 def test_bytes_depend_on_no_name(tmp_path: Path) -> None:
     for name in ("first", "second.v2"):
-        write_fair_esm(
-            tmp_path / f"{name}.pt", random_encoder(SHAPE), Provenance(), random_head(SHAPE)
-        )
+        model = TrainedModel(encoder=random_encoder(SHAPE), contact_head=random_head(SHAPE))
+        write_fair_esm(tmp_path / f"{name}.pt", model)
     for ending in (".pt", "-contact-regression.pt"):
         first, second = (tmp_path / f"{name}{ending}" for name in ("first", "second.v2"))
         assert first.read_bytes() == second.read_bytes()
@@ -236,7 +235,7 @@ def test_bytes_depend_on_no_name(tmp_path: Path) -> None:
 
 def test_the_tied_projection_is_stored_once(tmp_path: Path) -> None:
     encoder = random_encoder(SHAPE)
-    write_fair_esm(tmp_path / "model.pt", encoder, Provenance(), None)
+    write_fair_esm(tmp_path / "model.pt", TrainedModel(encoder=encoder))
     with zipfile.ZipFile(tmp_path / "model.pt") as archive:
         storages = [name for name in archive.namelist() if "/data/" in name]
     assert len(storages) == len(encoder.state_dict())
@@ -246,7 +245,7 @@ def test_without_a_contact_head_the_regression_is_zero(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    write_fair_esm(tmp_path / "model.pt", random_encoder(SHAPE), Provenance(), None)
+    write_fair_esm(tmp_path / "model.pt", TrainedModel(encoder=random_encoder(SHAPE)))
     regression = tmp_path / "model-contact-regression.pt"
     assert caplog.messages == [
         f"{regression}: no contact head is fitted, so the regression is zero"
@@ -260,7 +259,8 @@ def test_without_a_contact_head_the_regression_is_zero(
 def test_merged_rare_residues_are_x_in_fair_esm(tmp_path: Path) -> None:
     encoder = random_encoder(SHAPE)
     own = encoder.embed_tokens.weight[26].clone()
-    write_fair_esm(tmp_path / "model.pt", encoder, Provenance(rare_residues="replace"), None)
+    provenance = Provenance(rare_residues="replace")
+    write_fair_esm(tmp_path / "model.pt", TrainedModel(encoder=encoder, provenance=provenance))
     network = load_in_fair_esm(tmp_path / "model.pt")
     for token in range(25, 29):
         assert torch.equal(network.embed_tokens.weight[token], encoder.embed_tokens.weight[24])
@@ -270,20 +270,23 @@ def test_merged_rare_residues_are_x_in_fair_esm(tmp_path: Path) -> None:
 
 
 def test_a_copy_that_differs_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(encoder: Encoder, provenance: Provenance) -> dict[str, Tensor]:
-        state = released_state(encoder, provenance)
-        return {**state, "lm_head.bias": state["lm_head.bias"] + 1e-6}
+    save = torch.save
 
-    monkeypatch.setattr("esm1b.weights.fair_esm.released_state", damaged)
+    def damaged(content: dict[str, Any], stream: Any) -> None:
+        if "args" in content:
+            content["model"]["encoder.lm_head.bias"] += 1e-6
+        save(content, stream)
+
+    monkeypatch.setattr("esm1b.weights.fair_esm.torch.save", damaged)
     with pytest.raises(RuntimeError, match=r"read back, lm_head.bias differs"):
-        write_fair_esm(tmp_path / "model.pt", random_encoder(SHAPE), Provenance(), None)
+        write_fair_esm(tmp_path / "model.pt", TrainedModel(encoder=random_encoder(SHAPE)))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["model.bin", "esm2_mine.pt", "model"])
 def test_names_that_fair_esm_would_not_take(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected one that ends in \.pt and does not"):
-        write_fair_esm(tmp_path / name, random_encoder(SHAPE), Provenance(), None)
+        write_fair_esm(tmp_path / name, TrainedModel(encoder=random_encoder(SHAPE)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -457,8 +460,11 @@ def tensors(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (arguments(arch="two\nlines"), f"args.arch is 'two\\nlines'; {KIND}"),
         (
             arguments(esm1b='{"rare_residues": "drop"}'),
-            'args.esm1b is \'{"rare_residues": "drop"}\'; '
-            "expected the JSON text that export writes",
+            "args.esm1b: rare_residues is 'drop'; expected 'replace' or 'keep'",
+        ),
+        (
+            arguments(esm1b="{"),
+            "args.esm1b is '{'; expected the JSON text that export writes",
         ),
         (
             lambda content: content.pop("args") and None,

@@ -12,7 +12,7 @@ from esm1b.errors import UserError
 from esm1b.evaluation.contacts.regression import PUBLISHED_C, ContactRegression, Regularisation
 from esm1b.evaluation.contacts.scores import ContactScores, score_contacts
 from esm1b.evaluation.contacts.summary import map_table, protein_table, summarise_contacts
-from esm1b.evaluation.results import describe_model, write_metrics
+from esm1b.evaluation.results import write_metrics
 from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, Glycine
 from esm1b.evaluation.structures.proteins import (
     Protein,
@@ -25,7 +25,8 @@ from esm1b.evaluation.structures.read import read_structures
 from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION
 from esm1b.evaluation.structures.table import KINDS
 from esm1b.files import atomic_directory, check_replaceable, write_json
-from esm1b.inference.model import load_model, untrained_model
+from esm1b.inference.load_model import load_model, untrained_model
+from esm1b.weights.model_directory import ModelDirectory
 
 
 def evaluate_contacts(
@@ -102,7 +103,7 @@ def evaluate_contacts(
         write_metrics(
             directory,
             evaluation="contacts",
-            model=describe_model(model_directory),
+            model=ModelDirectory(model_directory).description,
             protocol=protocol,
             metrics=metrics,
             comparisons=comparisons,

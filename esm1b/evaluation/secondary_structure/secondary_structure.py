@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from esm1b.errors import UserError
-from esm1b.evaluation.results import describe_model, write_metrics
+from esm1b.evaluation.results import write_metrics
 from esm1b.evaluation.secondary_structure.data import STATES, read_labelled_proteins, state_labels
 from esm1b.evaluation.secondary_structure.linear_probe import LinearProbe
 from esm1b.evaluation.secondary_structure.probes import (
@@ -34,7 +34,8 @@ from esm1b.evaluation.secondary_structure.summary import (
 )
 from esm1b.evaluation.structures.proteins import Protein, draw_kinds, fitting_length, keyed_order
 from esm1b.files import atomic_directory, check_replaceable
-from esm1b.inference.model import load_model, untrained_model
+from esm1b.inference.load_model import load_model, untrained_model
+from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def evaluate_secondary_structure(
         write_metrics(
             directory,
             evaluation="secondary_structure",
-            model=describe_model(model_directory),
+            model=ModelDirectory(model_directory).description,
             protocol=protocol,
             metrics=metrics_of(confusions, split.rest, subsets, seed),
             comparisons=comparisons_of(confusions, split.rest, subsets, seed),
