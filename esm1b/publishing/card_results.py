@@ -1,129 +1,66 @@
-"""What the evaluations measured, as rows of a model card."""
+"""The results of the evaluations as rows of a model card."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from esm1b.evaluation.measured import MODELS, Evaluation, Number, read_evaluations
-from esm1b.evaluation.positive_control import has_control
-from esm1b.report.tables import number_text, subset_name
+from esm1b.evaluation.results import Evaluation, read_evaluations
+from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES
+from esm1b.report.positive_control import has_control
+from esm1b.report.tables import number_text
 from esm1b.weights.model_card import CardResult
 
-_SYNTHETIC: Final = "synthetic-families"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    """A metric that the card shows, on the subsets of `subsets` that were measured.
-
-    `task` and `metric` are Hugging Face's names, `dataset` an identifier and what a reader calls
-    it, where the data are not known to be drawn.
-    """
-
-    name: str
-    subsets: Sequence[str]
-    task: str
-    dataset: tuple[str, str]
-    metric: str
-    metric_name: str
-    decimals: int = 3
-
-
-_STRUCTURES: Final = ("structures", "structures")
-_ROWS: Final[Mapping[str, Sequence[_Row]]] = {
-    "perplexity": (
-        _Row(
-            name="perplexity_mask_positions_20",
-            subsets=("validation",),
-            task="fill-mask",
-            dataset=("held-out-sequences", "held-out sequences"),
-            metric="perplexity",
-            metric_name="Perplexity at <mask>, of 20 amino acids (lower is better)",
-            decimals=2,
-        ),
-    ),
-    "contacts": (
-        _Row(
-            name="precision_at_contacts",
-            subsets=("test", "unseen"),
-            task="other",
-            dataset=_STRUCTURES,
-            metric="precision",
-            metric_name="Contacts: precision of as many top pairs as contacts",
-        ),
-        _Row(
-            name="precision_at_L_long",
-            subsets=("test", "unseen"),
-            task="other",
-            dataset=_STRUCTURES,
-            metric="precision",
-            metric_name="Contacts: precision of the top L, long range (24 or more apart)",
-        ),
-    ),
-    "secondary_structure": (
-        _Row(
-            name="three_state_accuracy",
-            subsets=("test", "unseen"),
-            task="token-classification",
-            dataset=("secondary-structure", "secondary structures"),
-            metric="accuracy",
-            metric_name="Secondary structure: three-state accuracy of a linear probe",
-        ),
-    ),
-}
+_SYNTHETIC: Final = ("synthetic-families", "synthetic families")
 
 
 def card_results(evaluations: Sequence[Path], description: Mapping[str, Any]) -> list[CardResult]:
-    """Return what a model card shows of the evaluations, each number beside its baselines.
+    """Return the results for a model card, each number beside its baselines.
 
     Args:
-        evaluations: what `esm1b evaluate` wrote, at most one directory of each kind.
-        description: what `esm1b.json` of the model says.
+        evaluations: outputs of `esm1b evaluate`, at most one directory of each kind.
+        description: content of the model's `esm1b.json`.
 
     Raises:
-        UserError: a directory is not of an evaluation, is of another model, or its kind came twice.
+        UserError: a directory is not an evaluation, is about another model, or repeats a kind.
     """
     measured = read_evaluations(evaluations, description)
     synthetic = has_control(measured)
     return [
         result
         for kind, evaluation in measured.items()
-        for row in _ROWS[kind]
-        for result in _results(row, evaluation, synthetic)
+        for result in _results(kind, evaluation, synthetic)
     ]
 
 
-def _results(row: _Row, evaluation: Evaluation, synthetic: bool) -> Iterator[CardResult]:
-    for subset in row.subsets:
-        trained = evaluation.metric(row.name, "trained", subset)
-        if trained is None:
-            continue
-        dataset, dataset_name = (_SYNTHETIC, "synthetic families") if synthetic else row.dataset
-        yield CardResult(
-            task=row.task,
-            dataset=dataset,
-            dataset_name=dataset_name,
-            split=subset_name(subset),
-            metric=row.metric,
-            metric_name=row.metric_name,
-            value=trained.value,
-            low=trained.low,
-            high=trained.high,
-            units=trained.units,
-            decimals=row.decimals,
-            baselines=", ".join(_baselines(row, evaluation, subset)),
-            failed=trained.failed,
-            synthetic=synthetic,
-        )
+def _results(kind: str, evaluation: Evaluation, synthetic: bool) -> Iterator[CardResult]:
+    facts = FACTS[kind]
+    dataset, dataset_name = _SYNTHETIC if synthetic else facts.dataset
+    for name, metric, metric_name in facts.card:
+        for subset in evaluation.subsets(name):
+            trained = evaluation.metric(name, "trained", subset)
+            if trained is None or subset == "not_fitted":  # pools the others
+                continue
+            yield CardResult(
+                task=facts.task,
+                dataset=dataset,
+                dataset_name=dataset_name,
+                split=SUBSET_NAMES[subset],
+                metric=metric,
+                metric_name=metric_name,
+                value=trained.value,
+                low=trained.low,
+                high=trained.high,
+                units=trained.units,
+                decimals=facts.decimals,
+                baselines=", ".join(_baselines(name, evaluation, subset, facts.decimals)),
+                failed=trained.failed,
+                synthetic=synthetic,
+            )
 
 
-def _baselines(row: _Row, evaluation: Evaluation, subset: str) -> Iterator[str]:
-    for model in evaluation.models(row.name):
-        number = evaluation.metric(row.name, model, subset)
+def _baselines(name: str, evaluation: Evaluation, subset: str, decimals: int) -> Iterator[str]:
+    for model in evaluation.models(name):
+        number = evaluation.metric(name, model, subset)
         if model != "trained" and number is not None:
-            yield f"{MODELS[model]} {_value(number, row.decimals)}"
-
-
-def _value(number: Number, decimals: int) -> str:
-    return "failed" if number.value is None else number_text(number.value, decimals)
+            text = "failed" if number.value is None else number_text(number.value, decimals)
+            yield f"{MODEL_NAMES[model]} {text}"

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import torch
 
 from esm1b.errors import UserError
-from esm1b.evaluation.measured import read_evaluations
-from esm1b.evaluation.results import describe_model
+from esm1b.evaluation.results import REGRESSION_FILE, describe_model, read_evaluations
 from esm1b.files import atomic_directory, check_replaceable, read_json, sha256_file
 from esm1b.inference.weights_digest import weights_digest
 from esm1b.model.contact_head import ContactHead
@@ -125,7 +124,7 @@ def _fitted_head(directory: Path, shape: EncoderShape) -> ContactHead | None:
     Raises:
         UserError: the file is missing or damaged, or the regression is of another network.
     """
-    path = directory / "contact_regression.json"
+    path = directory / REGRESSION_FILE
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected what evaluate contacts writes")

@@ -1,4 +1,4 @@
-"""The figures of what went in: the corpus and the training."""
+"""The figures of the corpus and the training."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from esm1b.plotting import INK, LINE, OTHER, SOFT, TRAINED, render
+from esm1b.plotting import INK, LINE, OTHER, SOFT, TRAINED, WIDTH, render
 
-_WIDTH: Final = 8.6  # inches
-_MOST_POINTS: Final = 2000  # of a curve: more are not seen and make the page heavy
+_MOST_POINTS: Final = 2000  # of a curve: more would not show, but slow the page down
 
 
 def corpus_figure(manifest: Mapping[str, Any]) -> str:
@@ -23,7 +22,7 @@ def corpus_figure(manifest: Mapping[str, Any]) -> str:
         _draw_lengths(lengths, manifest["length_histogram"])
         _draw_composition(residues, manifest["composition"])
 
-    return render("corpus", _WIDTH, 2.9, draw)
+    return render("corpus", WIDTH, 2.9, draw)
 
 
 def training_figure(
@@ -32,8 +31,8 @@ def training_figure(
     """Return the training curves as SVG.
 
     Args:
-        lines: as `read_metrics` returns them.
-        tokens_per_update: makes the second axis, in tokens; None leaves it out.
+        lines: content of `metrics.jsonl`.
+        tokens_per_update: tokens of an update, for a second axis; None leaves it out.
     """
     training = _thinned([line for line in lines if "loss" in line])
     validation = _thinned([line for line in lines if "validation_loss" in line])
@@ -67,7 +66,7 @@ def training_figure(
             if tokens_per_update is not None:
                 _add_token_axis(panel, tokens_per_update)
 
-    return render("training", _WIDTH, 5.2, draw)
+    return render("training", WIDTH, 5.2, draw)
 
 
 def _draw_perplexity(axes: Axes, validation: Sequence[Mapping[str, Any]]) -> None:

@@ -9,19 +9,22 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-# L2 strengths on standardised features, per residue: strongest first, each starts from the last.
+# L2 strengths on standardised features, per residue; each fit starts from the one before.
 PENALTIES: Final = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 _ITERATIONS: Final = 200
-_TOLERANCE: Final = 1e-7  # relative decrease of the loss: what float32 products can tell
+_TOLERANCE: Final = 1e-7  # relative decrease of the loss, near the precision of float32 products
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearProbe:
-    """A fitted probe: `weights` `[features, classes]` and `bias` `[classes]` on raw features.
+    """A fitted probe on raw features.
 
-    `penalty` is the L2 strength chosen; `held_out_loss` holds, by strength, the mean cross-entropy
-    in nats of the rows held out.
+    Attributes:
+        weights: weights `[features, classes]`.
+        bias: bias `[classes]`.
+        penalty: L2 strength, the best of those tried.
+        held_out_loss: mean cross-entropy of the rows held out, in nats, by strength.
     """
 
     weights: NDArray[np.float64]
@@ -48,12 +51,12 @@ def fit_linear_probe(
     free.
 
     Args:
-        features: `[rows, features]`, float32; **standardised in place**, for at full size there is
-            no room for a copy.
-        labels: `[rows]`, from 0.
-        classes: how many there are.
-        held_out: rows at the end that the choice is made on; the rest must not be empty.
-        penalties: strengths to choose from, strongest first; the stronger one of equals wins.
+        features: features `[rows, features]`, **standardised in place**, since at full size a copy
+            would not fit in memory.
+        labels: class of each row, from 0.
+        classes: number of classes.
+        held_out: number of rows at the end to choose on; at least one other row must be left.
+        penalties: strengths to choose from, strongest first; of equals the stronger wins.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     scale = features.std(axis=0, dtype=np.float64)

@@ -1,15 +1,15 @@
-"""What each kind of feature tells of secondary structure, by the same linear probe."""
+"""How well the same linear probe reads secondary structure from each kind of feature."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from esm1b.alphabet import FIRST_AMINO_ACID, X, merge_rare_residues
-from esm1b.evaluation.secondary_structure.data import STATES, state_labels
+from esm1b.alphabet import FIRST_AMINO_ACID, SECONDARY_STRUCTURE, X, merge_rare_residues
+from esm1b.evaluation.secondary_structure.data import state_labels
 from esm1b.evaluation.secondary_structure.linear_probe import LinearProbe, fit_linear_probe
 from esm1b.evaluation.structures.proteins import Protein
 
@@ -18,48 +18,61 @@ WINDOW: Final = 15  # residues: seven on either side
 REPRESENTATION_WINDOW: Final = 5
 
 _SYMBOLS: Final = X - FIRST_AMINO_ACID + 1  # the 20 amino acids and X
+_STATES: Final = len(SECONDARY_STRUCTURE)
 _PROTEINS_AT_ONCE: Final = 128
 
 Features = Callable[[Sequence[Protein]], list[NDArray[np.float32]]]
 """Returns `[length, features]` for each protein."""
 
-
-class RepresentationModel(Protocol):
-    """A network that represents residues."""
-
-    def representations(
-        self, sequences: Sequence[NDArray[np.uint8]], *, layer: int = -1
-    ) -> list[NDArray[np.float32]]:
-        """Return `[length, width]` for each sequence of tokens."""
+Represent = Callable[[Sequence[NDArray[np.uint8]]], list[NDArray[np.float32]]]
+"""Returns the representations of a network, `[length, width]` for the tokens of each sequence."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeSplit:
-    """`fit` and `held_out` fit a probe, the second choosing its penalty; `rest` tests it."""
+    """The proteins to fit probes on and the `rest` to test them.
+
+    Attributes:
+        fit: proteins for the fit.
+        held_out: proteins that choose the penalty, then join the fit.
+        rest: proteins for the test.
+    """
 
     fit: Sequence[Protein]
     held_out: Sequence[Protein]
     rest: Sequence[Protein]
 
+    @property
+    def fitted(self) -> list[Protein]:
+        """All proteins that a probe is fitted on in the end, those held out last."""
+        return [*self.fit, *self.held_out]
 
-def representations_of(model: RepresentationModel) -> Features:
+
+def representation_windows(represent: Represent) -> Features:
     """Return the features of a frozen network, `[length, 5 * width]` for each protein.
 
-    They are the representations after its last layer norm of a residue and its two neighbours on
-    either side: the probe is one linear convolution.
+    The representations, after the last layer norm, of a residue and its two neighbours on either
+    side: the probe is one linear convolution.
     """
     return lambda proteins: [
         _windows(values, REPRESENTATION_WINDOW)
-        for values in model.representations([protein.residues for protein in proteins])
+        for values in represent([protein.residues for protein in proteins])
     ]
 
 
 def one_hot_windows(proteins: Sequence[Protein]) -> list[NDArray[np.float32]]:
-    """Return the 15 residues around each, one-hot over 21 symbols, `[length, 315]`.
+    """Return the 15 residues around each residue, one-hot over 21 symbols, `[length, 315]`.
 
     The rare symbols count as X; places beyond the ends are zero.
     """
-    return [_one_hot_window(protein.residues) for protein in proteins]
+    symbols = [merge_rare_residues(protein.residues) - FIRST_AMINO_ACID for protein in proteins]
+    one_hot = np.eye(_SYMBOLS, dtype=np.float32)
+    return [_windows(one_hot[each], WINDOW) for each in symbols]
+
+
+def known_residues(proteins: Sequence[Protein]) -> int:
+    """Return the number of residues whose state is known."""
+    return sum(int((state_labels(protein) >= 0).sum()) for protein in proteins)
 
 
 def confusion_of_probe(
@@ -70,10 +83,10 @@ def confusion_of_probe(
     Returns:
         The probe, and counts `[proteins, true state, predicted state]`.
     """
-    rows, labels = _labelled_rows(features, [*split.fit, *split.held_out], label)
-    held_out = sum(int((state_labels(protein) >= 0).sum()) for protein in split.held_out)
-    probe = fit_linear_probe(rows, labels, classes=len(STATES), held_out=held_out)
-    confusion = np.zeros((len(split.rest), len(STATES), len(STATES)))
+    rows, labels = _labelled_rows(features, split.fitted, label)
+    held_out = known_residues(split.held_out)
+    probe = fit_linear_probe(rows, labels, classes=_STATES, held_out=held_out)
+    confusion = np.zeros((len(split.rest), _STATES, _STATES))
     number = 0
     for chunk in _chunks(split.rest, f"structure, {label}, test"):
         for protein, values in zip(chunk, features(chunk), strict=True):
@@ -87,29 +100,24 @@ def confusion_of_probe(
 
 def majority_class(proteins: Sequence[Protein]) -> int:
     """Return the most frequent state of `proteins`, the first of equals."""
-    counts = np.zeros(len(STATES), dtype=np.int64)
+    counts = np.zeros(_STATES, dtype=np.int64)
     for protein in proteins:
         labels = state_labels(protein)
-        counts += np.bincount(labels[labels >= 0], minlength=len(STATES))
+        counts += np.bincount(labels[labels >= 0], minlength=_STATES)
     return int(counts.argmax())
 
 
 def confusion_of_majority(state: int, proteins: Sequence[Protein]) -> NDArray[np.float64]:
     """Return the confusion `[proteins, true state, predicted state]` of always saying `state`."""
-    confusion = np.zeros((len(proteins), len(STATES), len(STATES)))
+    confusion = np.zeros((len(proteins), _STATES, _STATES))
     for number, protein in enumerate(proteins):
         labels = state_labels(protein)
-        confusion[number, :, state] = np.bincount(labels[labels >= 0], minlength=len(STATES))
+        confusion[number, :, state] = np.bincount(labels[labels >= 0], minlength=_STATES)
     return confusion
 
 
-def _one_hot_window(residues: NDArray[np.uint8]) -> NDArray[np.float32]:
-    symbols = merge_rare_residues(residues).astype(np.int64) - FIRST_AMINO_ACID
-    return _windows(np.eye(_SYMBOLS, dtype=np.float32)[symbols], WINDOW)
-
-
 def _windows(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Return `[length, features * size]` from `[length, features]`; beyond the ends is zero."""
+    """Return `[length, features * size]` from `[length, features]`, zero beyond the ends."""
     padded = np.pad(values, ((size // 2, size // 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=0)
     return windows.reshape(len(values), -1)
@@ -118,9 +126,9 @@ def _windows(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
 def _labelled_rows(
     features: Features, proteins: Sequence[Protein], label: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
-    """Return features and labels of the residues that count, `[residues, features]`.
+    """Return features `[residues, features]` and labels of the residues with a known state.
 
-    Filled in place, a few proteins at a time: at full size two copies would not fit.
+    Filled in place, a few proteins at a time: at full size two copies would not fit in memory.
     """
     labels = np.concatenate([state_labels(protein) for protein in proteins])
     labels = labels[labels >= 0]

@@ -18,9 +18,10 @@ _NUMBERING_BONUS: Final = 0.5
 def bonded_segments(residues: Sequence[NDArray[np.float64]]) -> list[tuple[int, int]]:
     """Return the runs `(start, stop)` of residues that follow one another without a gap.
 
+    Without C or the next N, the distance of the CA atoms decides.
+
     Args:
-        residues: N, CA, C and CB of each, `[4, 3]` in angstrom, NaN where unknown. Without C or the
-            next N, the distance of the CA atoms decides.
+        residues: N, CA, C and CB of each residue, `[4, 3]` in angstrom, NaN where unknown.
     """
     if not residues:
         return []
@@ -49,8 +50,8 @@ def place_segments(
 
     Args:
         sequence: all residues of the chain, one letter each.
-        observed: those with coordinates.
-        numbers: the author's residue number of each observed residue.
+        observed: residues with coordinates.
+        numbers: the author's number of each observed residue.
         segments: `(start, stop)` runs of `observed` without a gap inside.
     """
     letters = np.frombuffer(sequence.encode(), dtype=np.uint8)
@@ -90,12 +91,12 @@ def _matches(letters: NDArray[np.uint8], segment: NDArray[np.uint8]) -> NDArray[
 def _best_before(
     scores: NDArray[np.float64], length: int, gap: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return, for each start, the best score of the segment before it and where that one starts.
+    """Return, for each start, the best score of the segment before it and the start of that one.
 
     Args:
-        scores: of the segment before, by its start.
-        length: of the segment before.
-        gap: how many residues the numbering leaves out between the two.
+        scores: scores of the segment before, by its start.
+        length: length of the segment before.
+        gap: number of residues missing between the two, by their numbers.
     """
     places = scores.size
     best, origin = np.full(places, -np.inf), np.full(places, -1)

@@ -31,7 +31,8 @@ _CIF: Final[Any] = MMCIFParser
 _CIF_TABLE: Final[Any] = MMCIF2Dict
 
 _BACKBONE: Final = ("N", "CA", "C", "CB")
-# Fewer matches than this between the residues seen and the sequence stated is a damaged file.
+_CA: Final = 1
+# With fewer matches than this between observed residues and stated sequence, a file is damaged.
 _LEAST_AGREEMENT: Final = 0.9
 
 
@@ -39,9 +40,10 @@ _LEAST_AGREEMENT: Final = 0.9
 class ProteinChain:
     """A chain as its file states it.
 
-    `sequence` is all of it, modified residues as their parent amino acid and unknown ones as X;
-    `backbone` holds N, CA, C and CB, `[length, 4, 3]` in angstrom, NaN for atoms without
-    coordinates.
+    Attributes:
+        name: name of the chain.
+        sequence: all residues, modified ones as their parent amino acid and unknown ones as X.
+        backbone: N, CA, C and CB, `[length, 4, 3]` in angstrom, NaN for missing atoms.
     """
 
     name: str
@@ -59,11 +61,24 @@ class _Residue:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """What is needed of a file: its residues and its stated sequences, by chain."""
+    """The residues with coordinates and the stated sequences of a file, by chain."""
 
     residues: Mapping[str, Sequence[_Residue]]
     sequences: Mapping[str, str]
     numbered: bool  # a residue's number is its place in the sequence, from 1
+
+
+def read_text(path: Path, encoding: str) -> str:
+    """Return the text of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+        UserError: the file is missing, damaged or in another encoding.
+    """
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode(encoding)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 def structure_name(path: Path) -> str:
@@ -81,11 +96,11 @@ def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
         UserError: the file cannot be read, or lacks the named chain, or its coordinates do not fit
             its sequence.
     """
-    text = _read_text(path)
+    text = read_text(path, "latin-1")
     is_cif = path.name.removesuffix(".gz").endswith(".cif")
     try:
         entry = _parse_cif(text) if is_cif else _parse_pdb(text)
-    except Exception as error:  # Biopython raises whatever its parsing runs into
+    except Exception as error:  # Biopython's parsers raise errors of any type
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path}: cannot be read as a structure: {reason}") from error
     if not entry.residues:
@@ -100,16 +115,6 @@ def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
             f"{path}: no protein chain {chain!r}; expected one of {', '.join(entry.residues)}"
         )
     return _align(path, chain, entry)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    return content.decode("latin-1")
 
 
 def _parse_pdb(text: str) -> _Entry:
@@ -131,23 +136,16 @@ def _parse_pdb(text: str) -> _Entry:
 
 def _parse_cif(text: str) -> _Entry:
     table = _CIF_TABLE(io.StringIO(text))
-    parents = dict(
-        zip(
-            table.get("_pdbx_struct_mod_residue.label_comp_id", []),
-            table.get("_pdbx_struct_mod_residue.parent_comp_id", []),
-            strict=True,
-        )
-    )
-    # Numbers along the sequence leave out what is no polymer; chain names are the author's.
+
+    def rows(category: str, *columns: str) -> Iterator[Any]:
+        return zip(*(table.get(f"_{category}.{column}", []) for column in columns), strict=True)
+
+    parents = dict(rows("pdbx_struct_mod_residue", "label_comp_id", "parent_comp_id"))
+    # label_seq_id counts along the sequence, for polymers only; chain names are the author's.
     parser = _CIF(auth_residues=False, QUIET=True)
     residues = _residues_by_chain(parser.get_structure("", io.StringIO(text)), parents)
     by_entity: dict[str, dict[str, str]] = {}
-    for entity, number, name in zip(
-        table.get("_entity_poly_seq.entity_id", []),
-        table.get("_entity_poly_seq.num", []),
-        table.get("_entity_poly_seq.mon_id", []),
-        strict=True,
-    ):
+    for entity, number, name in rows("entity_poly_seq", "entity_id", "num", "mon_id"):
         by_entity.setdefault(entity, {}).setdefault(number, name)  # the first of two at one place
     entities: dict[str, str] = {}
     for chain, entity, number in zip(
@@ -171,7 +169,7 @@ def _letters(names: Sequence[str], parents: Mapping[str, str]) -> str:
 
 
 def _letter(name: str, parents: Mapping[str, str]) -> str | None:
-    """Return the amino acid of a residue name; the file's own word on its parent comes first."""
+    """Return the amino acid of a residue name; the parent that the file states comes first."""
     if name in protein_letters_3to1:
         return str(protein_letters_3to1[name])
     parent = protein_letters_3to1.get(parents.get(name, ""))
@@ -182,8 +180,8 @@ def _letter(name: str, parents: Mapping[str, str]) -> str | None:
 def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> dict[str, list[_Residue]]:
     """Return the residues of each chain of the first model, in the order of the file.
 
-    A HETATM residue belongs to the chain if a peptide bond ties it to a neighbour: MSE does, a free
-    amino acid, a ligand or a calcium ion (its atom is named CA too) does not.
+    A HETATM residue belongs to the chain if a peptide bond ties it to a neighbour: MSE does; a free
+    amino acid, a ligand and a calcium ion (its atom is named CA too) do not.
     """
     chains = {}
     for chain in next(iter(structure), []):
@@ -213,43 +211,36 @@ def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> dict[str, 
 def _best_conformer(
     number: int, alternatives: Sequence[Any], parents: Mapping[str, str]
 ) -> _Residue | None:
-    """Return the conformer whose CA has the highest occupancy; None for what has no CA."""
+    """Return the conformer whose CA has the highest occupancy, None where none has a CA."""
     best: _Residue | None = None
     highest = -np.inf
-    for residue in _single_types(alternatives):
-        for location in _locations(residue):
-            atoms = {name: _atom(residue, name, location) for name in _BACKBONE}
-            alpha = atoms["CA"]
-            occupancy = -np.inf if alpha is None else alpha.get_occupancy() or 0.0
-            if occupancy <= highest:
-                continue
+    for residue, location in _conformers(alternatives):
+        atoms = [_atom(residue, name, location) for name in _BACKBONE]
+        occupancy = atoms[_CA].get_occupancy() or 0.0
+        if occupancy > highest:
             highest = occupancy
+            unknown = np.full(3, np.nan)
+            coordinates = [unknown if atom is None else atom.get_coord() for atom in atoms]
             best = _Residue(
                 letter=_letter(residue.get_resname().strip(), parents) or "X",
                 number=number,
                 modified=residue.id[0].strip() != "",
-                atoms=np.array(
-                    [
-                        np.full(3, np.nan) if atom is None else atom.get_coord()
-                        for atom in atoms.values()
-                    ],
-                    dtype=np.float64,
-                ),
+                atoms=np.array(coordinates, dtype=np.float64),
             )
     return best
 
 
-def _single_types(alternatives: Sequence[Any]) -> Iterator[Any]:
-    """Yield residues of one type each: a place can hold two in one conformer each."""
-    for residue in alternatives:
-        # 2 is Biopython's mark of a DisorderedResidue, a wrapper around several types.
-        yield from residue.disordered_get_list() if residue.is_disordered() == 2 else [residue]
-
-
-def _locations(residue: Any) -> list[str]:
-    if "CA" not in residue or residue["CA"].is_disordered() != 2:
-        return [" "]
-    return [str(name) for name in residue["CA"].disordered_get_id_list()]
+def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    """Yield residues of one type that have a CA, with each alternate location of it."""
+    for place in alternatives:
+        # 2 is Biopython's mark of a wrapper: around the residue types of one place, each in a
+        # conformer of its own, or around the locations of one atom.
+        for residue in place.disordered_get_list() if place.is_disordered() == 2 else [place]:
+            if "CA" in residue:
+                alpha = residue["CA"]
+                wrapped = alpha.is_disordered() == 2
+                for location in alpha.disordered_get_id_list() if wrapped else [" "]:
+                    yield residue, location
 
 
 def _atom(residue: Any, name: str, location: str) -> Any:

@@ -1,8 +1,9 @@
 """Known structures, from a folder of PDB and mmCIF files or from a table."""
 
 import csv
+import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.files import SUFFIXES, read_chain, structure_name
+from esm1b.evaluation.structures.files import SUFFIXES, read_chain, read_text, structure_name
 from esm1b.evaluation.structures.geometry import Glycine, beta_carbons, contact_pairs
 from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA, validated_structures
 
@@ -22,12 +23,12 @@ _log = logging.getLogger(__name__)
 def read_structures(path: Path, *, glycine: Glycine = "impute") -> pa.Table:
     """Return the structure table of a folder of structure files, or the one at `path` (Parquet).
 
-    A folder is searched with its subfolders for `.pdb`, `.ent` and `.cif`, plain or `.gz`. Of each
-    file one chain is taken: the one that `chains.csv` in the folder names (columns `chain` and
+    A folder is searched with its subfolders for `.pdb`, `.ent` and `.cif`, plain or `.gz`. One
+    chain of each file is read: the one that `chains.csv` in the folder names (columns `chain` and
     `file` or `pdb_id`; where there is a column `main`, rows with 1), else the first protein chain
     with at least 20 residues. The sequence is the one the file states (SEQRES), or that of the
-    residues with coordinates where it states none. A residue is observed if it has, or its N, CA
-    and C give, a Cb.
+    residues with coordinates where it states none. A residue is observed if it has a Cb, or N, CA
+    and C to place one.
 
     Rows are sorted by id. From a folder, `group` is the id, `kind` and `ss3` are null.
 
@@ -46,6 +47,20 @@ def read_structures(path: Path, *, glycine: Glycine = "impute") -> pa.Table:
             f"{path}: expected a folder of structures or a Parquet table: {reason}"
         ) from error
     return validated_structures(path, table)
+
+
+def read_csv(path: Path) -> tuple[Sequence[str], list[dict[str, str | None]]]:
+    """Return the columns and the rows of a CSV file, plain or `.gz`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path, "utf-8-sig"), newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: cannot be read as CSV: {error}") from error
+    return reader.fieldnames or [], rows
 
 
 def _read_folder(folder: Path, glycine: Glycine) -> pa.Table:
@@ -91,13 +106,7 @@ def _chosen_chains(path: Path) -> Mapping[str, str]:
     """Return the chain to use by file name or lower-case PDB id; the first row of each counts."""
     if not path.exists():
         return {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    columns, rows = read_csv(path)
     if "chain" not in columns or not {"file", "pdb_id"} & set(columns):
         raise UserError(
             f"{path}: has the columns {', '.join(columns) or 'none'}; "
@@ -106,6 +115,7 @@ def _chosen_chains(path: Path) -> Mapping[str, str]:
     chosen: dict[str, str] = {}
     for row in rows:
         if row.get("main", "1") == "1":
-            key = Path(row["file"]).name if row.get("file") else str(row["pdb_id"]).lower()
-            chosen.setdefault(key, row["chain"])
+            file = row.get("file")
+            key = Path(file).name if file else str(row["pdb_id"]).lower()
+            chosen.setdefault(key, row["chain"] or "")
     return chosen

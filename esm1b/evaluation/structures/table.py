@@ -1,13 +1,14 @@
-"""The structure table: sequences with what is known of their structure, one row per protein."""
+"""The structure table: sequences and their known structure, one row per protein."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
+from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION
+from esm1b.evaluation.structures.geometry import MINIMUM_SEPARATION
 
 KINDS: Final = ("fit", "test", "unseen")
 
@@ -26,7 +27,6 @@ STRUCTURE_SCHEMA: Final = pa.schema(
         ("ss3", pa.string()),
     ]
 )
-_OPTIONAL: Final = {"ss3"}
 
 
 def validated_structures(path: Path, table: pa.Table) -> pa.Table:
@@ -35,8 +35,7 @@ def validated_structures(path: Path, table: pa.Table) -> pa.Table:
     Raises:
         UserError: a column is missing or a row contradicts itself; `path` is named as the file.
     """
-    expected = [name for name in STRUCTURE_SCHEMA.names if name not in _OPTIONAL]
-    missing = [name for name in expected if name not in table.column_names]
+    missing = [name for name in STRUCTURE_SCHEMA.names if name not in {*table.column_names, "ss3"}]
     if missing:
         raise UserError(
             f"{path}: lacks the columns {', '.join(missing)}; "
@@ -53,66 +52,48 @@ def validated_structures(path: Path, table: pa.Table) -> pa.Table:
     table = table.sort_by("id")
     seen: set[str] = set()
     for row in table.to_pylist():
-        if (reason := _what_is_wrong(row)) is not None:
-            raise UserError(f"{path}: row {row['id']}: {reason}")
+        if (problem := find_problem(row)) is not None:
+            raise UserError(f"{path}: row {row['id']}: {problem}")
         if row["id"] in seen:
             raise UserError(f"{path}: row {row['id']}: the id occurs twice; expected it once")
         seen.add(row["id"])
     return table
 
 
-def _what_is_wrong(row: Mapping[str, Any]) -> str | None:
+def find_problem(row: Mapping[str, Any]) -> str | None:
+    """Return the first contradiction within a row of the structure table, or None."""
+    return next(_problems(row), None)
+
+
+def _problems(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a row; only the first is sound, later ones may follow from it."""
     for column in STRUCTURE_SCHEMA.names:
         if row[column] is None and column not in ("kind", "ss3"):
-            return f"{column} is null; expected a value"
-    length = len(row["sequence"])
+            yield f"{column} is null; expected a value"
+    length, observed = len(row["sequence"]), row["observed"]
     if length == 0:
-        return "the sequence is empty; expected residues"
-    if row["kind"] is not None and row["kind"] not in KINDS:
-        return f"kind is {row['kind']!r}; expected {', '.join(KINDS)} or null"
-    for column, alphabet in (("observed", "01"), ("ss3", "HEC")):
-        text = row[column]
-        if text is None:
-            continue
-        if len(text) != length:
-            return f"{column} has {len(text)} characters; expected {length}, one per residue"
-        # Structure is unknown where there are no coordinates, so any letter may stand there.
-        wrong = _first_wrong(text, alphabet, row["observed"] if column == "ss3" else None)
-        if wrong is not None:
-            return (
-                f"{column} has {text[wrong]!r} at position {wrong + 1}; "
-                f"expected one of {', '.join(alphabet)}"
-            )
-    return _what_is_wrong_with_contacts(row["contact_i"], row["contact_j"], row["observed"])
-
-
-def _first_wrong(text: str, alphabet: str, observed: str | None) -> int | None:
-    return next(
-        (
-            position
-            for position, letter in enumerate(text)
-            if letter not in alphabet and (observed is None or observed[position] == "1")
-        ),
-        None,
-    )
-
-
-def _what_is_wrong_with_contacts(
-    first: Sequence[int], second: Sequence[int], observed: str
-) -> str | None:
+        yield "the sequence is empty; expected residues"
+    if row["kind"] not in (*KINDS, None):
+        yield f"kind is {row['kind']!r}; expected {', '.join(KINDS)} or null"
+    for column, letters in (("observed", "01"), ("ss3", SECONDARY_STRUCTURE)):
+        text = row[column] or ""
+        if len(text) != length and row[column] is not None:
+            yield f"{column} has {len(text)} characters; expected {length}, one per residue"
+        for position, (letter, seen) in enumerate(zip(text, observed, strict=False), start=1):
+            # A residue without coordinates has no structure: any letter may stand there.
+            if letter not in letters and (column == "observed" or seen == "1"):
+                yield (
+                    f"{column} has {letter!r} at position {position}; "
+                    f"expected one of {', '.join(letters)}"
+                )
+    first, second = row["contact_i"], row["contact_j"]
     if len(first) != len(second):
-        return f"{len(first)} contact_i and {len(second)} contact_j; expected as many of each"
-    length = len(observed)
-    for i, j in zip(first, second, strict=True):
-        if (
-            i is None
-            or j is None
-            or not 0 <= i <= j - MINIMUM_SEPARATION < length - MINIMUM_SEPARATION
-        ):
-            return (
+        yield f"{len(first)} contact_i and {len(second)} contact_j; expected as many of each"
+    for i, j in zip(first, second, strict=False):
+        if i is None or j is None or not 0 <= i <= j - MINIMUM_SEPARATION or j >= length:
+            yield (
                 f"contact ({i}, {j}) in a sequence of {length}; expected positions from 0 "
                 f"at least {MINIMUM_SEPARATION} apart, the smaller first"
             )
-        if observed[i] != "1" or observed[j] != "1":
-            return f"contact ({i}, {j}) of a residue without coordinates; expected both observed"
-    return None
+        elif "0" in (observed[i], observed[j]):
+            yield f"contact ({i}, {j}) of a residue without coordinates; expected both observed"

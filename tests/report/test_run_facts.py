@@ -1,7 +1,7 @@
 import subprocess
 from pathlib import Path
 
-from esm1b.report.provenance import configuration, git_commit, software
+from esm1b.report.run_facts import configuration, git_commit, software
 from esm1b.versions import versions
 
 
