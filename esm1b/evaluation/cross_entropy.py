@@ -32,10 +32,8 @@ _FREQUENCY_SEQUENCES: Final = 100_000
 class MaskedSequences:
     """Sequences under fixed masks; the targets are the masked positions that hold an amino acid.
 
-    Attributes:
-        batches: every draw of every sequence, a few thousand tokens in each batch.
-        owners: sequence of each masked position of each batch.
-        sequences: number of sequences.
+    `batches` hold every draw of every sequence, a few thousand tokens each; `owners` the sequence
+    of each masked position of each batch.
     """
 
     batches: Sequence[MicroBatch]
@@ -49,10 +47,9 @@ class MaskedSequences:
         return counts
 
     def sums(self, values: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
-        """Return `values` summed over the targets of each sequence, `[rows, sequences]`.
+        """Return values summed over the targets of each sequence, `[rows, sequences]`.
 
-        Args:
-            values: values at the masked positions of each batch, `[rows, positions]`.
+        They are given at the masked positions of each batch, `[rows, positions]`.
         """
         kept = [
             (batch.targets >= _AMINO_ACIDS.start) & (batch.targets < _AMINO_ACIDS.stop)
@@ -123,12 +120,7 @@ def score_frequencies(dataset: TokenDataset, masked: MaskedSequences) -> CrossEn
 def score_truth(
     truth: Path, masked: MaskedSequences, *, append_eos: bool
 ) -> dict[str, CrossEntropy]:
-    """Return the exact references of synthetic families, by name.
-
-    Args:
-        truth: output of `synthesize`, or its `truth.npz`.
-        masked: sequences whose chosen residues are all `<mask>`.
-        append_eos: whether `<eos>` closes each sequence.
+    """Return the exact references of synthetic families by name, where chosen residues are hidden.
 
     Raises:
         UserError: the truth is about other sequences.

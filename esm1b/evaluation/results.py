@@ -39,13 +39,9 @@ def result_entry(
 ) -> dict[str, Any]:
     """Return an entry of `metrics`, or without a `unit` of `comparisons`.
 
-    Args:
-        identity: `name`, `model` and `subset`; in a comparison also `against` and `against_subset`,
-            which the value of the model is less.
-        interval: value or difference.
-        unit: unit of a metric.
-        n_unit: word for a group.
-        failed: reason why there is no number.
+    The `identity` of a metric is its `name`, `model` and `subset`; in a comparison, the number of
+    the `model` on the `subset` less that of `against` on `against_subset`. `n_unit` is the word for
+    a group; `failed` says why there is no number.
     """
     failed = failed or ("no group has a value" if math.isnan(interval.value) else None)
     numbers = {
@@ -64,14 +60,7 @@ def result_entry(
 
 
 def write_metrics(directory: Path, *, evaluation: str, model: Path, **content: Any) -> None:
-    """Write `metrics.json` to `directory`.
-
-    Args:
-        directory: an existing directory.
-        evaluation: kind of evaluation.
-        model: directory of the model.
-        content: `protocol`, `metrics`, `comparisons` and further keys of the evaluation.
-    """
+    """Write `metrics.json`: `protocol`, `metrics`, `comparisons` and more keys of an evaluation."""
     head = {"evaluation": evaluation, "model": describe_model(model)}
     write_json(directory / METRICS_FILE, {**head, **content})
 
@@ -140,11 +129,7 @@ class Evaluation:
 def read_evaluations(
     directories: Sequence[Path], model: Mapping[str, Any]
 ) -> dict[str, Evaluation]:
-    """Return the evaluations by kind, in the order of `EVALUATIONS`.
-
-    Args:
-        directories: outputs of `esm1b evaluate`, at most one of each kind.
-        model: description of the model that all of them must be about.
+    """Return the evaluations in `directories` by kind, in the order of `EVALUATIONS`.
 
     Raises:
         UserError: a directory is not an evaluation, is about another model, or repeats a kind.

@@ -35,7 +35,7 @@ def card_results(evaluations: Sequence[Path], description: Mapping[str, Any]) ->
 def _results(kind: str, evaluation: Evaluation, synthetic: bool) -> Iterator[CardResult]:
     facts = FACTS[kind]
     dataset, dataset_name = _SYNTHETIC if synthetic else facts.dataset
-    for name, metric, metric_name in facts.card:
+    for name, (metric, metric_name) in facts.card.items():
         for subset in evaluation.subsets(name):
             trained = evaluation.metric(name, "trained", subset)
             if trained is None or subset == "not_fitted":  # pools the others

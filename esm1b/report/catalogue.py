@@ -47,7 +47,7 @@ class Facts:
         plural: word for several published values.
         task: Hugging Face's name of the task.
         dataset: identifier and name of real data on the model card.
-        card: rows of the model card: metric, Hugging Face's name of it, and ours.
+        card: metrics on the model card, with Hugging Face's name of each and ours.
     """
 
     title: str
@@ -61,7 +61,7 @@ class Facts:
     plural: str
     task: str
     dataset: tuple[str, str]
-    card: Sequence[tuple[str, str, str]]
+    card: Mapping[str, tuple[str, str]]
 
     def main_subset(self, evaluation: Evaluation) -> str:
         """Return the subset that leads: test, or else the first."""
@@ -82,13 +82,12 @@ FACTS: Final[Mapping[str, Facts]] = {
         plural="perplexities",
         task="fill-mask",
         dataset=("held-out-sequences", "held-out sequences"),
-        card=(
-            (
-                "perplexity_mask_positions_20",
+        card={
+            "perplexity_mask_positions_20": (
                 "perplexity",
                 "Perplexity at <mask>, of 20 amino acids (lower is better)",
             ),
-        ),
+        },
     ),
     "contacts": Facts(
         title="Contacts",
@@ -101,18 +100,16 @@ FACTS: Final[Mapping[str, Facts]] = {
         plural="precisions",
         task="other",
         dataset=("structures", "structures"),
-        card=(
-            (
-                "precision_at_contacts",
+        card={
+            "precision_at_contacts": (
                 "precision",
                 "Contacts: precision of as many top pairs as contacts",
             ),
-            (
-                "precision_at_L_long",
+            "precision_at_L_long": (
                 "precision",
                 "Contacts: precision of the top L, long range (24 or more apart)",
             ),
-        ),
+        },
     ),
     "secondary_structure": Facts(
         title="Secondary structure",
@@ -125,12 +122,11 @@ FACTS: Final[Mapping[str, Facts]] = {
         plural="accuracies",
         task="token-classification",
         dataset=("secondary-structure", "secondary structures"),
-        card=(
-            (
-                "three_state_accuracy",
+        card={
+            "three_state_accuracy": (
                 "accuracy",
                 "Secondary structure: three-state accuracy of a linear probe",
             ),
-        ),
+        },
     ),
 }

@@ -1,6 +1,7 @@
 """The page on the data: the corpus, from its manifest, and the sequences seen, from the audit."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,20 +16,10 @@ from esm1b.corpus.describe import (
 from esm1b.corpus.manifest import SPLITS
 from esm1b.errors import UserError
 from esm1b.files import read_json
+from esm1b.pretraining.audit.times_seen import Audit
 from esm1b.report.tables import Table, text_row
 
-_AUDIT_KEYS: Final = {
-    "updates",
-    "sequences",
-    "whole_epochs",
-    "sequences_of_epoch",
-    "times_seen",
-    "skipped",
-    "updates_compared",
-    "lines_compared",
-    "failures",
-    "tokens_fingerprint",
-}
+_AUDIT_KEYS: Final = {"tokens_fingerprint", *(each.name for each in fields(Audit))}
 _NAMES_SHOWN: Final = 5
 _SKIPS_SHOWN: Final = 50
 
@@ -64,11 +55,7 @@ def corpus_section(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_audit(path: Path, model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of an `audit.json`.
-
-    Args:
-        path: output of `esm1b audit --output`.
-        model: description of the model that the report is about.
+    """Return the content of an `audit.json` about the run that made the `model` described.
 
     Raises:
         UserError: the file is not an audit, or is about a run on other tokens.

@@ -143,16 +143,12 @@ def _draw_interval(
 
 def _draw_maps(figure: SubFigure, maps: Sequence[Mapping[str, Any]]) -> None:
     """Draw contact maps on one scale, a panel each, and their key."""
-    rows = -(-len(maps) // _COLUMNS)
     counted = [pair_mask(np.array(row["observed"])) for row in maps]
-    squares = [
-        np.array(row["probability"]).reshape(mask.shape)
-        for row, mask in zip(maps, counted, strict=True)
-    ]
+    squares = [np.array(row["probability"]).reshape(row["length"], row["length"]) for row in maps]
     highest = max(
         float(square[mask].max(initial=1e-6)) for square, mask in zip(squares, counted, strict=True)
     )
-    panels = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    panels = figure.subplots(-(-len(maps) // _COLUMNS), _COLUMNS, squeeze=False).ravel()
     for axes, row, mask, square in zip_longest(panels, maps, counted, squares):
         if row is None:
             axes.axis("off")

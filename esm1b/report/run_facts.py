@@ -20,11 +20,8 @@ def run_facts(
 ) -> dict[str, Any]:
     """Return name, updates, a sentence and the facts of a run, in the words of the page.
 
-    Args:
-        model: directory of the trained model.
-        description: content of its `esm1b.json`.
-        manifest: manifest of the corpus.
-        lines: content of `metrics.jsonl`.
+    The model's directory and its `description`, the corpus's `manifest` and the `lines` of
+    `metrics.jsonl` say it.
     """
     shape = read_shape(model)
     parameters = shape.parameters()
@@ -33,6 +30,7 @@ def run_facts(
     updates = description.get("updates", lines[-1]["update"])
     per_update = description.get("pretraining", {}).get("tokens_per_update")
     tokens = f" of {per_update:,} tokens: {updates * per_update:,} tokens" if per_update else ""
+    software: Mapping[str, str] = description.get("versions") or versions()
     facts = {
         "Network": f"ESM-1b's, {shape.layers} layers, width {shape.width:,}, {shape.heads} heads, "
         f"feed-forward {shape.feed_forward:,}, {shape.maximum_tokens:,} positions",
@@ -41,7 +39,7 @@ def run_facts(
         "Attempts": str(max(line["attempt"] for line in lines)),
         "Corpus fingerprint": manifest["fingerprint"],
         "Token fingerprint": description.get("tokens_fingerprint"),
-        "Software": software(description.get("versions") or versions()),
+        "Software": ", ".join(f"{package} {number}" for package, number in software.items()),
         "Commit": git_commit(Path(esm1b.__file__).parent),
     }
     return {
@@ -51,11 +49,6 @@ def run_facts(
         f"{manifest['sequences']['train']:,} training sequences",
         "facts": {name: fact for name, fact in facts.items() if fact is not None},
     }
-
-
-def software(found: Mapping[str, str]) -> str:
-    """Return versions in a line."""
-    return ", ".join(f"{package} {number}" for package, number in found.items())
 
 
 def git_commit(package: Path) -> str | None:

@@ -49,12 +49,9 @@ def highlights(evaluations: Mapping[str, Evaluation]) -> list[Highlight]:
 
 
 def summarise(title: str, evaluations: Mapping[str, Evaluation], checks: Sequence[Check]) -> str:
-    """Return at most 30 lines of at most 100 columns; the verdict, where there is one, comes last.
+    """Return at most 30 lines of at most 100 columns, the title first and a verdict last.
 
-    Args:
-        title: first line.
-        evaluations: evaluations by kind.
-        checks: checks of the positive control, none where the data have no known truth.
+    There is no verdict without `checks`, where the data have no known truth.
     """
     blocks = [[title], *(list(_lines(*each)) for each in evaluations.items())]
     if checks:

@@ -1,6 +1,6 @@
 """The tables of the page: models in rows, a number with its 95 % interval in each cell."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,41 +65,35 @@ def number_text(value: float, decimals: int = 3, *, signed: bool = False) -> str
 def perplexity_table(evaluation: Evaluation) -> Table:
     """Return the perplexities of every model, and the trained model's lead in cross-entropy."""
     facts = FACTS["perplexity"]
-    rows = [
-        Row(
-            label=MODEL_NAMES[model],
-            cells=[
-                *(
-                    _cell(evaluation.metric(name, model, "validation"), facts.decimals)
-                    for name in _PERPLEXITIES
-                ),
-                _cell(evaluation.comparison(facts.compared, "validation", model), signed=True),
-            ],
-            strong=model == "trained",
-        )
-        for model in evaluation.models(facts.name)
-    ]
+
+    def cells(model: str) -> list[Cell]:
+        numbers = [evaluation.metric(name, model, "validation") for name in _PERPLEXITIES]
+        lead = _cell(evaluation.comparison(facts.compared, "validation", model), signed=True)
+        return [*(_cell(number, facts.decimals) for number in numbers), lead]
+
     head = [*_PERPLEXITIES.values(), "trained less this, nats"]
-    return Table(corner="model", head=head, rows=rows)
+    return Table(corner="model", head=head, rows=_model_rows(evaluation, facts.name, cells))
 
 
 def model_table(kind: str, evaluation: Evaluation) -> Table:
     """Return the main metric by model and subset, and the trained model's lead on the main one."""
     facts = FACTS[kind]
     subsets, main = evaluation.subsets(facts.name), facts.main_subset(evaluation)
-    rows, notes = [], []
-    for model in evaluation.models(facts.name):
+    notes: list[str] = []
+
+    def cells(model: str) -> list[Cell]:
         numbers = [evaluation.metric(facts.name, model, subset) for subset in subsets]
-        cells = [_cell(number, facts.decimals) for number in numbers]
-        lead = _cell(evaluation.comparison(facts.compared, main, model), signed=True)
-        label = MODEL_NAMES[model]
-        rows.append(Row(label=label, cells=[*cells, lead], strong=model == "trained"))
         reasons = {number.failed for number in numbers if number and number.failed}
-        notes += [f"{label}: {reason}" for reason in sorted(reasons)]
-    head = []
-    for subset in subsets:
-        number = evaluation.metric(facts.name, "trained", subset)
-        head.append(SUBSET_NAMES[subset] + (f"\n{number.units}" if number else ""))
+        notes.extend(f"{MODEL_NAMES[model]}: {reason}" for reason in sorted(reasons))
+        lead = _cell(evaluation.comparison(facts.compared, main, model), signed=True)
+        return [*(_cell(number, facts.decimals) for number in numbers), lead]
+
+    rows = _model_rows(evaluation, facts.name, cells)
+    trained = [evaluation.metric(facts.name, "trained", subset) for subset in subsets]
+    head = [
+        SUBSET_NAMES[subset] + (f"\n{number.units}" if number else "")
+        for subset, number in zip(subsets, trained, strict=True)
+    ]
     head.append(f"trained ahead\n{SUBSET_NAMES[main]}")
     return Table(corner="model", head=head, rows=rows, notes=notes)
 
@@ -107,25 +101,19 @@ def model_table(kind: str, evaluation: Evaluation) -> Table:
 def recall_table(evaluation: Evaluation) -> Table:
     """Return the recall of each state by every model, on the proteins that test the probe."""
     subset = FACTS["secondary_structure"].main_subset(evaluation)
-    rows = [
-        Row(
-            label=MODEL_NAMES[model],
-            cells=[_cell(evaluation.metric(f"recall_{k}", model, subset)) for k in STATE_NAMES],
-            strong=model == "trained",
-        )
-        for model in evaluation.models("recall_H")
-    ]
+    rows = _model_rows(
+        evaluation,
+        "recall_H",
+        lambda model: [
+            _cell(evaluation.metric(f"recall_{state}", model, subset)) for state in STATE_NAMES
+        ],
+    )
     corner = f"recall, {SUBSET_NAMES[subset]}"
     return Table(corner=corner, head=[*STATE_NAMES.values()], rows=rows)
 
 
 def range_table(evaluation: Evaluation, *, published: bool) -> Table:
-    """Return the trained model's precision by range on test proteins.
-
-    Args:
-        evaluation: evaluation of contacts.
-        published: whether to add the numbers of ESM-1b.
-    """
+    """Return the trained model's precision by range on test proteins, ESM-1b's if `published`."""
     ranges = PUBLISHED["contact_ranges"]
     theirs = {entry.metric: number_text(entry.value) for entry in ranges}
     rows = []
@@ -145,12 +133,7 @@ def range_table(evaluation: Evaluation, *, published: bool) -> Table:
 
 
 def published_table(kind: str, ours: Evaluation | None = None) -> Table:
-    """Return published numbers, a row per model and a column per quantity.
-
-    Args:
-        kind: kind of evaluation.
-        ours: evaluation of the trained model to put above; None leaves its row out.
-    """
+    """Return published numbers by model and quantity, above them those of the trained model."""
     entries, facts = PUBLISHED[kind], FACTS[kind]
     quantities = list(dict.fromkeys(entry.metric for entry in entries))
     values = {
@@ -171,6 +154,16 @@ def published_table(kind: str, ours: Evaluation | None = None) -> Table:
         rows=rows,
         notes=list(dict.fromkeys(_source(entry) for entry in entries)),
     )
+
+
+def _model_rows(
+    evaluation: Evaluation, name: str, cells: Callable[[str], Sequence[Cell]]
+) -> list[Row]:
+    """Return a row for each model that has the metric `name`."""
+    return [
+        Row(label=MODEL_NAMES[model], cells=cells(model), strong=model == "trained")
+        for model in evaluation.models(name)
+    ]
 
 
 def _cell(number: Number | None, decimals: int = 3, *, signed: bool = False) -> Cell:

@@ -1,8 +1,8 @@
 import subprocess
 from pathlib import Path
 
-from esm1b.report.run_facts import configuration, git_commit, software
-from esm1b.versions import versions
+from esm1b.report.run_facts import configuration, git_commit, run_facts
+from tests.report import examples
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -43,6 +43,11 @@ def test_configuration_explains_its_keys() -> None:
     ]
 
 
-def test_versions_are_in_one_line() -> None:
-    assert next(iter(versions())) == "python"
-    assert software({"python": "3.11.7", "torch": "2.13.0"}) == "python 3.11.7, torch 2.13.0"
+def test_versions_are_in_one_line(tmp_path: Path) -> None:
+    model, *_ = examples.write_run(tmp_path)
+    versions = {"python": "3.11.7", "torch": "2.13.0"}
+    description = {**examples.MODEL, "versions": versions}
+    facts = run_facts(model, description, examples.MANIFEST, examples.TRAINING)["facts"]
+    assert facts["Software"] == "python 3.11.7, torch 2.13.0"
+    own = run_facts(model, examples.MODEL, examples.MANIFEST, examples.TRAINING)["facts"]
+    assert own["Software"].startswith("python 3.")

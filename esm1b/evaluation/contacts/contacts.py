@@ -10,8 +10,12 @@ import pyarrow.parquet as pq
 
 from esm1b.errors import UserError
 from esm1b.evaluation.contacts.regression import PUBLISHED_C, Attend, Regularisation
-from esm1b.evaluation.contacts.scores import ContactScores, score_contacts
-from esm1b.evaluation.contacts.summary import map_table, summarise_contacts
+from esm1b.evaluation.contacts.scores import (
+    ContactScores,
+    map_table,
+    score_contacts,
+    summarise_contacts,
+)
 from esm1b.evaluation.results import MAPS_FILE, REGRESSION_FILE, write_metrics
 from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, MINIMUM_SEPARATION, Glycine
 from esm1b.evaluation.structures.proteins import (
@@ -21,8 +25,7 @@ from esm1b.evaluation.structures.proteins import (
     proteins_of,
     unit_of,
 )
-from esm1b.evaluation.structures.read import read_structures
-from esm1b.evaluation.structures.table import KINDS
+from esm1b.evaluation.structures.table import KINDS, read_structures
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.inference.model import Model, load_model, untrained_model
 

@@ -40,15 +40,10 @@ Attend = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ContactRegression:
-    """A fitted regression on `contact_features`.
+    """A regression on `contact_features`, with `coefficients` `[channels]`.
 
-    Attributes:
-        coefficients: coefficients `[channels]`.
-        intercept: intercept.
-        inverse_strength: scikit-learn's C.
-        converged: whether liblinear converged.
-        held_out_precision: precision on the groups left out by C, where C was chosen; NaN where a
-            fit kept no coefficient.
+    `inverse_strength` is scikit-learn's C; where it was chosen, `held_out_precision` holds by C the
+    precision on the groups left out, NaN where a fit kept no coefficient.
     """
 
     coefficients: NDArray[np.float64]
@@ -131,14 +126,11 @@ def contact_features(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 def contact_probabilities(
     regression: ContactRegression, attentions: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Return the probability of a contact `[length, length]`, symmetric.
+    """Return the probability of a contact, `[length, length]`, symmetric.
 
-    Args:
-        regression: regression fitted on the same network.
-        attentions: attention weights `[channels, length, length]`.
+    The `attentions` are weights `[channels, length, length]` of the network of the `regression`.
     """
-    length = attentions.shape[-1]
-    logits = np.full((length, length), regression.intercept)
+    logits = np.full(attentions.shape[1:], regression.intercept)
     for channel in np.flatnonzero(regression.coefficients):
         logits += regression.coefficients[channel] * contact_features(attentions[channel])
     return np.asarray(expit(logits))
@@ -172,27 +164,22 @@ def _held_out_precision(pairs: Sequence[_Pairs], strength: float, seed: int) -> 
 
 def _fit(pairs: Sequence[_Pairs], strength: float) -> ContactRegression:
     labels = np.concatenate([item.labels for item in pairs])
-    channels = pairs[0].features.shape[1]
-    if labels.all() or not labels.any():  # nothing to tell apart
-        return ContactRegression(
-            coefficients=np.zeros(channels),
-            intercept=0.0,
-            inverse_strength=strength,
-            converged=True,
-        )
     # liblinear computes in float64; filling it here spares it a copy.
-    features = np.empty((labels.size, channels))
+    features = np.empty((labels.size, pairs[0].features.shape[1]))
     np.concatenate([item.features for item in pairs], out=features)
-    regression = LogisticRegression(l1_ratio=1.0, C=strength, solver="liblinear", random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
-        regression.fit(features, labels)
-    converged = bool(regression.n_iter_[0] < regression.max_iter)
-    if not converged:
-        _log.info("C = %g: liblinear stopped after %d iterations", strength, regression.max_iter)
+    coefficients, intercept, converged = np.zeros(features.shape[1]), 0.0, True
+    if labels.any() and not labels.all():  # else there is nothing to tell apart
+        fit = LogisticRegression(l1_ratio=1.0, C=strength, solver="liblinear", random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
+            fit.fit(features, labels)
+        coefficients, intercept = fit.coef_[0], float(fit.intercept_[0])
+        converged = bool(fit.n_iter_[0] < fit.max_iter)
+        if not converged:
+            _log.info("C = %g: liblinear stopped after %d iterations", strength, fit.max_iter)
     return ContactRegression(
-        coefficients=regression.coef_[0],
-        intercept=float(regression.intercept_[0]),
+        coefficients=coefficients,
+        intercept=intercept,
         inverse_strength=strength,
         converged=converged,
     )

@@ -1,11 +1,13 @@
-"""The trained network, untrained ones and baselines, scored on the same proteins."""
+"""The trained network, untrained ones and baselines, scored and compared on the same proteins."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import product
+from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -19,9 +21,12 @@ from esm1b.evaluation.contacts.regression import (
     fit_contact_regression,
 )
 from esm1b.evaluation.structures.proteins import Protein
+from esm1b.evaluation.structures.summary import ProteinSummary
 
 _log = logging.getLogger(__name__)
 
+# The other precisions are reported with their intervals, without a comparison.
+_COMPARED: Final = ("precision_at_contacts", "precision_at_L_long")
 _MAPS: Final = {"test": 4, "unseen": 2}  # number of groups of a kind with a map for the figures
 
 Precisions = Mapping[str, NDArray[np.float64]]
@@ -30,16 +35,11 @@ Precisions = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ContactScores:
-    """The precisions of every model.
+    """The precisions of every model on the proteins not used to fit, and the regressions.
 
-    Attributes:
-        proteins: proteins that were not used to fit.
-        precisions: precisions by model, the trained one first.
-        failures: reason why a model has no values, by model.
-        trained: regression on the trained network.
-        untrained: regression on each untrained network.
-        maps: the trained model's probabilities by protein id, for the first protein of the first
-            groups of each kind.
+    `precisions` is by model, the trained one first; `failures` holds by model the reason why it has
+    no values; `maps` holds by protein id the trained model's probabilities, for the first protein
+    of the first groups of each kind.
     """
 
     proteins: Sequence[Protein]
@@ -58,14 +58,10 @@ def score_contacts(
     regularisation: Regularisation,
     seed: int,
 ) -> ContactScores:
-    """Fit and score the trained network, the untrained ones and the baselines.
+    """Fit on the proteins of kind `fit` and score the others, for every network and baseline.
 
-    Args:
-        trained: attention of the trained network.
-        untrained: makers of untrained networks, called one at a time to bound the memory.
-        proteins: proteins with a kind each; those of kind `fit` are fitted on, the others scored.
-        regularisation: C, or `cross-validate`, by which each network chooses its own.
-        seed: random seed of the folds.
+    With `cross-validate` each network chooses its own C. The makers of the `untrained` networks are
+    called one at a time, to bound the memory.
     """
     fit = [protein for protein in proteins if protein.kind == "fit"]
     rest = [protein for protein in proteins if protein.kind != "fit"]
@@ -110,6 +106,60 @@ def score_contacts(
             protein.id: contact_probabilities(regression, trained(protein.residues))
             for protein in ([] if regression.failed else _proteins_to_draw(rest))
         },
+    )
+
+
+def summarise_contacts(
+    scores: ContactScores, unit: str, seed: int
+) -> tuple[dict[str, Any], pa.Table]:
+    """Return `metrics` and `comparisons`, and the table with a row per protein and model.
+
+    Baselines are compared on the same proteins; test is compared with unseen too. A precision that
+    is not defined is null in the table.
+    """
+    models = list(scores.precisions)
+    values = {
+        name: {model: (scores.precisions[model][name],) for model in models} for name in PRECISIONS
+    }
+    summary = ProteinSummary(
+        proteins=scores.proteins, values=values, unit=unit, seed=seed, failures=scores.failures
+    )
+    comparisons = [
+        summary.comparison(*each) for each in product(_COMPARED, summary.subsets, models[1:])
+    ]
+    if len(summary.subsets) == 2:
+        comparisons += [summary.comparison(name, "test", "trained", "unseen") for name in _COMPARED]
+    results = {
+        "metrics": [
+            summary.metric(name, model, subset)
+            for name, subset, model in product(PRECISIONS, summary.subsets, models)
+        ],
+        "comparisons": comparisons,
+    }
+    table = summary.columns(models)
+    for name in PRECISIONS:
+        column = np.concatenate([scores.precisions[model][name] for model in models])
+        table[name] = pa.array(column, from_pandas=True)
+    return results, pa.table(table)
+
+
+def map_table(scores: ContactScores) -> pa.Table:
+    """Return a row per drawn protein; `probability` is its map, row by row."""
+    drawn = [protein for protein in scores.proteins if protein.id in scores.maps]
+    return pa.table(
+        {
+            "id": pa.array([protein.id for protein in drawn], pa.string()),
+            "kind": pa.array([protein.kind for protein in drawn], pa.string()),
+            "length": pa.array([protein.residues.size for protein in drawn], pa.int32()),
+            "observed": pa.array(
+                [protein.observed.tolist() for protein in drawn], pa.list_(pa.bool_())
+            ),
+            "contact_i": pa.array([protein.contacts[0] for protein in drawn], pa.list_(pa.int32())),
+            "contact_j": pa.array([protein.contacts[1] for protein in drawn], pa.list_(pa.int32())),
+            "probability": pa.array(
+                [scores.maps[protein.id].ravel() for protein in drawn], pa.list_(pa.float32())
+            ),
+        }
     )
 
 

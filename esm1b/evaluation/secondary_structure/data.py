@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.proteins import Protein, protein_of, proteins_of
-from esm1b.evaluation.structures.read import read_csv, read_structures
-from esm1b.evaluation.structures.table import find_problem
+from esm1b.evaluation.structures.table import find_problem, read_csv, read_structures
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
     "train": "fit",

@@ -18,13 +18,10 @@ _TOLERANCE: Final = 1e-7  # relative decrease of the loss, near the precision of
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearProbe:
-    """A fitted probe on raw features.
+    """A fitted probe: `weights` `[features, classes]` and `bias` `[classes]` on raw features.
 
-    Attributes:
-        weights: weights `[features, classes]`.
-        bias: bias `[classes]`.
-        penalty: L2 strength, the best of those tried.
-        held_out_loss: mean cross-entropy of the rows held out, in nats, by strength.
+    `penalty` is the L2 strength, the best of those tried; `held_out_loss` the mean cross-entropy of
+    the rows held out, in nats, by strength.
     """
 
     weights: NDArray[np.float64]

@@ -30,13 +30,7 @@ Represent = Callable[[Sequence[NDArray[np.uint8]]], list[NDArray[np.float32]]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProbeSplit:
-    """The proteins to fit probes on and the `rest` to test them.
-
-    Attributes:
-        fit: proteins for the fit.
-        held_out: proteins that choose the penalty, then join the fit.
-        rest: proteins for the test.
-    """
+    """Proteins to `fit` probes on, `held_out` to choose the penalty, and the `rest` to test."""
 
     fit: Sequence[Protein]
     held_out: Sequence[Protein]
@@ -44,7 +38,7 @@ class ProbeSplit:
 
     @property
     def fitted(self) -> list[Protein]:
-        """All proteins that a probe is fitted on in the end, those held out last."""
+        """All proteins that a probe is fitted on once the penalty is chosen, held out last."""
         return [*self.fit, *self.held_out]
 
 
@@ -70,50 +64,40 @@ def one_hot_windows(proteins: Sequence[Protein]) -> list[NDArray[np.float32]]:
     return [_windows(one_hot[each], WINDOW) for each in symbols]
 
 
-def known_residues(proteins: Sequence[Protein]) -> int:
-    """Return the number of residues whose state is known."""
-    return sum(int((state_labels(protein) >= 0).sum()) for protein in proteins)
-
-
-def confusion_of_probe(
-    features: Features, split: ProbeSplit, *, label: str
-) -> tuple[LinearProbe, NDArray[np.float64]]:
-    """Fit a probe and return it with its confusion on `split.rest`.
-
-    Returns:
-        The probe, and counts `[proteins, true state, predicted state]`.
-    """
-    rows, labels = _labelled_rows(features, split.fitted, label)
-    held_out = known_residues(split.held_out)
-    probe = fit_linear_probe(rows, labels, classes=_STATES, held_out=held_out)
-    confusion = np.zeros((len(split.rest), _STATES, _STATES))
-    number = 0
-    for chunk in _chunks(split.rest, f"structure, {label}, test"):
-        for protein, values in zip(chunk, features(chunk), strict=True):
-            known = state_labels(protein)
-            counted = known >= 0
-            predicted = probe.predict(values[counted])
-            np.add.at(confusion[number], (known[counted], predicted), 1)
-            number += 1
-    return probe, confusion
+def known_states(proteins: Sequence[Protein]) -> NDArray[np.int64]:
+    """Return how many residues of each protein have each state, `[proteins, states]`."""
+    labels = [state_labels(protein) for protein in proteins]
+    counts = [np.bincount(each[each >= 0], minlength=_STATES) for each in labels]
+    return np.array(counts, dtype=np.int64).reshape(-1, _STATES)
 
 
 def majority_class(proteins: Sequence[Protein]) -> int:
     """Return the most frequent state of `proteins`, the first of equals."""
-    counts = np.zeros(_STATES, dtype=np.int64)
-    for protein in proteins:
-        labels = state_labels(protein)
-        counts += np.bincount(labels[labels >= 0], minlength=_STATES)
-    return int(counts.argmax())
+    return int(known_states(proteins).sum(axis=0).argmax())
 
 
 def confusion_of_majority(state: int, proteins: Sequence[Protein]) -> NDArray[np.float64]:
     """Return the confusion `[proteins, true state, predicted state]` of always saying `state`."""
     confusion = np.zeros((len(proteins), _STATES, _STATES))
-    for number, protein in enumerate(proteins):
-        labels = state_labels(protein)
-        confusion[number, :, state] = np.bincount(labels[labels >= 0], minlength=_STATES)
+    confusion[:, :, state] = known_states(proteins)
     return confusion
+
+
+def confusion_of_probe(
+    features: Features, split: ProbeSplit, *, label: str
+) -> tuple[LinearProbe, NDArray[np.float64]]:
+    """Fit a probe; return it and its counts on the rest `[proteins, true state, predicted state]`.
+
+    The penalty is chosen on the proteins held out.
+    """
+    rows, labels = _labelled_rows(features, split.fitted, f"structure, {label}, fit")
+    held_out = int(known_states(split.held_out).sum())
+    probe = fit_linear_probe(rows, labels, classes=_STATES, held_out=held_out)
+    confusion = np.zeros((len(split.rest), _STATES, _STATES))
+    tested = _labelled(features, split.rest, f"structure, {label}, test")
+    for counts, (values, known) in zip(confusion, tested, strict=True):
+        np.add.at(counts, (known, probe.predict(values)), 1)
+    return probe, confusion
 
 
 def _windows(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -130,23 +114,26 @@ def _labelled_rows(
 
     Filled in place, a few proteins at a time: at full size two copies would not fit in memory.
     """
-    labels = np.concatenate([state_labels(protein) for protein in proteins])
-    labels = labels[labels >= 0]
     rows = np.empty((0, 0), dtype=np.float32)
+    labels = np.empty(int(known_states(proteins).sum()), dtype=np.int8)
     filled = 0
-    for chunk in _chunks(proteins, f"structure, {label}, fit"):
-        for protein, values in zip(chunk, features(chunk), strict=True):
-            if rows.size == 0:
-                rows = np.empty((labels.size, values.shape[1]), dtype=np.float32)
-            counted = values[state_labels(protein) >= 0]
-            rows[filled : filled + len(counted)] = counted
-            filled += len(counted)
+    for values, known in _labelled(features, proteins, label):
+        if rows.size == 0:
+            rows = np.empty((labels.size, values.shape[1]), dtype=np.float32)
+        rows[filled : filled + known.size] = values
+        labels[filled : filled + known.size] = known
+        filled += known.size
     return rows, labels
 
 
-def _chunks(proteins: Sequence[Protein], label: str) -> Iterator[Sequence[Protein]]:
+def _labelled(
+    features: Features, proteins: Sequence[Protein], label: str
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int8]]]:
+    """Yield features and labels of the residues with a known state, protein by protein."""
     with tqdm(total=len(proteins), desc=label, unit="protein", disable=None) as progress:
         for start in range(0, len(proteins), _PROTEINS_AT_ONCE):
             chunk = proteins[start : start + _PROTEINS_AT_ONCE]
-            yield chunk
+            for protein, values in zip(chunk, features(chunk), strict=True):
+                labels = state_labels(protein)
+                yield values[labels >= 0], labels[labels >= 0]
             progress.update(len(chunk))

@@ -1,7 +1,7 @@
 """Three-state secondary structure by a linear probe: `esm1b evaluate secondary-structure`."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from esm1b.evaluation.secondary_structure.probes import (
     ProbeSplit,
     confusion_of_majority,
     confusion_of_probe,
-    known_residues,
+    known_states,
     majority_class,
     one_hot_windows,
     representation_windows,
@@ -35,9 +35,6 @@ _log = logging.getLogger(__name__)
 
 _FIT_SHARE: Final = 0.8  # of the proteins, where the data state no kinds
 _HELD_OUT_SHARE: Final = 0.25  # of the groups to fit, where there is no validation split
-
-Probes = Mapping[str, Sequence[LinearProbe]]
-"""By model; several for the untrained networks."""
 
 
 def evaluate_secondary_structure(
@@ -79,7 +76,7 @@ def evaluate_secondary_structure(
     split = _split(proteins, maximum_residues, seed, data)
     probes, confusions = _measure(model, split, untrained, seed)
     protocol = {
-        **_protocol(proteins, split, probes),
+        **_protocol(proteins, split, probes[0][1].penalty),
         "left_out_too_long": len(everything) - len(short_enough),
         "longest_sequence": model.longest_sequence,
         "untrained_networks": untrained,
@@ -100,15 +97,14 @@ def evaluate_secondary_structure(
                     "penalty": probe.penalty,
                     "held_out_loss": {f"{k:g}": loss for k, loss in probe.held_out_loss.items()},
                 }
-                for name, fitted in probes.items()
-                for probe in fitted
+                for name, probe in probes
             ],
         )
 
 
 def _measure(
     model: Model, split: ProbeSplit, untrained: int, seed: int
-) -> tuple[Probes, Confusions]:
+) -> tuple[list[tuple[str, LinearProbe]], Confusions]:
     """Fit a probe on every kind of feature; untrained networks are made one at a time."""
 
     def untrained_windows(seed: int) -> Features:
@@ -119,31 +115,32 @@ def _measure(
         "untrained": [partial(untrained_windows, seed + number) for number in range(untrained)],
         "one_hot_window": [lambda: one_hot_windows],
     }
-    probes, confusions = {}, {}
+    probes: list[tuple[str, LinearProbe]] = []
+    confusions = {}
     for name, features in makers.items():
         measured = [confusion_of_probe(make(), split, label=name) for make in features]
         if measured:
-            probes[name] = [probe for probe, _ in measured]
+            probes += [(name, probe) for probe, _ in measured]
             # The mean of the counts: the untrained networks together are an average one.
             confusions[name] = np.mean([confusion for _, confusion in measured], axis=0)
     confusions["majority_class"] = confusion_of_majority(majority_class(split.fitted), split.rest)
     return probes, confusions
 
 
-def _protocol(proteins: Sequence[Protein], split: ProbeSplit, probes: Probes) -> dict[str, Any]:
+def _protocol(proteins: Sequence[Protein], split: ProbeSplit, penalty: float) -> dict[str, Any]:
     return {
         "states": SECONDARY_STRUCTURE,
         "features": "representations after the last layer norm, frozen",
         "representation_window": REPRESENTATION_WINDOW,
         "probe": "multinomial logistic regression on standardised features, L2",
-        "penalty": probes["trained"][0].penalty,
+        "penalty": penalty,
         "one_hot_window": WINDOW,
         "majority_class": SECONDARY_STRUCTURE[majority_class(split.fitted)],
         "fit_proteins": len(split.fitted),
         "fit_proteins_choosing_the_penalty": len(split.held_out),
         "fit_groups": len({protein.group for protein in split.fitted}),
-        "fit_residues": known_residues(split.fitted),
-        "fit_residues_available": known_residues(_to_fit(proteins)),
+        "fit_residues": _residues(split.fitted),
+        "fit_residues_available": _residues(_to_fit(proteins)),
         "test_proteins": sum(protein.kind == "test" for protein in proteins),
         "unseen_proteins": sum(protein.kind == "unseen" for protein in proteins),
     }
@@ -158,13 +155,13 @@ def _split(
 ) -> ProbeSplit:
     """Divide the proteins into those that fit, those that choose the penalty and the rest."""
     usable = _to_fit(proteins)
-    available = known_residues(usable)
+    available = _residues(usable)
     if maximum_residues is not None:
         kept, total = set(), 0
         for protein in sorted(usable, key=lambda protein: keyed_order(seed, protein.id)):
             if total < maximum_residues:
                 kept.add(protein.id)
-                total += known_residues([protein])
+                total += _residues([protein])
         usable = [protein for protein in usable if protein.id in kept]
         _log.info("the probes are fitted on %d of %d residues", total, available)
     held_out = {protein.group for protein in usable if protein.kind == "validation"}
@@ -179,9 +176,13 @@ def _split(
         rest=[protein for protein in proteins if protein.kind in ("test", "unseen")],
     )
     for part, what in ((split.fit, "to fit"), (split.held_out, "to choose the penalty")):
-        if known_residues(part) == 0:
+        if _residues(part) == 0:
             raise UserError(
                 f"{data}: no residue with known structure {what}; "
                 "expected at least two groups of kind fit"
             )
     return split
+
+
+def _residues(proteins: Sequence[Protein]) -> int:
+    return int(known_states(proteins).sum())

@@ -1,6 +1,7 @@
 """Accuracy, recall and confusion of secondary structure, from counts per protein."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,23 +24,24 @@ def summarise_structure(
     The results are `metrics`, `comparisons` (the trained network's accuracy less every other
     model's) and `confusion`, the counts of all proteins: rows are true states, columns predicted.
     """
-    summary = ProteinSummary(proteins=proteins, unit=unit_of(proteins), seed=seed)
+    models, fractions = list(confusions), {m: _fractions(c) for m, c in confusions.items()}
+    names = list(fractions["trained"])
+    summary = ProteinSummary(
+        proteins=proteins,
+        values={name: {model: fractions[model][name] for model in models} for name in names},
+        unit=unit_of(proteins),
+        seed=seed,
+    )
     if len(summary.subsets) == 2:
         summary.subsets["not_fitted"] = np.ones(len(proteins), dtype=bool)
-    accuracies = {model: _accuracies(confusion) for model, confusion in confusions.items()}
-    name = "three_state_accuracy"
     results = {
         "metrics": [
-            summary.metric(name, model, subset, *fraction)
-            for subset in summary.subsets
-            for model, confusion in confusions.items()
-            for name, fraction in _fractions(confusion).items()
+            summary.metric(name, model, subset)
+            for subset, model, name in product(summary.subsets, models, names)
         ],
         "comparisons": [
-            summary.comparison(name, subset, against, accuracies)
-            for subset in summary.subsets
-            for against in confusions
-            if against != "trained"
+            summary.comparison("three_state_accuracy", *each)
+            for each in product(summary.subsets, models[1:])
         ],
         "confusion": {
             subset: {
@@ -54,16 +56,16 @@ def summarise_structure(
     }
     stacked = np.concatenate(list(confusions.values()))
     table = {
-        **summary.columns(list(confusions)),
+        **summary.columns(models),
         "residues": pa.array(stacked.sum(axis=(1, 2)).round().astype(np.int32)),
         "correct": pa.array(np.trace(stacked, axis1=1, axis2=2)),
-        name: pa.array(_accuracies(stacked), from_pandas=True),
+        "three_state_accuracy": pa.array(_accuracies(stacked), from_pandas=True),
     }
     return results, pa.table(table)
 
 
 def _fractions(confusion: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], ...]]:
-    """Return accuracy per protein, and correct and all residues for what is pooled, by name."""
+    """Return by metric the accuracy of each protein, or its correct and all residues to pool."""
     return {
         "three_state_accuracy": (_accuracies(confusion),),
         "three_state_accuracy_per_residue": (

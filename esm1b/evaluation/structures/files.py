@@ -40,10 +40,8 @@ _LEAST_AGREEMENT: Final = 0.9
 class ProteinChain:
     """A chain as its file states it.
 
-    Attributes:
-        name: name of the chain.
-        sequence: all residues, modified ones as their parent amino acid and unknown ones as X.
-        backbone: N, CA, C and CB, `[length, 4, 3]` in angstrom, NaN for missing atoms.
+    `sequence` has all residues, modified ones as their parent amino acid and unknown ones as X;
+    `backbone` holds N, CA, C and CB, `[length, 4, 3]` in angstrom, NaN for missing atoms.
     """
 
     name: str
@@ -87,10 +85,7 @@ def structure_name(path: Path) -> str:
 
 
 def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
-    """Return the named chain of a structure file, or the first with at least 20 residues.
-
-    Returns:
-        None where no chain was named and none is a protein of that length.
+    """Return the named chain of a structure file, or the first with at least 20 residues, or None.
 
     Raises:
         UserError: the file cannot be read, or lacks the named chain, or its coordinates do not fit
@@ -105,11 +100,10 @@ def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
         raise UserError(f"{path}: cannot be read as a structure: {reason}") from error
     if not entry.residues:
         raise UserError(f"{path}: holds no protein residue; expected a PDB or mmCIF structure")
+    long = (name for name, seen in entry.residues.items() if len(seen) >= MINIMUM_RESIDUES)
+    chain = next(long, None) if chain is None else chain
     if chain is None:
-        long = (name for name, seen in entry.residues.items() if len(seen) >= MINIMUM_RESIDUES)
-        chain = next(long, None)
-        if chain is None:
-            return None
+        return None
     if chain not in entry.residues:
         raise UserError(
             f"{path}: no protein chain {chain!r}; expected one of {', '.join(entry.residues)}"
@@ -189,19 +183,13 @@ def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> dict[str, 
         for residue in chain:
             _, number, insertion = residue.id
             places.setdefault((number, insertion), []).append(residue)
-        found = [
-            chosen
-            for (number, _), alternatives in places.items()
-            if (chosen := _best_conformer(number, alternatives, parents)) is not None
-        ]
-        tied = {
-            index
-            for start, stop in bonded_segments([residue.atoms for residue in found])
-            for index in range(start, stop)
-            if stop - start > 1
-        }
+        best = (_best_conformer(number, each, parents) for (number, _), each in places.items())
+        found = [residue for residue in best if residue is not None]
         kept = [
-            residue for index, residue in enumerate(found) if not residue.modified or index in tied
+            residue
+            for start, stop in bonded_segments([residue.atoms for residue in found])
+            for residue in found[start:stop]
+            if stop - start > 1 or not residue.modified
         ]
         if any(residue.letter != "X" for residue in kept):
             chains[str(chain.id)] = kept

@@ -36,11 +36,9 @@ def beta_carbons(
 ) -> NDArray[np.float64]:
     """Return the atom that stands for each residue, `[length, 3]` in angstrom; NaN where unknown.
 
-    Args:
-        sequence: residues, one letter each.
-        backbone: N, CA, C and CB, `[length, 4, 3]`; NaN for missing atoms.
-        glycine: `impute` places a Cb on glycine too, as the published notebook does; `ca` takes its
-            CA, the convention of many contact benchmarks.
+    `backbone` holds N, CA, C and CB, `[length, 4, 3]`, NaN for missing atoms. On glycine, `impute`
+    places a Cb too, as the published notebook does; `ca` takes its CA, the convention of many
+    contact benchmarks.
     """
     nitrogen, alpha, carbonyl, beta = (backbone[:, atom] for atom in range(4))
     missing = np.isnan(beta).any(axis=1, keepdims=True)

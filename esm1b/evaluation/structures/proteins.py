@@ -21,15 +21,10 @@ _log = logging.getLogger(__name__)
 class Protein:
     """A row of the structure table.
 
-    Attributes:
-        id: unique name.
-        group: unit of the bootstrap, such as a family.
-        kind: `fit`, `validation` (fits too, in a table of secondary structure), `test` or `unseen`;
-            None where nobody has chosen.
-        residues: tokens `[length]`.
-        observed: residues with coordinates `[length]`.
-        contacts: i and j of the pairs in contact `[2, contacts]`, counted from 0 with i < j.
-        ss3: H, E or C per residue, None where unknown.
+    `group` is the unit of the bootstrap. `kind` is `fit`, `test` or `unseen` (`validation`, which
+    fits too, in a table of secondary structure), or None where nobody has chosen. `residues` are
+    tokens `[length]`, `observed` those with coordinates `[length]`; `contacts` holds i and j of the
+    pairs in contact `[2, contacts]`, counted from 0 with i < j; `ss3` has H, E or C per residue.
     """
 
     id: str
@@ -82,13 +77,9 @@ def protein_of(row: Mapping[str, Any], where: str) -> Protein:
 def fitting_length(proteins: Sequence[Protein], longest: int) -> list[Protein]:
     """Return the proteins of at most `longest` residues: the model has no positions for more."""
     kept = [protein for protein in proteins if protein.residues.size <= longest]
-    if len(kept) < len(proteins):
-        _log.info(
-            "left out %d of %d proteins: longer than %d residues",
-            len(proteins) - len(kept),
-            len(proteins),
-            longest,
-        )
+    if left_out := len(proteins) - len(kept):
+        message = "left out %d of %d proteins: longer than %d residues"
+        _log.info(message, left_out, len(proteins), longest)
     return kept
 
 

@@ -12,7 +12,7 @@ from esm1b.evaluation.contacts.regression import (
     fit_contact_regression,
 )
 from esm1b.evaluation.structures.proteins import Protein, proteins_of
-from esm1b.evaluation.structures.read import read_structures
+from esm1b.evaluation.structures.table import read_structures
 from tests.evaluation.fake_models import FakeModel, examples, truth_of, write_table
 
 
