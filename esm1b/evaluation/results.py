@@ -40,7 +40,7 @@ def result_entry(
     """Return an entry of `metrics`, or without a `unit` of `comparisons`.
 
     The `identity` of a metric is its `name`, `model` and `subset`; in a comparison, the number of
-    the `model` on the `subset` less that of `against` on `against_subset`. `n_unit` is the word for
+    the `model` on the `subset` minus that of `against` on `against_subset`. `n_unit` is the word for
     a group; `failed` says why there is no number.
     """
     failed = failed or ("no group has a value" if math.isnan(interval.value) else None)
@@ -122,7 +122,7 @@ class Evaluation:
     def comparison(
         self, name: str, subset: str, against: str, against_subset: str | None = None
     ) -> Number | None:
-        """Return the trained model on `subset` less another, None where they were not compared."""
+        """Return the trained model on `subset` minus another, None where they were not compared."""
         return self.comparisons.get((name, subset, against, against_subset or subset))
 
 

@@ -1,4 +1,4 @@
-"""What readers are told about each evaluation, on the page, in the terminal and on model cards.
+"""Words and facts about each evaluation, for the page, the terminal and model cards.
 
 A new evaluation needs a row in `FACTS` and names for its models; figure, table and section of the
 page have defaults.
@@ -33,7 +33,7 @@ STATE_NAMES: Final[Mapping[str, str]] = {"H": "helix", "E": "strand", "C": "coil
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What readers are told about an evaluation.
+    """Words and facts about an evaluation.
 
     Attributes:
         title: heading of its section.

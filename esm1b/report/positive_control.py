@@ -29,7 +29,7 @@ _CHECKS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One comparison; `difference` is trained less the other, None where there is no number."""
+    """One comparison; `difference` is trained minus the other, None where there is no number."""
 
     evaluation: str
     name: str
@@ -94,7 +94,7 @@ def _check(name: str, kind: str, evaluation: Evaluation | None, against: str) ->
     quantity, unit = ("cross-entropy ", " nats") if is_perplexity else ("", "")
     direction = "higher" if difference.value > 0 else "lower"
     ends = sorted((abs(low), abs(high)))
-    interval = f"{ends[0]:.3f} to {ends[1]:.3f}" if low * high > 0 else "interval holds zero"
+    interval = f"{ends[0]:.3f} to {ends[1]:.3f}" if low * high > 0 else "interval includes zero"
     return Check(
         evaluation=kind,
         name=name,

@@ -71,7 +71,7 @@ def perplexity_table(evaluation: Evaluation) -> Table:
         lead = _cell(evaluation.comparison(facts.compared, "validation", model), signed=True)
         return [*(_cell(number, facts.decimals) for number in numbers), lead]
 
-    head = [*_PERPLEXITIES.values(), "trained less this, nats"]
+    head = [*_PERPLEXITIES.values(), "trained minus this, nats"]
     return Table(corner="model", head=head, rows=_model_rows(evaluation, facts.name, cells))
 
 
@@ -179,7 +179,7 @@ def _cell(number: Number | None, decimals: int = 3, *, signed: bool = False) -> 
 
 
 def _source(entry: Published) -> str:
-    second_hand = ", at second hand" if entry.second_hand else ""
+    second_hand = ", second-hand" if entry.second_hand else ""
     return f"{entry.source}{second_hand}: {entry.protocol}."
 
 

@@ -154,7 +154,7 @@ def test_real_data_stand_beside_published_numbers_without_a_verdict(
     output = report(run, tmp_path, contents)
     page = (output / "index.html").read_text()
     assert "ositive control" not in page
-    assert "Beside published precisions" in page
+    assert "Published precisions, for scale" in page
     assert "this model" in page
     assert "<td>0.411</td>" in page
     assert "positive control" not in (output / "summary.txt").read_text()

@@ -58,7 +58,7 @@ def test_published_precisions_stand_beside_ours_by_range() -> None:
     assert long.label == "long, from 24"
     assert [cell.text for cell in long.cells] == [*["0.300"] * 3, "0.411", "0.533", "0.661"]
     assert [cell.text for cell in table.rows[3].cells[3:]] == ["\N{EN DASH}"] * 3
-    assert table.notes[0].startswith("ESM-1b: Rao et al. 2021, ICLR, table 1, at second hand: ")
+    assert table.notes[0].startswith("ESM-1b: Rao et al. 2021, ICLR, table 1, second-hand: ")
 
 
 def test_published_numbers_keep_their_sources() -> None:

@@ -54,7 +54,7 @@ def evaluate_contacts(
         fit_proteins: number of proteins to fit on, where the data do not name them.
         untrained: number of random initialisations of the same network to compare with, each with
             its own fit.
-        glycine: stand-in for glycine's Cb; no effect on a structure table, whose contacts are set.
+        glycine: atom in place of glycine's Cb; a structure table has its contacts already.
         seed: random seed of the draw of fit proteins, the folds, the initialisations and the
             bootstrap.
 

@@ -80,18 +80,15 @@ def score_contacts(
     regression, precisions = measure(trained, "trained")
     others = [measure(make(), f"untrained {number}") for number, make in enumerate(untrained, 1)]
     kept = [found for fitted, found in others if not fitted.failed]
+    # The mean over the fits that kept a coefficient.
+    mean = {name: np.mean([found[name] for found in kept], axis=0) for name in PRECISIONS if kept}
     reason = others[0][0].failed if others else "no untrained network was asked for"
     prior = separation_prior(fit)
     return ContactScores(
         proteins=rest,
         precisions={
             "trained": precisions,
-            # The mean over the fits that kept a coefficient.
-            "untrained": {
-                name: np.mean([found[name] for found in kept], axis=0) for name in PRECISIONS
-            }
-            if kept
-            else nothing,
+            "untrained": mean or nothing,
             "mean_map": _precisions(rest, lambda each: mean_map(fit, prior, each.residues.size)),
             "separation_prior": _precisions(
                 rest, lambda each: separation_map(prior, each.residues.size)
@@ -175,7 +172,7 @@ def _precisions(
 
 
 def _proteins_to_draw(proteins: Sequence[Protein]) -> list[Protein]:
-    """Return the first protein of the first groups of each kind: no choice by looks."""
+    """Return the first protein of the first groups of each kind: not selected by appearance."""
     chosen = []
     for kind, count in _MAPS.items():
         first_of_group: dict[str, Protein] = {}

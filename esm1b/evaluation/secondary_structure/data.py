@@ -27,7 +27,7 @@ def read_labelled_proteins(path: Path) -> list[Protein]:
 
     A CSV (plain or .gz) has the columns `sequence` and `ss3`; `id` or `chain_id`, or else the row
     number is the id; `split` (train, valid, test) sets the kind; `observed` or `resolved` has a 1
-    for each residue whose label counts. Each row is a group of its own. Anything else is read as a
+    for each residue whose label counts. Each row is its own group. Anything else is read as a
     structure table.
 
     Raises:

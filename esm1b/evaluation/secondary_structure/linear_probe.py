@@ -63,7 +63,9 @@ def fit_linear_probe(
 
     targets = np.eye(classes, dtype=np.float64)[labels]
     rows = len(features) - held_out
-    basis = _curvature(features)
+    moments = (features.T @ features).astype(np.float64) / len(features)
+    values, vectors = np.linalg.eigh(moments)
+    basis = np.maximum(values, 0), vectors
     losses: dict[float, float] = {}
     start = np.zeros((features.shape[1] + 1, classes))
     starts: dict[float, NDArray[np.float64]] = {}
@@ -80,15 +82,6 @@ def fit_linear_probe(
     )
 
 
-def _curvature(
-    features: NDArray[np.float32],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return eigenvalues `[features]` and eigenvectors of the features' second moments."""
-    moments = (features.T @ features).astype(np.float64) / len(features)
-    values, vectors = np.linalg.eigh(moments)
-    return np.maximum(values, 0), vectors
-
-
 def _minimise(
     features: NDArray[np.float32],
     targets: NDArray[np.float64],
@@ -99,8 +92,9 @@ def _minimise(
     """Return weights and, in the last row, bias, `[features + 1, classes]`, by L-BFGS.
 
     The loss's second derivative is at most half the features' second moments (D. Böhning, 1992,
-    Ann. Inst. Stat. Math. 44:197) plus the penalty. In coordinates where that bound is the
-    identity, correlated features cost a dozen steps instead of hundreds.
+    Ann. Inst. Stat. Math. 44:197) plus the penalty; `basis` holds the eigenvalues and eigenvectors
+    of the moments. In coordinates where that bound is the identity, correlated features cost a
+    dozen steps instead of hundreds.
     """
     values, vectors = basis
     stretch = np.sqrt(values / 2 + penalty)

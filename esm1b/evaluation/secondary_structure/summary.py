@@ -21,7 +21,7 @@ def summarise_structure(
 ) -> tuple[dict[str, Any], pa.Table]:
     """Return the results by subset, and the table with a row per protein and model.
 
-    The results are `metrics`, `comparisons` (the trained network's accuracy less every other
+    The results are `metrics`, `comparisons` (the trained network's accuracy minus every other
     model's) and `confusion`, the counts of all proteins: rows are true states, columns predicted.
     """
     models, fractions = list(confusions), {m: _fractions(c) for m, c in confusions.items()}

@@ -1,4 +1,4 @@
-"""Where the residues with coordinates stand in the full sequence of a chain."""
+"""Positions of the residues with coordinates in the full sequence of a chain."""
 
 from collections.abc import Sequence
 from itertools import pairwise

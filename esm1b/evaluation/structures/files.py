@@ -57,13 +57,8 @@ class _Residue:
     atoms: NDArray[np.float64]  # [4, 3]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """The residues with coordinates and the stated sequences of a file, by chain."""
-
-    residues: Mapping[str, Sequence[_Residue]]
-    sequences: Mapping[str, str]
-    numbered: bool  # a residue's number is its place in the sequence, from 1
+_Chains = dict[str, list[_Residue]]
+"""The residues with coordinates by chain."""
 
 
 def read_text(path: Path, encoding: str) -> str:
@@ -94,24 +89,24 @@ def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
     text = read_text(path, "latin-1")
     is_cif = path.name.removesuffix(".gz").endswith(".cif")
     try:
-        entry = _parse_cif(text) if is_cif else _parse_pdb(text)
+        chains, sequences = _parse_cif(text) if is_cif else _parse_pdb(text)
     except Exception as error:  # Biopython's parsers raise errors of any type
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path}: cannot be read as a structure: {reason}") from error
-    if not entry.residues:
+    if not chains:
         raise UserError(f"{path}: holds no protein residue; expected a PDB or mmCIF structure")
-    long = (name for name, seen in entry.residues.items() if len(seen) >= MINIMUM_RESIDUES)
+    long = (name for name, seen in chains.items() if len(seen) >= MINIMUM_RESIDUES)
     chain = next(long, None) if chain is None else chain
     if chain is None:
         return None
-    if chain not in entry.residues:
-        raise UserError(
-            f"{path}: no protein chain {chain!r}; expected one of {', '.join(entry.residues)}"
-        )
-    return _align(path, chain, entry)
+    if chain not in chains:
+        raise UserError(f"{path}: no protein chain {chain!r}; expected one of {', '.join(chains)}")
+    # In mmCIF a residue's number is its place in the sequence, from 1.
+    return _align(path, chain, chains[chain], sequences.get(chain), numbered=is_cif)
 
 
-def _parse_pdb(text: str) -> _Entry:
+def _parse_pdb(text: str) -> tuple[_Chains, dict[str, str]]:
+    """Return the chains and the stated sequence of each."""
     first_model = text.split("\nENDMDL", 1)[0] + "\n"
     named: dict[str, list[str]] = {}
     parents: dict[str, str] = {}
@@ -121,14 +116,12 @@ def _parse_pdb(text: str) -> _Entry:
         elif line.startswith("MODRES"):
             parents[line[12:15].strip()] = line[24:27].strip()
     structure = _PDB(QUIET=True).get_structure("", io.StringIO(first_model))
-    return _Entry(
-        residues=_residues_by_chain(structure, parents),
-        sequences={chain: _letters(names, parents) for chain, names in named.items()},
-        numbered=False,
-    )
+    sequences = {chain: _letters(names, parents) for chain, names in named.items()}
+    return _residues_by_chain(structure, parents), sequences
 
 
-def _parse_cif(text: str) -> _Entry:
+def _parse_cif(text: str) -> tuple[_Chains, dict[str, str]]:
+    """Return the chains and the stated sequence of each."""
     table = _CIF_TABLE(io.StringIO(text))
 
     def rows(category: str, *columns: str) -> Iterator[Any]:
@@ -137,7 +130,7 @@ def _parse_cif(text: str) -> _Entry:
     parents = dict(rows("pdbx_struct_mod_residue", "label_comp_id", "parent_comp_id"))
     # label_seq_id counts along the sequence, for polymers only; chain names are the author's.
     parser = _CIF(auth_residues=False, QUIET=True)
-    residues = _residues_by_chain(parser.get_structure("", io.StringIO(text)), parents)
+    chains = _residues_by_chain(parser.get_structure("", io.StringIO(text)), parents)
     by_entity: dict[str, dict[str, str]] = {}
     for entity, number, name in rows("entity_poly_seq", "entity_id", "num", "mon_id"):
         by_entity.setdefault(entity, {}).setdefault(number, name)  # the first of two at one place
@@ -155,7 +148,7 @@ def _parse_cif(text: str) -> _Entry:
         for chain, entity in entities.items()
         if entity in by_entity
     }
-    return _Entry(residues=residues, sequences=sequences, numbered=True)
+    return chains, sequences
 
 
 def _letters(names: Sequence[str], parents: Mapping[str, str]) -> str:
@@ -171,7 +164,7 @@ def _letter(name: str, parents: Mapping[str, str]) -> str | None:
     return str(letter) if letter else None
 
 
-def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> dict[str, list[_Residue]]:
+def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> _Chains:
     """Return the residues of each chain of the first model, in the order of the file.
 
     A HETATM residue belongs to the chain if a peptide bond ties it to a neighbour: MSE does; a free
@@ -221,8 +214,8 @@ def _best_conformer(
 def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, str]]:
     """Yield residues of one type that have a CA, with each alternate location of it."""
     for place in alternatives:
-        # 2 is Biopython's mark of a wrapper: around the residue types of one place, each in a
-        # conformer of its own, or around the locations of one atom.
+        # 2 is Biopython's mark of a wrapper: around the residue types of one place, one in
+        # each conformer, or around the locations of one atom.
         for residue in place.disordered_get_list() if place.is_disordered() == 2 else [place]:
             if "CA" in residue:
                 alpha = residue["CA"]
@@ -241,14 +234,14 @@ def _atom(residue: Any, name: str, location: str) -> Any:
     return atom
 
 
-def _align(path: Path, chain: str, entry: _Entry) -> ProteinChain:
-    seen = entry.residues[chain]
+def _align(
+    path: Path, chain: str, seen: Sequence[_Residue], sequence: str | None, *, numbered: bool
+) -> ProteinChain:
     observed = "".join(residue.letter for residue in seen)
-    sequence = entry.sequences.get(chain)
     if sequence is None:  # the residues with coordinates are all that is known
         sequence = observed
         positions: Sequence[int] = range(len(seen))
-    elif entry.numbered:
+    elif numbered:
         positions = [residue.number - 1 for residue in seen]
     else:
         positions = place_segments(

@@ -64,7 +64,7 @@ class ProteinSummary:
     def comparison(
         self, name: str, subset: str, against: str, against_subset: str | None = None
     ) -> dict[str, Any]:
-        """Return the trained model's mean on `subset` less that of another model.
+        """Return the trained model's mean on `subset` minus that of another model.
 
         Paired by protein, or with `against_subset` two independent samples.
         """

@@ -184,7 +184,7 @@ def _validated(path: Path, table: pa.Table) -> pa.Table:
 
 
 def _problems(row: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a row; only the first is sound, later ones may follow from it."""
+    """Yield what is wrong with a row; later problems may follow from the first."""
     for column in STRUCTURE_SCHEMA.names:
         if row[column] is None and column not in ("kind", "ss3"):
             yield f"{column} is null; expected a value"
@@ -198,7 +198,7 @@ def _problems(row: Mapping[str, Any]) -> Iterator[str]:
         if len(text) != length and row[column] is not None:
             yield f"{column} has {len(text)} characters; expected {length}, one per residue"
         for position, (letter, seen) in enumerate(zip(text, observed, strict=False), start=1):
-            # A residue without coordinates has no structure: any letter may stand there.
+            # A residue without coordinates has no structure: any letter is accepted.
             if letter not in letters and (column == "observed" or seen == "1"):
                 yield (
                     f"{column} has {letter!r} at position {position}; "
