@@ -40,8 +40,8 @@ def result_entry(
     """Return an entry of `metrics`, or without a `unit` of `comparisons`.
 
     The `identity` of a metric is its `name`, `model` and `subset`; in a comparison, the number of
-    the `model` on the `subset` minus that of `against` on `against_subset`. `n_unit` is the word for
-    a group; `failed` says why there is no number.
+    the `model` on the `subset` minus that of `against` on `against_subset`. `n_unit` is the word
+    for a group; `failed` says why there is no number.
     """
     failed = failed or ("no group has a value" if math.isnan(interval.value) else None)
     numbers = {

@@ -34,7 +34,7 @@ def impute_beta_carbons(
 def beta_carbons(
     sequence: str, backbone: NDArray[np.float64], *, glycine: Glycine
 ) -> NDArray[np.float64]:
-    """Return the position that represents each residue, `[length, 3]` in angstrom; NaN where unknown.
+    """Return a position for each residue, `[length, 3]` in angstrom; NaN where unknown.
 
     `backbone` holds N, CA, C and CB, `[length, 4, 3]`, NaN for missing atoms. On glycine, `impute`
     places a Cb too, as the published notebook does; `ca` takes its CA, the convention of many
