@@ -29,7 +29,7 @@ _VARIABLES: Final = {
     PAPER: "--paper",
 }
 
-_STYLE: Final[dict[str, Any]] = {
+STYLE: Final[dict[str, Any]] = {
     "svg.fonttype": "none",  # text stays text
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9,
@@ -68,7 +68,7 @@ def render(name: str, width: float, height: float, draw: Callable[[Figure], None
         height: height in inches.
         draw: function that draws on an empty figure.
     """
-    with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": name}]):
+    with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
         figure = Figure(figsize=(width, height))
         draw(figure)
         buffer = io.StringIO()

@@ -1,10 +1,9 @@
 """The results of the evaluations as rows of a model card."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Final
 
-from esm1b.evaluation.results import Evaluation, read_evaluations
+from esm1b.evaluation.results import Evaluation
 from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES
 from esm1b.report.positive_control import has_control
 from esm1b.report.tables import number_text
@@ -13,49 +12,33 @@ from esm1b.weights.model_card import CardResult
 _SYNTHETIC: Final = ("synthetic-families", "synthetic families")
 
 
-def card_results(evaluations: Sequence[Path], description: Mapping[str, Any]) -> list[CardResult]:
-    """Return the results for a model card, each number beside its baselines.
-
-    Args:
-        evaluations: outputs of `esm1b evaluate`, at most one directory of each kind.
-        description: content of the model's `esm1b.json`.
-
-    Raises:
-        UserError: a directory is not an evaluation, is about another model, or repeats a kind.
-    """
-    measured = read_evaluations(evaluations, description)
-    synthetic = has_control(measured)
-    return [
-        result
-        for kind, evaluation in measured.items()
-        for result in _results(kind, evaluation, synthetic)
-    ]
-
-
-def _results(kind: str, evaluation: Evaluation, synthetic: bool) -> Iterator[CardResult]:
-    facts = FACTS[kind]
-    dataset, dataset_name = _SYNTHETIC if synthetic else facts.dataset
-    for name, (metric, metric_name) in facts.card.items():
-        for subset in evaluation.subsets(name):
-            trained = evaluation.metric(name, "trained", subset)
-            if trained is None or subset == "not_fitted":  # pools the others
-                continue
-            yield CardResult(
-                task=facts.task,
-                dataset=dataset,
-                dataset_name=dataset_name,
-                split=SUBSET_NAMES[subset],
-                metric=metric,
-                metric_name=metric_name,
-                value=trained.value,
-                low=trained.low,
-                high=trained.high,
-                units=trained.units,
-                decimals=facts.decimals,
-                baselines=", ".join(_baselines(name, evaluation, subset, facts.decimals)),
-                failed=trained.failed,
-                synthetic=synthetic,
-            )
+def card_results(evaluations: Mapping[str, Evaluation]) -> Iterator[CardResult]:
+    """Yield the results of a model's `evaluations` by kind, each number beside its baselines."""
+    synthetic = has_control(evaluations)
+    for kind, evaluation in evaluations.items():
+        facts = FACTS[kind]
+        dataset, dataset_name = _SYNTHETIC if synthetic else facts.dataset
+        for name, (metric, metric_name) in facts.card.items():
+            for subset in evaluation.subsets(name):
+                trained = evaluation.metric(name, "trained", subset)
+                if trained is None or subset == "not_fitted":  # pools the others
+                    continue
+                yield CardResult(
+                    task=facts.task,
+                    dataset=dataset,
+                    dataset_name=dataset_name,
+                    split=SUBSET_NAMES[subset],
+                    metric=metric,
+                    metric_name=metric_name,
+                    value=trained.value,
+                    low=trained.low,
+                    high=trained.high,
+                    units=trained.units,
+                    decimals=facts.decimals,
+                    baselines=", ".join(_baselines(name, evaluation, subset, facts.decimals)),
+                    failed=trained.failed,
+                    synthetic=synthetic,
+                )
 
 
 def _baselines(name: str, evaluation: Evaluation, subset: str, decimals: int) -> Iterator[str]:

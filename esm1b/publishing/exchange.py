@@ -78,8 +78,7 @@ def export_model(
     """
     if format == "hf":
         check_replaceable(output, "model", [model, *evaluations])
-    description = describe_model(model)
-    measured = read_evaluations(evaluations, description)
+    measured = read_evaluations(evaluations, describe_model(model))
     encoder, contact_head = read_hugging_face(model)
     provenance = read_provenance(model)
     if "contacts" in measured:
@@ -87,8 +86,7 @@ def export_model(
         assert directory is not None  # it was read from one
         contact_head = _fitted_head(directory, encoder.shape)
     if format == "hf":
-        results = card_results(evaluations, description)
-        _save_verified(encoder, output, provenance, contact_head, results)
+        _save_verified(encoder, output, provenance, contact_head, list(card_results(measured)))
     else:
         write_fair_esm(output, encoder, provenance, contact_head)
     _log.info("%s: %d parameters in %s", model, encoder.shape.parameters(), output)

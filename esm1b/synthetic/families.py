@@ -5,7 +5,6 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.synthetic.contacts import (
     MAXIMUM_DEGREE,
@@ -98,7 +97,7 @@ class SyntheticFamily:
     def __post_init__(self) -> None:
         if self.kind not in get_args(FamilyKind):
             raise ValueError(f"{self.name}: kind {self.kind!r}, expected fit, test or unseen")
-        if len(self.ss3) != self.potts.length or set(self.ss3) - set(SECONDARY_STRUCTURE):
+        if len(self.ss3) != self.potts.length or set(self.ss3) - set("HEC"):
             raise ValueError(f"{self.name}: ss3 must be {self.potts.length} letters of H, E and C")
         check_contacts(
             self.potts.edges,

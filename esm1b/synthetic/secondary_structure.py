@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.alphabet import AMINO_ACIDS, SECONDARY_STRUCTURE
+from esm1b.alphabet import AMINO_ACIDS
 
 # Conformational parameters of 29 proteins: P. Y. Chou and G. D. Fasman, "Prediction of the
 # secondary structure of proteins from their amino acid sequence", Adv. Enzymol. 47 (1978) 45-148.
@@ -67,7 +67,7 @@ def _standardised(scale: dict[str, float]) -> NDArray[np.float64]:
 
 PROPENSITIES: Final[dict[str, NDArray[np.float64]]] = {
     state: np.array([_CHOU_FASMAN[symbol][column] / 100 for symbol in AMINO_ACIDS])
-    for column, state in enumerate(SECONDARY_STRUCTURE)
+    for column, state in enumerate("HEC")
 }
 """For each of H, E and C, `[20]`: how much more frequent a residue is there than anywhere."""
 
@@ -109,7 +109,7 @@ def draw_segments(length: int, generator: np.random.Generator) -> list[Segment]:
                 sizes.append(_draw_size(state, generator))
         share = {
             state: sum(n for n, s in zip(sizes, states, strict=True) if s == state)
-            for state in SECONDARY_STRUCTURE
+            for state in "HEC"
         }
         if (
             sum(sizes) == length

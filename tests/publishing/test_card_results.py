@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -5,24 +6,27 @@ import pytest
 from huggingface_hub import ModelCard
 
 from esm1b.errors import UserError
+from esm1b.evaluation.results import read_evaluations
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.card_results import card_results
-from esm1b.weights.model_card import model_card
+from esm1b.weights.model_card import CardResult, model_card
 from esm1b.weights.provenance import Provenance
 from tests.report import examples
 
 
-def write(tmp_path: Path, *contents: dict[str, Any]) -> list[Path]:
-    return [
+def results_of(
+    tmp_path: Path, *contents: dict[str, Any], model: Mapping[str, Any] = examples.MODEL
+) -> list[CardResult]:
+    directories = [
         examples.write_evaluation(tmp_path / content["evaluation"], content) for content in contents
     ]
+    return list(card_results(read_evaluations(directories, model)))
 
 
 def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
-    directories = write(
+    results = results_of(
         tmp_path, examples.secondary_structure(), examples.contacts(), examples.perplexity()
     )
-    results = card_results(directories, examples.MODEL)
     assert [(result.metric, result.split, result.value) for result in results] == [
         ("perplexity", "validation", 9.5),
         ("precision", "test", 0.5),
@@ -48,13 +52,12 @@ def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
 
 
 def test_real_data_are_not_said_to_be_drawn(tmp_path: Path) -> None:
-    directories = write(
+    results = results_of(
         tmp_path,
         examples.perplexity(synthetic=False),
         examples.contacts(unseen=False),
         examples.secondary_structure(unseen=False),
     )
-    results = card_results(directories, examples.MODEL)
     assert not any(result.synthetic for result in results)
     assert [(result.dataset, result.split) for result in results] == [
         ("held-out-sequences", "validation"),
@@ -71,21 +74,21 @@ def test_a_number_that_failed_says_so(tmp_path: Path) -> None:
         examples.metric(name, model, "test", value)
         for model, value in (("trained", None), ("untrained", None), ("mean_map", 0.05))
     ]
-    (result,) = card_results(write(tmp_path, content), examples.MODEL)
+    (result,) = results_of(tmp_path, content)
     assert result.value is None
     assert result.failed == "the regression kept no coefficient at C = 500"
     assert result.baselines == "untrained networks failed, mean map 0.050"
 
 
 def test_the_card_of_an_evaluated_model_is_read_by_hugging_face(tmp_path: Path) -> None:
-    directories = write(
+    results = results_of(
         tmp_path, examples.perplexity(), examples.contacts(), examples.secondary_structure()
     )
     text = model_card(
         EncoderShape(layers=1, width=4, heads=1, feed_forward=4),
         Provenance(details=dict(examples.MODEL)),
         contact_head_fitted=True,
-        results=card_results(directories, examples.MODEL),
+        results=results,
     )
     data: Any = ModelCard(text).data
     assert data.model_name == "tiny"
@@ -100,10 +103,9 @@ def test_the_card_of_an_evaluated_model_is_read_by_hugging_face(tmp_path: Path) 
 
 
 def test_an_evaluation_of_another_model_is_refused(tmp_path: Path) -> None:
-    directories = write(tmp_path, examples.perplexity())
     with pytest.raises(UserError, match="is about another model"):
-        card_results(directories, {**examples.MODEL, "seed": 2})
+        results_of(tmp_path, examples.perplexity(), model={**examples.MODEL, "seed": 2})
 
 
 def test_no_evaluation_is_no_result() -> None:
-    assert card_results([], examples.MODEL) == []
+    assert list(card_results({})) == []
