@@ -23,6 +23,9 @@ FIRST_AMINO_ACID: Final = 4
 X: Final = 24
 MASK: Final = 32
 
+SECONDARY_STRUCTURE: Final = "HEC"
+"""The three states of secondary structure: helix, strand and coil."""
+
 _NOT_A_RESIDUE: Final = 255
 
 

@@ -1,4 +1,4 @@
-"""From a matplotlib figure to an SVG file, and from that to a part of the page."""
+"""Figures in the style of the report, as SVG files and as parts of the page."""
 
 import io
 import re
@@ -8,6 +8,8 @@ from typing import Any, Final
 import matplotlib.style
 from markupsafe import Markup
 from matplotlib.figure import Figure
+
+WIDTH: Final = 8.6  # of the figures of the page, inches
 
 # The colours of page.css in its light form; on the page they become its variables, so that figures
 # follow a dark page too.
@@ -46,12 +48,9 @@ STYLE: Final[dict[str, Any]] = {
     "axes.axisbelow": True,
     "grid.color": LINE,
     "grid.linewidth": 0.6,
-    "xtick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "xtick.labelsize": 8.5,
-    "ytick.color": LINE,
-    "ytick.labelcolor": SOFT,
-    "ytick.labelsize": 8.5,
+    **{f"{axis}tick.color": LINE for axis in "xy"},
+    **{f"{axis}tick.labelcolor": SOFT for axis in "xy"},
+    **{f"{axis}tick.labelsize": 8.5 for axis in "xy"},
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "figure.facecolor": PAPER,
@@ -61,13 +60,13 @@ STYLE: Final[dict[str, Any]] = {
 
 
 def render(name: str, width: float, height: float, draw: Callable[[Figure], None]) -> str:
-    """Return what `draw` draws as SVG, the same bytes each time.
+    """Return a figure as SVG, the same bytes each time.
 
     Args:
-        name: makes the ids in the SVG.
-        width: of the figure, inches.
-        height: of the figure, inches.
-        draw: adds everything to an empty figure.
+        name: name of the figure, from which the ids in the SVG are made.
+        width: width in inches.
+        height: height in inches.
+        draw: function that draws on an empty figure.
     """
     with matplotlib.style.context(["default", {**STYLE, "svg.hashsalt": name}]):
         figure = Figure(figsize=(width, height))
@@ -80,7 +79,7 @@ def render(name: str, width: float, height: float, draw: Callable[[Figure], None
 def inline_svg(svg: str, name: str) -> Markup:
     """Return an SVG of `render` as an element of the page, in the page's colours.
 
-    Ids get the prefix `name`, for several figures share the page.
+    Ids get the prefix `name`, since several figures share the page.
     """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""`metrics.json`: what every evaluation writes and the report reads."""
+"""The files that evaluations write and the report and the release read; `metrics.json` first."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,102 +6,167 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from esm1b.evaluation.bootstrap import Interval
-from esm1b.files import write_json
+from esm1b.errors import UserError
+from esm1b.files import read_json, write_json
+from esm1b.weights.model_directory import ModelDirectory
 
-MARKER: Final = "metrics.json"
-
-_NOTHING: Final = "no group has a value"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One number of one model on one subset; `failed` says why there is none."""
-
-    name: str
-    model: str
-    subset: str
-    interval: Interval
-    unit: str
-    n_unit: str
-    failed: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the entry of `metrics`."""
-        failed = self.failed or (_NOTHING if math.isnan(self.interval.value) else None)
-        return {
-            "name": self.name,
-            "model": self.model,
-            "subset": self.subset,
-            "value": None if failed else self.interval.value,
-            **_ends(self.interval, failed),
-            "unit": self.unit,
-            "n": self.interval.n,
-            "n_unit": self.n_unit,
-            **({"failed": failed} if failed else {}),
-        }
+METRICS_FILE: Final = "metrics.json"
+MAPS_FILE: Final = "contact_maps.parquet"  # a few proteins, for figures; of contacts
+REGRESSION_FILE: Final = "contact_regression.json"  # the contact head of a release; of contacts
+EVALUATIONS: Final = ("perplexity", "contacts", "secondary_structure")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """`model` on `subset` less `against` on `against_subset`.
+class Interval:
+    """A value with its 95 % interval; `n` is the number of groups behind it.
 
-    Paired on the same items where the subsets are the same; two independent samples where not.
+    Every number is NaN where it is undefined: the value without a group, the ends with fewer than
+    two.
     """
 
-    name: str
-    model: str
-    subset: str
-    against: str
-    against_subset: str
-    interval: Interval
-    n_unit: str
-    failed: str | None = None
+    value: float
+    low: float
+    high: float
+    n: int
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the entry of `comparisons`."""
-        failed = self.failed or (_NOTHING if math.isnan(self.interval.value) else None)
+
+def result_entry(
+    identity: Mapping[str, str],
+    interval: Interval,
+    *,
+    unit: str | None = None,
+    n_unit: str,
+    failed: str | None = None,
+) -> dict[str, Any]:
+    """Return an entry of `metrics`, or without a `unit` of `comparisons`.
+
+    The `identity` of a metric is its `name`, `model` and `subset`; in a comparison, the number of
+    the `model` on the `subset` minus that of `against` on `against_subset`. `n_unit` is the word
+    for a group; `failed` says why there is no number.
+    """
+    failed = failed or ("no group has a value" if math.isnan(interval.value) else None)
+    numbers = {
+        "value" if unit else "difference": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+    }
+    return {
+        **identity,
+        **{key: None if failed or math.isnan(each) else each for key, each in numbers.items()},
+        **({"unit": unit} if unit else {}),
+        "n": interval.n,
+        "n_unit": n_unit,
+        **({"failed": failed} if failed else {}),
+    }
+
+
+def write_metrics(directory: Path, *, evaluation: str, model: Path, **content: Any) -> None:
+    """Write `metrics.json`: `protocol`, `metrics`, `comparisons` and more keys of an evaluation."""
+    head = {"evaluation": evaluation, "model": ModelDirectory(model).description}
+    write_json(directory / METRICS_FILE, {**head, **content})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A metric or a difference with its 95 % interval, None where undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    n_unit: str
+    failed: str | None
+
+    @property
+    def units(self) -> str:
+        """The number of groups and their kind: `8 families`."""
+        plural = {"family": "families"}.get(self.n_unit, f"{self.n_unit}s")
+        return f"{self.n:,} {self.n_unit if self.n == 1 else plural}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One `metrics.json`: its `content` and the directory that it was read from.
+
+    `metrics` are by name, model and subset; `comparisons` by name, subset, the other model and its
+    subset.
+    """
+
+    content: Mapping[str, Any]
+    metrics: Mapping[tuple[str, str, str], Number]
+    comparisons: Mapping[tuple[str, str, str, str], Number]
+    directory: Path | None = None
+
+    def models(self, name: str) -> list[str]:
+        """Return the models that have the metric `name`, as the file orders them."""
+        return list(dict.fromkeys(model for metric, model, _ in self.metrics if metric == name))
+
+    def subsets(self, name: str) -> list[str]:
+        """Return the subsets of the metric `name`, as the file orders them."""
+        return list(dict.fromkeys(subset for metric, _, subset in self.metrics if metric == name))
+
+    def metric(self, name: str, model: str, subset: str) -> Number | None:
+        """Return a metric, None where it was not measured."""
+        return self.metrics.get((name, model, subset))
+
+    def comparison(
+        self, name: str, subset: str, against: str, against_subset: str | None = None
+    ) -> Number | None:
+        """Return the trained model on `subset` minus another, None where they were not compared."""
+        return self.comparisons.get((name, subset, against, against_subset or subset))
+
+
+def read_evaluations(
+    directories: Sequence[Path], model: Mapping[str, Any]
+) -> dict[str, Evaluation]:
+    """Return the evaluations in `directories` by kind, in the order of `EVALUATIONS`.
+
+    Raises:
+        UserError: a directory is not an evaluation, is about another model, or repeats a kind.
+    """
+    found: dict[str, Evaluation] = {}
+    for directory in directories:
+        path = directory / METRICS_FILE
+        if not path.exists():
+            raise UserError(
+                f"{directory}: no {METRICS_FILE}; expected a directory that evaluate wrote"
+            )
+        content = read_json(path)
+        kind = content.get("evaluation") if isinstance(content, dict) else None
+        if kind not in EVALUATIONS:
+            raise UserError(
+                f"{path}: evaluation is {kind!r}; expected one of {', '.join(EVALUATIONS)}"
+            )
+        if kind in found:
+            raise UserError(f"{path}: a second evaluation of {kind}; expected one of each kind")
+        ours = content["model"]
+        if ours != model:
+            differing = sorted(k for k in {*ours, *model} if ours.get(k) != model.get(k))
+            raise UserError(
+                f"{path}: is about another model ({', '.join(differing)} differ); "
+                "expected an evaluation of the model of this report"
+            )
+        found[kind] = parse_evaluation(content, directory)
+    return {kind: found[kind] for kind in EVALUATIONS if kind in found}
+
+
+def parse_evaluation(content: Mapping[str, Any], directory: Path | None = None) -> Evaluation:
+    """Return the content of a `metrics.json`, indexed; `directory` holds its tables."""
+
+    def index(entries: str, key: str, *identity: str) -> dict[Any, Number]:
+        names = ("low", "high", "n", "n_unit", "failed")
         return {
-            "name": self.name,
-            "subset": self.subset,
-            "model": self.model,
-            "against": self.against,
-            "against_subset": self.against_subset,
-            "difference": None if failed else self.interval.value,
-            **_ends(self.interval, failed),
-            "n": self.interval.n,
-            "n_unit": self.n_unit,
-            **({"failed": failed} if failed else {}),
+            tuple(entry[name] for name in identity): Number(
+                value=entry[key], **{name: entry.get(name) for name in names}
+            )
+            for entry in content[entries]
         }
 
-
-def write_metrics(
-    directory: Path,
-    *,
-    evaluation: str,
-    model: Mapping[str, Any],
-    protocol: Mapping[str, Any],
-    metrics: Sequence[Metric],
-    comparisons: Sequence[Comparison],
-    more: Mapping[str, Any] | None = None,
-) -> None:
-    """Write `metrics.json` to `directory`; `more` adds keys of the evaluation's own."""
-    write_json(
-        directory / MARKER,
-        {
-            "evaluation": evaluation,
-            "model": model,
-            "protocol": protocol,
-            "metrics": [metric.as_json() for metric in metrics],
-            "comparisons": [comparison.as_json() for comparison in comparisons],
-            **(more or {}),
-        },
+    return Evaluation(
+        content=content,
+        metrics=index("metrics", "value", "name", "model", "subset"),
+        comparisons=index(
+            "comparisons", "difference", "name", "subset", "against", "against_subset"
+        ),
+        directory=directory,
     )
-
-
-def _ends(interval: Interval, failed: str | None) -> dict[str, float | None]:
-    """Return the ends of the interval, null where there are none."""
-    return {
-        end: None if failed or math.isnan(value) else value
-        for end, value in (("low", interval.low), ("high", interval.high))
-    }

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from esm1b.errors import UserError
-from esm1b.evaluation.measured import read_evaluations
+from esm1b.evaluation.results import REGRESSION_FILE, read_evaluations
 from esm1b.files import atomic_directory, check_replaceable, read_json, sha256_file
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.shape import EncoderShape
@@ -104,7 +104,7 @@ def _fitted_head(directory: Path, shape: EncoderShape) -> ContactHead | None:
     Raises:
         UserError: the file is missing or damaged, or the regression is of another network.
     """
-    path = directory / "contact_regression.json"
+    path = directory / REGRESSION_FILE
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected what evaluate contacts writes")

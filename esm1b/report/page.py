@@ -2,29 +2,27 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
-import pyarrow.parquet as pq
 
-import esm1b
 from esm1b.corpus.manifest import CORPUS_FORMAT, read_manifest
 from esm1b.errors import UserError
-from esm1b.evaluation import published
-from esm1b.evaluation.measured import Evaluation, read_evaluations
-from esm1b.evaluation.positive_control import has_control, passed, positive_control
+from esm1b.evaluation.results import Evaluation, read_evaluations
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.plotting import inline_svg
 from esm1b.pretraining.metrics.metrics_file import read_metrics
-from esm1b.report import provenance, tables
-from esm1b.report.audit_section import audit_section, read_audit
-from esm1b.report.corpus_section import corpus_section
-from esm1b.report.evaluation_figures import contact_figure, perplexity_figure, structure_figure
+from esm1b.report import tables
+from esm1b.report.catalogue import FACTS
+from esm1b.report.data_sections import audit_section, corpus_section, read_audit
+from esm1b.report.evaluation_figures import evaluation_figure
 from esm1b.report.figures import corpus_figure, training_figure
-from esm1b.report.headline import highlights
-from esm1b.report.summary import summarise
-from esm1b.versions import versions
+from esm1b.report.positive_control import has_control, passed, positive_control
+from esm1b.report.published import PUBLISHED
+from esm1b.report.run_facts import configuration, run_facts
+from esm1b.report.summary import highlights, summarise
 from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
@@ -47,15 +45,15 @@ def write_report(
     `summary.txt` and `results.json` (the checks of the positive control).
 
     Args:
-        model: the trained model's directory.
-        corpus: what `shard` wrote.
+        model: directory of the trained model.
+        corpus: output of `shard`.
         training: `metrics.jsonl` of the run.
-        evaluations: what `evaluate` wrote, at most one directory of each kind.
+        evaluations: outputs of `evaluate`, at most one of each kind.
         output: directory to write.
         audit: `audit.json` of the run; None leaves out how often each sequence was seen.
 
     Raises:
-        UserError: an input is missing, is not of its kind, or is of another model.
+        UserError: an input is missing, is of another kind, or is about another model.
     """
     inputs = [model, corpus, training, *evaluations, *([] if audit is None else [audit])]
     check_replaceable(output, "report", inputs)
@@ -68,51 +66,41 @@ def write_report(
     section = corpus_section(manifest)
     if section["warning"]:
         _log.warning("%s: %s", corpus, section["warning"])
-    checks = positive_control(measured) if has_control(measured) else []
-    recipe = description.get("pretraining", {})
+    synthetic = has_control(measured)
+    checks = positive_control(measured) if synthetic else []
+    verdict = {"passed": passed(checks), "checks": [asdict(check) for check in checks]}
+    tokens_per_update = description.get("pretraining", {}).get("tokens_per_update")
     figures = {
         "corpus": corpus_figure(manifest),
-        "training": training_figure(lines, recipe.get("tokens_per_update")),
-        **{kind: _figure(kind, evaluation) for kind, evaluation in measured.items()},
+        "training": training_figure(lines, tokens_per_update),
+        **{kind: evaluation_figure(kind, evaluation) for kind, evaluation in measured.items()},
     }
-    run = _run(source, description, manifest, lines)
-    page = (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            run=run,
-            highlights=highlights(measured),
-            checks=checks,
-            passed=passed(checks),
-            corpus=section,
-            audit=seen,
-            manifest=manifest,
-            measured=measured,
-            synthetic=has_control(measured),
-            tables=_tables(measured),
-            figures={name: inline_svg(svg, name) for name, svg in figures.items()},
-            configuration=provenance.configuration(description),
-        )
+    run = run_facts(source, manifest, lines)
+    page = _template().render(
+        run=run,
+        highlights=highlights(measured),
+        checks=checks,
+        passed=passed(checks),
+        corpus=section,
+        audit=seen,
+        manifest=manifest,
+        measured=measured,
+        catalogue=FACTS,
+        synthetic=synthetic,
+        tables={kind: _tables(kind, each, real=not synthetic) for kind, each in measured.items()},
+        figures={name: inline_svg(svg, name) for name, svg in figures.items()},
+        configuration=configuration(description),
     )
     with atomic_directory(output, "report", inputs) as directory:
         (directory / _PAGE).write_text(page, encoding="utf-8")
         (directory / "figures").mkdir()
         for name, svg in figures.items():
             (directory / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
-        title = f"{run['name']}: {run['sentence']}"
-        (directory / "summary.txt").write_text(summarise(title, measured, checks), encoding="utf-8")
+        summary = summarise(f"{run['name']}: {run['sentence']}", measured, checks)
+        (directory / "summary.txt").write_text(summary, encoding="utf-8")
+        results = {"run": run["name"], "updates": run["updates"]}
         write_json(
-            directory / "results.json",
-            {
-                "run": run["name"],
-                "updates": run["updates"],
-                "positive_control": {
-                    "passed": passed(checks),
-                    "checks": [check.as_json() for check in checks],
-                }
-                if checks
-                else None,
-            },
+            directory / "results.json", {**results, "positive_control": verdict if checks else None}
         )
 
 
@@ -126,89 +114,23 @@ def _read_training(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _figure(kind: str, evaluation: Evaluation) -> str:
+def _tables(kind: str, evaluation: Evaluation, *, real: bool) -> Mapping[str, tables.Table]:
+    """Return the tables of a section by name; `real` data are put beside published numbers."""
+    found = {}
     if kind == "perplexity":
-        return perplexity_figure(evaluation)
-    if kind == "secondary_structure":
-        return structure_figure(evaluation)
-    assert evaluation.directory is not None
-    maps = pq.read_table(evaluation.directory / "contact_maps.parquet").to_pylist()
-    return contact_figure(evaluation, maps)
-
-
-def _run(
-    model: ModelDirectory,
-    description: Mapping[str, Any],
-    manifest: Mapping[str, Any],
-    lines: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Return what was run, in the words of the page."""
-    shape = model.shape
-    updates = description.get("updates", lines[-1]["update"])
-    per_update = description.get("pretraining", {}).get("tokens_per_update")
-    sequences = manifest["sequences"]["train"]
-    facts = {
-        "Network": f"ESM-1b's, {shape.layers} layers, width {shape.width:,}, {shape.heads} heads, "
-        f"feed-forward {shape.feed_forward:,}, {shape.maximum_tokens:,} positions",
-        "Parameters": f"{shape.parameters():,}",
-        "Updates": f"{updates:,}"
-        + (f" of {per_update:,} tokens: {updates * per_update:,} tokens" if per_update else ""),
-        "AttemptLog": str(max(line["attempt"] for line in lines)),
-        "Corpus fingerprint": manifest["fingerprint"],
-        "Token fingerprint": description.get("tokens_fingerprint"),
-        "Software": provenance.software(description.get("versions") or versions()),
-        "Commit": provenance.git_commit(Path(esm1b.__file__).parent),
-    }
-    return {
-        "name": description.get("run", model.name),
-        "updates": updates,
-        "sentence": f"{_rounded(shape.parameters())} parameters, {updates:,} updates, "
-        f"{sequences:,} training sequences",
-        "facts": {name: fact for name, fact in facts.items() if fact is not None},
-    }
-
-
-def _rounded(count: int) -> str:
-    """Return a number of parameters as it is spoken of: 0.17 M, 148 M."""
-    millions = count / 1e6
-    return f"{millions:.2g} M" if millions < 100 else f"{millions:,.0f} M"
-
-
-def _tables(measured: Mapping[str, Evaluation]) -> dict[str, tables.Table]:
-    """Return the tables of the page by name; published numbers stand beside real data's only."""
-    real = not has_control(measured)
-    found: dict[str, tables.Table] = {}
-    if "perplexity" in measured:
-        evaluation = measured["perplexity"]
-        found["perplexity"] = tables.perplexity_table(evaluation)
-        ours = evaluation.metric("perplexity_training_masks", "trained", "validation")
-        found["perplexity_published"] = tables.published_table(
-            published.PERPLEXITY, "model", [("perplexity", ours)] if real else []
-        )
-    if "contacts" in measured:
-        evaluation = measured["contacts"]
-        found["contacts"] = tables.contact_table(evaluation)
+        found["models"] = tables.perplexity_table(evaluation)
+    else:
+        found["models"] = tables.model_table(kind, evaluation)
+    if kind == "contacts":
         found["ranges"] = tables.range_table(evaluation, published=real)
-        names = list(dict.fromkeys(entry.metric for entry in published.CONTACTS))
-        found["contacts_published"] = tables.published_table(
-            published.CONTACTS,
-            "model",
-            [(name, evaluation.metric(name, "trained", "test")) for name in names] if real else [],
-        )
-    if "secondary_structure" in measured:
-        evaluation = measured["secondary_structure"]
-        found["structure"] = tables.structure_table(evaluation)
+    if kind == "secondary_structure":
         found["recalls"] = tables.recall_table(evaluation)
-        name = "three_state_accuracy_per_residue"
-        found["structure_published"] = tables.published_table(
-            published.SECONDARY_STRUCTURE,
-            "model",
-            [(name, evaluation.metric(name, "trained", "test"))] if real else [],
-        )
+    if kind in PUBLISHED:
+        found["published"] = tables.published_table(kind, evaluation if real else None)
     return found
 
 
-def _environment() -> jinja2.Environment:
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -219,4 +141,4 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["thousands"] = lambda count: f"{count:,}"
     environment.filters["number"] = tables.number_text
-    return environment
+    return environment.get_template("page.html.j2")

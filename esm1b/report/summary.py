@@ -1,36 +1,59 @@
-"""The results in a few lines for the terminal."""
+"""The results in brief: a few numbers for the top of the page, a few lines for the terminal."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from esm1b.evaluation.measured import MODELS, Evaluation, Number
-from esm1b.evaluation.positive_control import Check, passed
+from esm1b.evaluation.results import Evaluation, Number
+from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES
+from esm1b.report.positive_control import Check, passed
+from esm1b.report.tables import number_text
 
 _COLUMNS: Final = 100
 _LABEL: Final = 28
-_PERPLEXITY: Final = "perplexity_mask_positions_20"
-_TABLES: Final = {
-    "contacts": ("contacts: precision of as many top pairs as contacts", "precision_at_contacts"),
-    "secondary_structure": ("secondary structure: three-state accuracy", "three_state_accuracy"),
-}
-_SUBSETS: Final = {"test": "test", "unseen": "never seen", "not_fitted": "both"}
+_SHORT_NAMES: Final = {**SUBSET_NAMES, "not_fitted": "both"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Highlight:
+    """A number of the trained model; `beside` holds baselines and their numbers."""
+
+    title: str
+    value: str
+    units: str
+    beside: Sequence[tuple[str, str]]
+
+
+def highlights(evaluations: Mapping[str, Evaluation]) -> list[Highlight]:
+    """Return the main metric of each evaluation that has one, in the order of the page."""
+    found = []
+    for kind, evaluation in evaluations.items():
+        facts = FACTS[kind]
+        main = facts.main_subset(evaluation)
+        trained = evaluation.metric(facts.name, "trained", main)
+        if trained is None:
+            continue
+        beside = []
+        for other in facts.beside:
+            number = evaluation.metric(facts.name, other, main)
+            if other == "unseen" != main:
+                number = evaluation.metric(facts.name, "trained", other)
+            if number is not None and number.value is not None:
+                label = MODEL_NAMES.get(other, "on families never seen")
+                beside.append((label, number_text(number.value, facts.decimals)))
+        value = "failed" if trained.value is None else number_text(trained.value, facts.decimals)
+        units = f"{SUBSET_NAMES[main]}, {trained.units}"
+        found.append(Highlight(title=facts.headline, value=value, units=units, beside=beside))
+    return found
 
 
 def summarise(title: str, evaluations: Mapping[str, Evaluation], checks: Sequence[Check]) -> str:
-    """Return at most 30 lines of at most 100 columns; the verdict, where there is one, comes last.
+    """Return at most 30 lines of at most 100 columns, the title first and a verdict last.
 
-    Args:
-        title: the first line.
-        evaluations: by kind.
-        checks: of the positive control; empty where the data have no known truth.
+    There is no verdict without `checks`, where the data have no known truth.
     """
-    blocks = [[title]]
-    if "perplexity" in evaluations:
-        blocks.append(list(_perplexity(evaluations["perplexity"])))
-    for kind, (heading, name) in _TABLES.items():
-        if kind in evaluations:
-            blocks.append(list(_by_subset(heading, name, evaluations[kind])))
+    blocks = [[title], *(list(_lines(*each)) for each in evaluations.items())]
     if checks:
         blocks.append([verdict(checks)])
     return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks) + "\n"
@@ -47,30 +70,31 @@ def verdict(checks: Sequence[Check]) -> str:
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _perplexity(evaluation: Evaluation) -> Iterator[str]:
-    trained = evaluation.metric(_PERPLEXITY, "trained", "validation")
-    held_out = trained.units if trained else "nothing"
-    yield f"perplexity at <mask> positions of {held_out} held out, over 20 amino acids"
-    for model in evaluation.models(_PERPLEXITY):
-        number = evaluation.metric(_PERPLEXITY, model, "validation")
-        yield f"  {MODELS[model]:<{_LABEL}}{_number(number, 2)}"
+def _lines(kind: str, evaluation: Evaluation) -> Iterator[str]:
+    """Yield the main metric, a row per model and a column per subset."""
+    facts = FACTS[kind]
+    subsets = evaluation.subsets(facts.name)
+    trained = {subset: evaluation.metric(facts.name, "trained", subset) for subset in subsets}
+    units = {subset: number.units for subset, number in trained.items() if number}
+    yield facts.heading.format(units=next(iter(units.values()), "nothing"))
+    if "{units}" not in facts.heading:
+        yield _row(
+            "",
+            [
+                _SHORT_NAMES[each] + (f" ({units[each]})" if each in units else "")
+                for each in subsets
+            ],
+        )
+    for model in evaluation.models(facts.name):
+        numbers = [evaluation.metric(facts.name, model, subset) for subset in subsets]
+        yield _row(MODEL_NAMES[model], [_number(number, facts.decimals) for number in numbers])
     gap = evaluation.metric("gap_closed", "trained", "validation")
     if gap is not None and gap.value is not None:
-        yield f"  {'share of the gap closed':<{_LABEL}}{_number(gap, 2)}"
+        yield _row("share of the gap closed", [_number(gap, 2)])
 
 
-def _by_subset(heading: str, name: str, evaluation: Evaluation) -> Iterator[str]:
-    subsets = evaluation.subsets(name)
-    yield heading
-    columns: list[str] = []
-    for subset in subsets:
-        number = evaluation.metric(name, "trained", subset)
-        what = _SUBSETS.get(subset, subset)
-        columns.append(f"{what} ({number.units})" if number else what)
-    yield f"  {'':<{_LABEL}}" + "".join(f"{column:<24}" for column in columns)
-    for model in evaluation.models(name):
-        numbers = [_number(evaluation.metric(name, model, subset), 3) for subset in subsets]
-        yield f"  {MODELS[model]:<{_LABEL}}" + "".join(f"{number:<24}" for number in numbers)
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f"  {label:<{_LABEL}}" + "".join(f"{cell:<24}" for cell in cells)
 
 
 def _number(number: Number | None, decimals: int) -> str:

@@ -24,23 +24,16 @@ _MASKED: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardMetric:
-    """A metric and its data, in Hugging Face's identifiers and in words for readers."""
-
-    task: str
-    dataset: str
-    dataset_name: str
-    metric: str
-    metric_name: str
-    decimals: int = 3  # in the table; `model-index` has two more
-
-
-@dataclass(frozen=True, kw_only=True)
 class CardResult:
     """A measured number: a row of the card's table and, where it has a value, of `model-index`.
 
     Attributes:
-        metric: measured metric.
+        task: Hugging Face's name of the task.
+        dataset: identifier of the data.
+        dataset_name: name of the data for readers.
+        metric: Hugging Face's name of the metric.
+        metric_name: name of the metric for readers.
+        decimals: decimals of the number in the table; `model-index` has two more.
         split: part of the data, such as `test`.
         value: measured number, None if there is none.
         low: lower end of the 95 % interval, None if there is none.
@@ -51,7 +44,12 @@ class CardResult:
         synthetic: whether the data are synthetic, so that they say nothing about real proteins.
     """
 
-    metric: CardMetric
+    task: str
+    dataset: str
+    dataset_name: str
+    metric: str
+    metric_name: str
+    decimals: int = 3
     split: str
     value: float | None
     low: float | None = None
@@ -127,12 +125,11 @@ def _metadata(name: str, licence: str, masked: str, results: Sequence[CardResult
 
 def _index(result: CardResult) -> dict[str, Any]:
     assert result.value is not None
-    metric = result.metric
-    value = round(result.value, metric.decimals + 2)
+    value = round(result.value, result.decimals + 2)
     return {
-        "task": {"type": metric.task},
-        "dataset": {"type": metric.dataset, "name": metric.dataset_name, "split": result.split},
-        "metrics": [{"type": metric.metric, "name": metric.metric_name, "value": value}],
+        "task": {"type": result.task},
+        "dataset": {"type": result.dataset, "name": result.dataset_name, "split": result.split},
+        "metrics": [{"type": result.metric, "name": result.metric_name, "value": value}],
     }
 
 

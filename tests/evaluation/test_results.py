@@ -1,36 +1,36 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from esm1b.evaluation.bootstrap import Interval
-from esm1b.evaluation.results import Comparison, Metric, write_metrics
+from esm1b.evaluation.results import Interval, result_entry, write_metrics
 
 FULL = Interval(value=0.5, low=0.25, high=0.75, n=4)
 ONE_GROUP = Interval(value=0.5, low=np.nan, high=np.nan, n=1)
 NONE = Interval(value=np.nan, low=np.nan, high=np.nan, n=0)
 
 
-def metric(interval: Interval, failed: str | None = None) -> Metric:
-    return Metric(
-        name="precision", model="trained", subset="test", interval=interval, unit="fraction",
-        n_unit="protein", failed=failed,
-    )  # fmt: skip
+METRIC = {"name": "precision", "model": "trained", "subset": "test"}
+COMPARISON = {
+    "name": "precision", "subset": "test", "model": "trained", "against": "untrained",
+    "against_subset": "test",
+}  # fmt: skip
+
+
+def metric(interval: Interval, failed: str | None = None) -> dict[str, Any]:
+    return result_entry(METRIC, interval, unit="fraction", n_unit="protein", failed=failed)
 
 
 def test_metrics_are_written_as_the_report_reads_them(tmp_path: Path) -> None:
-    comparison = Comparison(
-        name="precision", model="trained", subset="test", against="untrained",
-        against_subset="test", interval=FULL, n_unit="protein",
-    )  # fmt: skip
     write_metrics(
         tmp_path,
         evaluation="contacts",
-        model={},
+        model=tmp_path,
         protocol={"C": 0.15},
         metrics=[metric(FULL)],
-        comparisons=[comparison],
-        more={"confusion": {}},
+        comparisons=[result_entry(COMPARISON, FULL, n_unit="protein")],
+        confusion={},
     )
     assert json.loads((tmp_path / "metrics.json").read_text()) == {
         "evaluation": "contacts",
@@ -54,13 +54,13 @@ def test_metrics_are_written_as_the_report_reads_them(tmp_path: Path) -> None:
 
 
 def test_what_is_undefined_is_null() -> None:
-    alone = metric(ONE_GROUP).as_json()
+    alone = metric(ONE_GROUP)
     assert (alone["value"], alone["low"], alone["high"]) == (0.5, None, None)
     assert "failed" not in alone
-    nothing = metric(NONE).as_json()
+    nothing = metric(NONE)
     assert (nothing["value"], nothing["failed"]) == (None, "no group has a value")
 
 
 def test_a_failure_has_no_value() -> None:
-    failed = metric(FULL, failed="no coefficient").as_json()
+    failed = metric(FULL, failed="no coefficient")
     assert (failed["value"], failed["low"], failed["failed"]) == (None, None, "no coefficient")

@@ -1,10 +1,12 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
-from esm1b.evaluation.measured import read_evaluations
+from esm1b.errors import UserError
+from esm1b.evaluation.results import read_evaluations
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.card_results import card_results
 from esm1b.weights.model_card import CardResult, model_card
@@ -12,18 +14,20 @@ from esm1b.weights.provenance import Provenance
 from tests.report import examples
 
 
-def results_of(tmp_path: Path, *contents: dict[str, Any]) -> list[CardResult]:
+def results_of(
+    tmp_path: Path, *contents: dict[str, Any], model: Mapping[str, Any] = examples.MODEL
+) -> list[CardResult]:
     directories = [
         examples.write_evaluation(tmp_path / content["evaluation"], content) for content in contents
     ]
-    return list(card_results(read_evaluations(directories, examples.MODEL)))
+    return list(card_results(read_evaluations(directories, model)))
 
 
 def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
     results = results_of(
         tmp_path, examples.secondary_structure(), examples.contacts(), examples.perplexity()
     )
-    assert [(result.metric.metric, result.split, result.value) for result in results] == [
+    assert [(result.metric, result.split, result.value) for result in results] == [
         ("perplexity", "validation", 9.5),
         ("precision", "test", 0.5),
         ("precision", "never seen", 0.05),
@@ -44,7 +48,7 @@ def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
         "untrained networks 0.040, mean map 0.050, separation prior 0.060, random pairs 0.020"
     )
     assert all(result.synthetic for result in results)
-    assert {result.metric.dataset for result in results} == {"synthetic-families"}
+    assert {result.dataset for result in results} == {"synthetic-families"}
 
 
 def test_real_data_are_not_said_to_be_drawn(tmp_path: Path) -> None:
@@ -55,7 +59,7 @@ def test_real_data_are_not_said_to_be_drawn(tmp_path: Path) -> None:
         examples.secondary_structure(unseen=False),
     )
     assert not any(result.synthetic for result in results)
-    assert [(result.metric.dataset, result.split) for result in results] == [
+    assert [(result.dataset, result.split) for result in results] == [
         ("held-out-sequences", "validation"),
         ("structures", "test"),
         ("structures", "test"),
@@ -96,6 +100,11 @@ def test_the_card_of_an_evaluated_model_is_read_by_hugging_face(tmp_path: Path) 
         ("token-classification", 0.7),
         ("token-classification", 0.7),
     ]
+
+
+def test_an_evaluation_of_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is about another model"):
+        results_of(tmp_path, examples.perplexity(), model={**examples.MODEL, "seed": 2})
 
 
 def test_no_evaluation_is_no_result() -> None:

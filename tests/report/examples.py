@@ -183,6 +183,7 @@ def write_run(directory: Path) -> tuple[Path, Path, Path]:
         "vocab_size": 33,
         "position_embedding_type": "absolute",
         "token_dropout": True,
+        "layer_norm_eps": 1e-5,
         "num_hidden_layers": 2,
         "hidden_size": 16,
         "num_attention_heads": 2,

@@ -1,16 +1,38 @@
 import json
 
-from esm1b.evaluation.measured import parse_evaluation
+import pytest
+
+from esm1b.evaluation.results import Evaluation, parse_evaluation
 from esm1b.plotting import inline_svg
-from esm1b.report.evaluation_figures import contact_figure, perplexity_figure, structure_figure
+from esm1b.report.evaluation_figures import evaluation_figure
 from esm1b.report.figures import corpus_figure, training_figure
 from tests.report import examples
 
 
-def test_figures_are_the_same_bytes_each_time() -> None:
-    evaluation = parse_evaluation(examples.contacts())
-    maps = [examples.contact_map()]
-    assert contact_figure(evaluation, maps) == contact_figure(evaluation, maps)
+@pytest.fixture(scope="module")
+def perplexity() -> str:
+    return evaluation_figure("perplexity", parse_evaluation(examples.perplexity()))
+
+
+@pytest.fixture(scope="module")
+def contacts(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """An evaluation with a map beside it."""
+    content, directory = examples.contacts(), tmp_path_factory.mktemp("run") / "contacts"
+    return parse_evaluation(content, examples.write_evaluation(directory, content))
+
+
+@pytest.fixture(scope="module")
+def contact_figure(contacts: Evaluation) -> str:
+    return evaluation_figure("contacts", contacts)
+
+
+@pytest.fixture(scope="module")
+def trained_twice() -> str:
+    return training_figure(examples.TRAINING, 1000)
+
+
+def test_figures_are_the_same_bytes_each_time(contacts: Evaluation, contact_figure: str) -> None:
+    assert evaluation_figure("contacts", contacts) == contact_figure
     assert corpus_figure(examples.MANIFEST) == corpus_figure(examples.MANIFEST)
 
 
@@ -21,18 +43,17 @@ def test_the_longest_sequences_do_not_stretch_the_histogram() -> None:
     assert ">residues<" in corpus_figure(regular)
 
 
-def test_restarts_and_tokens_are_shown_where_there_are_any() -> None:
+def test_restarts_and_tokens_are_shown_where_there_are_any(trained_twice: str) -> None:
     once = training_figure([line for line in examples.TRAINING if line["attempt"] == 1])
     assert once.count("stroke-dasharray: 1.6,1.6") == 0
     assert once.count(">tokens<") == 0
-    twice = training_figure(examples.TRAINING, 1000)
-    assert twice.count("stroke-dasharray: 1.6,1.6") == 5
-    assert twice.count(">tokens<") == 2
+    assert trained_twice.count("stroke-dasharray: 1.6,1.6") == 5
+    assert trained_twice.count(">tokens<") == 2
 
 
-def test_perplexity_at_masks_is_drawn_where_a_run_has_it() -> None:
+def test_perplexity_at_masks_is_drawn_where_a_run_has_it(trained_twice: str) -> None:
     label = ">masked as in training<"
-    assert label not in training_figure(examples.TRAINING)
+    assert label not in trained_twice
     lines = [
         {**line, "validation_mask_perplexity": 14.0} if "validation_loss" in line else line
         for line in examples.TRAINING
@@ -45,27 +66,27 @@ def test_long_runs_are_thinned() -> None:
     assert len(training_figure(lines)) < 400_000
 
 
-def test_perplexities_are_drawn_with_the_gap_only_where_it_is_known() -> None:
+def test_perplexities_are_drawn_with_the_gap_only_where_it_is_known(perplexity: str) -> None:
     gap = "the gap: what couplings can tell"
-    assert gap in perplexity_figure(parse_evaluation(examples.perplexity()))
-    assert gap not in perplexity_figure(parse_evaluation(examples.perplexity(synthetic=False)))
+    assert gap in perplexity
+    content = examples.perplexity(synthetic=False)
+    assert gap not in evaluation_figure("perplexity", parse_evaluation(content))
 
 
 def test_confusions_are_shares_of_the_true_state() -> None:
-    figure = structure_figure(parse_evaluation(examples.secondary_structure()))
+    evaluation = parse_evaluation(examples.secondary_structure())
+    figure = evaluation_figure("secondary_structure", evaluation)
     assert all(figure.count(f">{share}<") == 2 for share in ("0.80", "0.60", "0.90"))
     assert "never seen" in figure
 
 
-def test_a_map_tells_its_protein_and_its_scale() -> None:
-    figure = contact_figure(parse_evaluation(examples.contacts()), [examples.contact_map()])
-    assert ">family-01-00 (test)<" in figure
-    assert ">predicted, full colour at probability 0.25<" in figure
+def test_a_map_tells_its_protein_and_its_scale(contact_figure: str) -> None:
+    assert ">family-01-00 (test)<" in contact_figure
+    assert ">predicted, full colour at probability 0.25<" in contact_figure
 
 
-def test_an_inlined_figure_has_ids_of_its_own_and_the_colours_of_the_page() -> None:
-    svg = perplexity_figure(parse_evaluation(examples.perplexity()))
-    element = inline_svg(svg, "perplexity")
+def test_an_inlined_figure_has_its_own_ids_and_the_colours_of_the_page(perplexity: str) -> None:
+    element = inline_svg(perplexity, "perplexity")
     assert element.startswith("<svg")
     assert "#1d2730" not in element
     assert "var(--ink)" in element

@@ -1,5 +1,5 @@
-from esm1b.evaluation.measured import parse_evaluation
-from esm1b.evaluation.positive_control import positive_control
+from esm1b.evaluation.results import parse_evaluation
+from esm1b.report.positive_control import positive_control
 from esm1b.report.summary import summarise, verdict
 from tests.report import examples
 

@@ -18,7 +18,7 @@ from esm1b.config import PretrainingConfig
 from esm1b.model.contact_head import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.exchange import export_model
-from esm1b.weights.model_card import CardMetric, CardResult, model_card
+from esm1b.weights.model_card import CardResult, model_card
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
@@ -35,14 +35,12 @@ DETAILS: dict[str, Any] = {
     "pretraining": PretrainingConfig(crop_residues=126).model_dump(mode="json"),
 }
 PERPLEXITY = CardResult(
-    metric=CardMetric(
-        task="fill-mask",
-        dataset="held-out-sequences",
-        dataset_name="held-out sequences",
-        metric="perplexity",
-        metric_name="Perplexity at <mask>",
-        decimals=2,
-    ),
+    task="fill-mask",
+    dataset="held-out-sequences",
+    dataset_name="held-out sequences",
+    metric="perplexity",
+    metric_name="Perplexity at <mask>",
+    decimals=2,
     split="validation",
     value=5.9012345,
     low=5.731,
@@ -51,13 +49,11 @@ PERPLEXITY = CardResult(
     baselines="residue frequencies 17.80",
 )
 FAILED = CardResult(
-    metric=CardMetric(
-        task="other",
-        dataset="structures",
-        dataset_name="structures",
-        metric="precision",
-        metric_name="Contacts",
-    ),
+    task="other",
+    dataset="structures",
+    dataset_name="structures",
+    metric="precision",
+    metric_name="Contacts",
     split="test",
     value=None,
     units="8 families",

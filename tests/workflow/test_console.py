@@ -18,7 +18,8 @@ class Shown:
 
     def __init__(self, *, terminal: bool = False, dryrun: bool = False) -> None:
         self.file = io.StringIO()
-        self.handler = LogHandler(SimpleNamespace(dryrun=dryrun, verbose=False), None)
+        settings: Any = SimpleNamespace(dryrun=dryrun, verbose=False)
+        self.handler = LogHandler(settings, None)
         self.handler._console = Console(file=self.file, width=120, force_terminal=terminal)
 
     def tell(self, event: LogEvent | None, message: str = "", **details: Any) -> None:

@@ -1,4 +1,4 @@
-"""Contact scores that know nothing of the sequence: separation, and the mean map of others."""
+"""Contact scores that ignore the sequence: separation, and the mean map of other proteins."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from esm1b.evaluation.structures.geometry import MINIMUM_SEPARATION, pair_mask
 from esm1b.evaluation.structures.proteins import Protein
-from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION, pair_mask
 
 _WINDOW: Final = 2  # separations pooled on each side
-_PSEUDO_PAIRS: Final = 10.0  # pairs at the overall density, so that a rare separation says little
+_PSEUDO_PAIRS: Final = 10.0  # pairs at the overall density, to smooth rare separations
 _PRIOR_WEIGHT: Final = 1.0  # the prior counts as one group in the mean map
 
 
@@ -39,7 +39,7 @@ def separation_prior(proteins: Sequence[Protein]) -> NDArray[np.float64]:
 
 
 def separation_map(prior: NDArray[np.float64], length: int) -> NDArray[np.float64]:
-    """Return the prior as a map `[length, length]`; beyond its end its last value holds."""
+    """Return the prior as a map `[length, length]`; its last value holds beyond its end."""
     position = np.arange(length)
     separation = np.abs(position[None, :] - position[:, None])
     as_map: NDArray[np.float64] = prior[np.minimum(separation, prior.size - 1)]
@@ -52,7 +52,7 @@ def mean_map(
     """Return the mean contact map of the groups of `proteins`, `[length, length]`.
 
     A group counts once however many members it has, at the pairs that it observes. The separation
-    prior counts as one more group, so it alone speaks where no group reaches.
+    prior counts as one more group: beyond the longest protein it is all there is.
     """
     members = Counter(protein.group for protein in proteins)
     contacts = _PRIOR_WEIGHT * separation_map(prior, length)

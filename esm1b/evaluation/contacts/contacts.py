@@ -9,11 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from esm1b.errors import UserError
-from esm1b.evaluation.contacts.regression import PUBLISHED_C, ContactRegression, Regularisation
-from esm1b.evaluation.contacts.scores import ContactScores, score_contacts
-from esm1b.evaluation.contacts.summary import map_table, protein_table, summarise_contacts
-from esm1b.evaluation.results import write_metrics
-from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, Glycine
+from esm1b.evaluation.contacts.regression import PUBLISHED_C, Attend, Regularisation
+from esm1b.evaluation.contacts.scores import (
+    ContactScores,
+    map_table,
+    score_contacts,
+    summarise_contacts,
+)
+from esm1b.evaluation.results import MAPS_FILE, REGRESSION_FILE, write_metrics
+from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, MINIMUM_SEPARATION, Glycine
 from esm1b.evaluation.structures.proteins import (
     Protein,
     draw_kinds,
@@ -21,12 +25,10 @@ from esm1b.evaluation.structures.proteins import (
     proteins_of,
     unit_of,
 )
-from esm1b.evaluation.structures.read import read_structures
-from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION
-from esm1b.evaluation.structures.table import KINDS
+from esm1b.evaluation.structures.table import KINDS, read_structures
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.inference.load_model import load_model, untrained_model
-from esm1b.weights.model_directory import ModelDirectory
+from esm1b.inference.model import Model
 
 
 def evaluate_contacts(
@@ -50,11 +52,12 @@ def evaluate_contacts(
         data: a folder of structures or a structure table.
         output: directory to write.
         regularisation: scikit-learn's C, or `cross-validate` to choose it on groups left out.
-        fit_proteins: how many proteins to fit on where the data do not say which.
-        untrained: how many initialisations of the same network to compare with, each with a fit of
-            its own.
-        glycine: how glycine gets its Cb; a structure table has settled it already.
-        seed: of the draw of fit proteins, the folds, the initialisations and the bootstrap.
+        fit_proteins: number of proteins to fit on, where the data do not name them.
+        untrained: number of random initialisations of the same network to compare with, each with
+            its own fit.
+        glycine: atom in place of glycine's Cb; a structure table has its contacts already.
+        seed: random seed of the draw of fit proteins, the folds, the initialisations and the
+            bootstrap.
 
     Raises:
         UserError: the data are not usable or leave nothing to test.
@@ -70,13 +73,12 @@ def evaluate_contacts(
     if regularisation == "cross-validate" and len({protein.group for protein in fitted}) < 2:
         raise UserError(f"{data}: one group to fit; cross-validation expects at least two")
     scores = score_contacts(
-        model,
-        [partial(untrained_model, model, seed + number) for number in range(untrained)],
+        model.attentions,
+        [partial(_untrained_attention, model, seed + number) for number in range(untrained)],
         proteins,
         regularisation=regularisation,
         seed=seed,
     )
-    metrics, comparisons = summarise_contacts(scores, unit_of(proteins), seed)
     protocol = {
         **_protocol(proteins, scores),
         "glycine": glycine if data.is_dir() else "as in the table",
@@ -85,30 +87,32 @@ def evaluate_contacts(
         "longest_sequence": model.longest_sequence,
         "seed": seed,
     }
+    results, table = summarise_contacts(scores, unit_of(proteins), seed)
+    head = {
+        "layers": model.layers,
+        "heads": model.heads,
+        "channel": "layer * heads + head",
+        **scores.trained.as_json(),
+        "coefficients": scores.trained.coefficients.tolist(),
+        "intercept": scores.trained.intercept,
+        "proteins": [protein.id for protein in fitted],
+    }
     with atomic_directory(output, "contacts", [model_directory, data]) as directory:
-        pq.write_table(protein_table(scores), directory / "proteins.parquet")
-        pq.write_table(map_table(scores), directory / "contact_maps.parquet")
-        write_json(
-            directory / "contact_regression.json",
-            {
-                "layers": model.layers,
-                "heads": model.heads,
-                "channel": "layer * heads + head",
-                **_regression_as_json(scores.trained),
-                "coefficients": scores.trained.coefficients.tolist(),
-                "intercept": scores.trained.intercept,
-                "proteins": [protein.id for protein in fitted],
-            },
-        )
+        pq.write_table(table, directory / "proteins.parquet")
+        pq.write_table(map_table(scores), directory / MAPS_FILE)
+        write_json(directory / REGRESSION_FILE, head)
         write_metrics(
             directory,
             evaluation="contacts",
-            model=ModelDirectory(model_directory).description,
+            model=model_directory,
             protocol=protocol,
-            metrics=metrics,
-            comparisons=comparisons,
-            more={"untrained_fits": [_regression_as_json(fit) for fit in scores.untrained]},
+            **results,
+            untrained_fits=[fit.as_json() for fit in scores.untrained],
         )
+
+
+def _untrained_attention(model: Model, seed: int) -> Attend:
+    return untrained_model(model, seed).attentions
 
 
 def _protocol(proteins: Sequence[Protein], scores: ContactScores) -> dict[str, Any]:
@@ -127,17 +131,4 @@ def _protocol(proteins: Sequence[Protein], scores: ContactScores) -> dict[str, A
         "untrained_without_coefficient": sum(
             regression.failed is not None for regression in scores.untrained
         ),
-    }
-
-
-def _regression_as_json(regression: ContactRegression) -> dict[str, Any]:
-    return {
-        "C": regression.inverse_strength,
-        "coefficients_kept": int(np.count_nonzero(regression.coefficients)),
-        "converged": regression.converged,
-        "held_out_precision": {
-            f"{strength:g}": None if np.isnan(precision) else precision
-            for strength, precision in regression.held_out_precision.items()
-        },
-        "failed": regression.failed,
     }

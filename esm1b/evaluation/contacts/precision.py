@@ -1,7 +1,6 @@
-"""From attention maps to contact features, and from contact scores to precision.
+"""Precision of contact scores by range of sequence separation.
 
-Symmetrisation, average product correction and the ranges are those of facebookresearch/esm,
-`esm/modules.py` and `examples/contact_prediction.ipynb`.
+The ranges are those of facebookresearch/esm, `examples/contact_prediction.ipynb`.
 """
 
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION, pair_mask
+from esm1b.evaluation.structures.geometry import MINIMUM_SEPARATION, pair_mask
 
 # Sequence separation j - i, from the first (included) to the second (excluded).
 RANGES: Final[Mapping[str, tuple[int, int]]] = {
@@ -25,27 +24,6 @@ PRECISIONS: Final = (
     "precision_at_contacts",
     *(f"precision_at_{top}_{name}" for name in RANGES for top in FRACTIONS),
 )
-
-
-def symmetrise(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return `maps + maps^T` over the last two axes: the sum, not the mean.
-
-    With an L1 penalty the scale of the features matters, so the published factor is kept.
-    """
-    return maps + np.swapaxes(maps, -1, -2)
-
-
-def correct_average_product(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return `maps` `[..., length, length]` without what rows and columns explain.
-
-    `x_ij - (sum_j x_ij)(sum_i x_ij) / sum_ij x_ij` (Dunn, Wahl and Gloor 2008, Bioinformatics
-    24:333), for every map on its own. A map that sums to zero has nothing to correct.
-    """
-    rows = maps.sum(axis=-1, keepdims=True)
-    columns = maps.sum(axis=-2, keepdims=True)
-    total = maps.sum(axis=(-1, -2), keepdims=True)
-    corrected: NDArray[np.float32] = maps - rows * columns / np.where(total == 0, 1, total)
-    return corrected
 
 
 def precision_at(scores: NDArray[np.floating], contacts: NDArray[np.bool_], count: int) -> float:
@@ -70,26 +48,23 @@ def contact_precisions(
 ) -> dict[str, float]:
     """Return every one of `PRECISIONS` for one protein.
 
-    Args:
-        scores: higher means more likely a contact, `[length, length]`; i < j is read.
-        contacts: the true contacts, `[length, length]`.
-        observed: which residues have coordinates, `[length]`. Others are in no pair but count in L.
+    `precision_at_L2_long` is the precision of the floor(L/2) best pairs at long range, L being the
+    length of the sequence; `precision_at_contacts` that of as many best pairs as there are true
+    contacts, at every separation from 6. NaN where a range holds no pair, or the protein no
+    contact.
 
-    `precision_at_L2_long` is that of the floor(L/2) best pairs at long range, L being the length of
-    the sequence; `precision_at_contacts` that of as many best pairs as there are true contacts, at
-    every separation from 6. NaN where a range holds no pair, or the protein no contact.
+    Args:
+        scores: scores `[length, length]`, higher for likelier contacts; only i < j is read.
+        contacts: true contacts, `[length, length]`.
+        observed: residues with coordinates, `[length]`; others are in no pair but count in L.
     """
-    precisions = {}
-    length = observed.size
+    pairs = pair_mask(observed)
+    count = int(contacts[pairs].sum())
+    precisions = {"precision_at_contacts": precision_at(scores[pairs], contacts[pairs], count)}
     for name, (first, beyond) in RANGES.items():
         pairs = pair_mask(observed, first, beyond)
         in_range, true = scores[pairs], contacts[pairs]
         for top, divisor in FRACTIONS.items():
-            precisions[f"precision_at_{top}_{name}"] = precision_at(
-                in_range, true, length // divisor
-            )
-    pairs = pair_mask(observed)
-    precisions["precision_at_contacts"] = precision_at(
-        scores[pairs], contacts[pairs], int(contacts[pairs].sum())
-    )
-    return {name: precisions[name] for name in PRECISIONS}
+            count = observed.size // divisor
+            precisions[f"precision_at_{top}_{name}"] = precision_at(in_range, true, count)
+    return precisions

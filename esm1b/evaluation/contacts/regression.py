@@ -1,15 +1,15 @@
 """Contacts from attention: a sparse logistic regression over the heads' attention maps.
 
 The protocol of R. Rao et al., Transformer protein language models are unsupervised structure
-learners (ICLR 2021): symmetrised, APC-corrected maps of all heads as features, pairs at separation
-6 or more, L1 penalty with C = 0.15 on 20 proteins, scikit-learn's liblinear.
+learners (ICLR 2021): symmetrised maps of all heads with average product correction as features,
+pairs at separation 6 or more, L1 penalty with C = 0.15 on 20 proteins, scikit-learn's liblinear.
 """
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,9 @@ from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from esm1b.evaluation.contacts.precision import correct_average_product, precision_at, symmetrise
+from esm1b.evaluation.contacts.precision import precision_at
+from esm1b.evaluation.structures.geometry import pair_mask
 from esm1b.evaluation.structures.proteins import Protein
-from esm1b.evaluation.structures.separation import pair_mask
 
 _log = logging.getLogger(__name__)
 
@@ -33,20 +33,17 @@ STRENGTHS: Final = (0.015, 0.05, 0.15, 0.5, 1.5, 5.0, 15.0, 50.0, 150.0, 500.0)
 _FOLDS: Final = 5
 
 
-class AttentionModel(Protocol):
-    """A network that attends."""
-
-    def attentions(self, residues: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return attention weights `[channels, length, length]` for the tokens `[length]`."""
+Attend = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Returns the attention weights of a network, `[channels, length, length]`, for tokens `[length]`;
+`<cls>` and `<eos>` are in neither."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ContactRegression:
-    """A fitted regression.
+    """A regression on `contact_features`, with `coefficients` `[channels]`.
 
-    `coefficients` `[channels]` and `intercept` apply to the corrected maps; `inverse_strength` is
-    scikit-learn's C. `held_out_precision` holds, by C, the precision on groups left out where C was
-    chosen; NaN where a fit kept no coefficient.
+    `inverse_strength` is scikit-learn's C; where it was chosen, `held_out_precision` holds by C the
+    precision on the groups left out, NaN where a fit kept no coefficient.
     """
 
     coefficients: NDArray[np.float64]
@@ -57,15 +54,28 @@ class ContactRegression:
 
     @property
     def failed(self) -> str | None:
-        """Why the fit is of no use, or None."""
+        """The reason why the fit is useless, or None."""
         if self.coefficients.any():
             return None
         return f"the regression kept no coefficient at C = {self.inverse_strength:g}"
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts of the fit, without the coefficients."""
+        return {
+            "C": self.inverse_strength,
+            "coefficients_kept": int(np.count_nonzero(self.coefficients)),
+            "converged": self.converged,
+            "held_out_precision": {
+                f"{strength:g}": None if np.isnan(precision) else precision
+                for strength, precision in self.held_out_precision.items()
+            },
+            "failed": self.failed,
+        }
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Pairs:
-    """The pairs of one protein: features `[pairs, channels]` and labels `[pairs]`."""
+    """The pairs of one protein, with features `[pairs, channels]` and labels `[pairs]`."""
 
     group: str
     features: NDArray[np.float32]
@@ -73,7 +83,7 @@ class _Pairs:
 
 
 def fit_contact_regression(
-    model: AttentionModel,
+    attend: Attend,
     proteins: Sequence[Protein],
     *,
     regularisation: Regularisation = PUBLISHED_C,
@@ -83,49 +93,55 @@ def fit_contact_regression(
 
     With `cross-validate`, C is the one of `STRENGTHS` with the best precision (as many top pairs as
     contacts, mean over groups) on groups left out, up to five folds; the smallest C of equals. A C
-    at which a fold keeps no coefficient is not a candidate. The number of pairs times channels
-    sets the memory: 20 bytes for each pair and channel.
+    at which a fold keeps no coefficient is not a candidate. The memory is 20 bytes for each pair
+    and channel.
     """
-    pairs = [_pairs_of(model, protein) for protein in proteins]
+    pairs = [_pairs_of(attend, protein) for protein in proteins]
     if regularisation != "cross-validate":
         return _fit(pairs, float(regularisation))
     scores = {strength: _held_out_precision(pairs, strength, seed) for strength in STRENGTHS}
     candidates = [strength for strength in STRENGTHS if np.isfinite(scores[strength])]
-    # Without a candidate the weakest penalty has the last word, and its failure is the result.
+    # Without a candidate the result is the weakest penalty's, and its failure is reported.
     best = max(candidates, key=lambda strength: scores[strength], default=STRENGTHS[-1])
-    chosen = _fit(pairs, best)
-    return ContactRegression(
-        coefficients=chosen.coefficients,
-        intercept=chosen.intercept,
-        inverse_strength=best,
-        converged=chosen.converged,
-        held_out_precision=scores,
-    )
+    return replace(_fit(pairs, best), held_out_precision=scores)
+
+
+def contact_features(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return attention maps `[..., length, length]` symmetrised and corrected.
+
+    First `a + a^T`, the sum and not the mean (facebookresearch/esm, `esm/modules.py`): with an L1
+    penalty the scale of the features matters. Then the average product correction, without what
+    rows and columns explain: `x_ij - (sum_j x_ij)(sum_i x_ij) / sum_ij x_ij` (Dunn, Wahl and Gloor
+    2008, Bioinformatics 24:333); a map that sums to zero has nothing to correct. The fitted
+    `ContactHead` computes the same for all heads at once.
+    """
+    maps = maps + np.swapaxes(maps, -1, -2)
+    rows = maps.sum(axis=-1, keepdims=True)
+    columns = maps.sum(axis=-2, keepdims=True)
+    total = maps.sum(axis=(-1, -2), keepdims=True)
+    corrected: NDArray[np.float32] = maps - rows * columns / np.where(total == 0, 1, total)
+    return corrected
 
 
 def contact_probabilities(
     regression: ContactRegression, attentions: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Return the probability of a contact `[length, length]`, symmetric.
+    """Return the probability of a contact, `[length, length]`, symmetric.
 
-    Args:
-        regression: fitted on the same network.
-        attentions: weights `[channels, length, length]`, without `<cls>` and `<eos>`.
+    The `attentions` are weights `[channels, length, length]` of the network of the `regression`.
     """
-    length = attentions.shape[-1]
-    logits = np.full((length, length), regression.intercept)
+    logits = np.full(attentions.shape[1:], regression.intercept)
     for channel in np.flatnonzero(regression.coefficients):
-        corrected = correct_average_product(symmetrise(attentions[channel]))
-        logits += regression.coefficients[channel] * corrected
+        logits += regression.coefficients[channel] * contact_features(attentions[channel])
     return np.asarray(expit(logits))
 
 
-def _pairs_of(model: AttentionModel, protein: Protein) -> _Pairs:
-    attentions = model.attentions(protein.residues)
+def _pairs_of(attend: Attend, protein: Protein) -> _Pairs:
+    attentions = attend(protein.residues)
     pairs = pair_mask(protein.observed)
     features = np.empty((int(pairs.sum()), len(attentions)), dtype=np.float32)
     for channel, weights in enumerate(attentions):  # one at a time: all at once may be gigabytes
-        features[:, channel] = correct_average_product(symmetrise(weights))[pairs]
+        features[:, channel] = contact_features(weights)[pairs]
     return _Pairs(group=protein.group, features=features, labels=protein.contact_map()[pairs])
 
 
@@ -148,27 +164,22 @@ def _held_out_precision(pairs: Sequence[_Pairs], strength: float, seed: int) -> 
 
 def _fit(pairs: Sequence[_Pairs], strength: float) -> ContactRegression:
     labels = np.concatenate([item.labels for item in pairs])
-    channels = pairs[0].features.shape[1]
-    if labels.all() or not labels.any():  # nothing to tell apart
-        return ContactRegression(
-            coefficients=np.zeros(channels),
-            intercept=0.0,
-            inverse_strength=strength,
-            converged=True,
-        )
     # liblinear computes in float64; filling it here spares it a copy.
-    features = np.empty((labels.size, channels))
+    features = np.empty((labels.size, pairs[0].features.shape[1]))
     np.concatenate([item.features for item in pairs], out=features)
-    regression = LogisticRegression(l1_ratio=1.0, C=strength, solver="liblinear", random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
-        regression.fit(features, labels)
-    converged = bool(regression.n_iter_[0] < regression.max_iter)
-    if not converged:
-        _log.info("C = %g: liblinear stopped after %d iterations", strength, regression.max_iter)
+    coefficients, intercept, converged = np.zeros(features.shape[1]), 0.0, True
+    if labels.any() and not labels.all():  # else there is nothing to tell apart
+        fit = LogisticRegression(l1_ratio=1.0, C=strength, solver="liblinear", random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
+            fit.fit(features, labels)
+        coefficients, intercept = fit.coef_[0], float(fit.intercept_[0])
+        converged = bool(fit.n_iter_[0] < fit.max_iter)
+        if not converged:
+            _log.info("C = %g: liblinear stopped after %d iterations", strength, fit.max_iter)
     return ContactRegression(
-        coefficients=regression.coef_[0],
-        intercept=float(regression.intercept_[0]),
+        coefficients=coefficients,
+        intercept=intercept,
         inverse_strength=strength,
         converged=converged,
     )

@@ -1,160 +1,183 @@
-"""The trained network, untrained ones and baselines, scored on the same proteins."""
+"""The trained network, untrained ones and baselines, scored and compared on the same proteins."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import product
+from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from esm1b.evaluation.contacts.baselines import mean_map, separation_map, separation_prior
 from esm1b.evaluation.contacts.precision import PRECISIONS, contact_precisions
 from esm1b.evaluation.contacts.regression import (
-    PUBLISHED_C,
-    AttentionModel,
+    Attend,
     ContactRegression,
     Regularisation,
     contact_probabilities,
     fit_contact_regression,
 )
 from esm1b.evaluation.structures.proteins import Protein
+from esm1b.evaluation.structures.summary import ProteinSummary
 
 _log = logging.getLogger(__name__)
 
-BASELINES: Final = ("untrained", "mean_map", "separation_prior", "random_pairs")
+# The other precisions are reported with their intervals, without a comparison.
+_COMPARED: Final = ("precision_at_contacts", "precision_at_L_long")
+_MAPS: Final = {"test": 4, "unseen": 2}  # number of groups of a kind with a map for the figures
 
-_MAPS: Final = {"test": 4, "unseen": 2}  # how many proteins of a kind get a map for the figures
-
-Precisions = dict[str, NDArray[np.float64]]  # by name of precision, [proteins]
+Precisions = Mapping[str, NDArray[np.float64]]
+"""`[proteins]` by name, NaN where undefined or failed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ContactScores:
-    """What `score_contacts` found.
+    """The precisions of every model on the proteins not used to fit, and the regressions.
 
-    `precisions` is by model, then by name, `[proteins]` in the order of `proteins` (those not used
-    to fit); NaN where undefined or failed. `maps` holds the trained model's probabilities of the
-    first protein of the first groups of each kind.
+    `precisions` is by model, the trained one first; `failures` holds by model the reason why it has
+    no values; `maps` holds by protein id the trained model's probabilities, for the first protein
+    of the first groups of each kind.
     """
 
     proteins: Sequence[Protein]
     precisions: Mapping[str, Precisions]
+    failures: Mapping[str, str | None]
     trained: ContactRegression
     untrained: Sequence[ContactRegression]
     maps: Mapping[str, NDArray[np.float64]]
 
-    def failed(self, model: str) -> str | None:
-        """Return why a model has no values, or None."""
-        if model == "trained":
-            return self.trained.failed
-        if model != "untrained":
-            return None
-        reasons = [regression.failed for regression in self.untrained]
-        if not reasons:
-            return "no untrained network was asked for"
-        return reasons[0] if all(reasons) else None
-
 
 def score_contacts(
-    trained: AttentionModel,
-    untrained: Sequence[Callable[[], AttentionModel]],
+    trained: Attend,
+    untrained: Sequence[Callable[[], Attend]],
     proteins: Sequence[Protein],
     *,
-    regularisation: Regularisation = PUBLISHED_C,
-    seed: int = 0,
+    regularisation: Regularisation,
+    seed: int,
 ) -> ContactScores:
-    """Fit and score the trained network, the untrained ones and the baselines.
+    """Fit on the proteins of kind `fit` and score the others, for every network and baseline.
 
-    Args:
-        trained: the network in question.
-        untrained: makers of untrained networks, called one at a time to bound the memory.
-        proteins: with a kind each; those of kind `fit` are fitted on, the others scored.
-        regularisation: as in `evaluate_contacts`; each network chooses its own C.
-        seed: of the folds.
+    With `cross-validate` each network chooses its own C. The makers of the `untrained` networks are
+    called one at a time, to bound the memory.
     """
     fit = [protein for protein in proteins if protein.kind == "fit"]
     rest = [protein for protein in proteins if protein.kind != "fit"]
-    drawn = _proteins_to_draw(rest)
-    maps: dict[str, NDArray[np.float64]] = {}
+    nothing = {name: np.full(len(rest), np.nan) for name in PRECISIONS}
 
-    def fit_and_score(model: AttentionModel, label: str) -> tuple[ContactRegression, Precisions]:
-        regression = fit_contact_regression(model, fit, regularisation=regularisation, seed=seed)
+    def measure(attend: Attend, label: str) -> tuple[ContactRegression, Precisions]:
+        regression = fit_contact_regression(attend, fit, regularisation=regularisation, seed=seed)
         if regression.failed:
             _log.warning("%s: %s", label, regression.failed)
-            return regression, {name: np.full(len(rest), np.nan) for name in PRECISIONS}
-        rows = []
-        for protein in tqdm(rest, desc=f"contacts, {label}", unit="protein", disable=None):
-            probabilities = contact_probabilities(regression, model.attentions(protein.residues))
-            rows.append(_precisions_of(protein, probabilities))
-            if label == "trained" and protein.id in drawn:
-                maps[protein.id] = probabilities
-        return regression, _by_name(rows)
+            return regression, nothing
+        shown = tqdm(rest, desc=f"contacts, {label}", unit="protein", disable=None)
+        return regression, _precisions(
+            shown, lambda each: contact_probabilities(regression, attend(each.residues))
+        )
 
-    regression, precisions = fit_and_score(trained, "trained")
-    others = [
-        fit_and_score(make(), f"untrained {number}")
-        for number, make in enumerate(untrained, start=1)
-    ]
+    regression, precisions = measure(trained, "trained")
+    others = [measure(make(), f"untrained {number}") for number, make in enumerate(untrained, 1)]
+    kept = [found for fitted, found in others if not fitted.failed]
+    # The mean over the fits that kept a coefficient.
+    mean = {name: np.mean([found[name] for found in kept], axis=0) for name in PRECISIONS if kept}
+    reason = others[0][0].failed if others else "no untrained network was asked for"
     prior = separation_prior(fit)
     return ContactScores(
         proteins=rest,
         precisions={
             "trained": precisions,
-            "untrained": _mean_of_fits(others, len(rest)),
-            "mean_map": _by_name(
-                [
-                    _precisions_of(protein, mean_map(fit, prior, protein.residues.size))
-                    for protein in rest
-                ]
-            ),
-            "separation_prior": _by_name(
-                [
-                    _precisions_of(protein, separation_map(prior, protein.residues.size))
-                    for protein in rest
-                ]
+            "untrained": mean or nothing,
+            "mean_map": _precisions(rest, lambda each: mean_map(fit, prior, each.residues.size)),
+            "separation_prior": _precisions(
+                rest, lambda each: separation_map(prior, each.residues.size)
             ),
             # Equal scores everywhere count by expectation: the density of contacts.
-            "random_pairs": _by_name(
-                [
-                    _precisions_of(protein, np.zeros((protein.residues.size,) * 2))
-                    for protein in rest
-                ]
-            ),
+            "random_pairs": _precisions(rest, lambda each: np.zeros((each.residues.size,) * 2)),
         },
+        failures={"trained": regression.failed, "untrained": None if kept else reason},
         trained=regression,
-        untrained=[fit for fit, _ in others],
-        maps=maps,
+        untrained=[fitted for fitted, _ in others],
+        maps={
+            protein.id: contact_probabilities(regression, trained(protein.residues))
+            for protein in ([] if regression.failed else _proteins_to_draw(rest))
+        },
     )
 
 
-def _precisions_of(protein: Protein, scores: NDArray[np.float64]) -> dict[str, float]:
-    return contact_precisions(scores, protein.contact_map(), protein.observed)
+def summarise_contacts(
+    scores: ContactScores, unit: str, seed: int
+) -> tuple[dict[str, Any], pa.Table]:
+    """Return `metrics` and `comparisons`, and the table with a row per protein and model.
+
+    Baselines are compared on the same proteins; test is compared with unseen too. A precision that
+    is not defined is null in the table.
+    """
+    models = list(scores.precisions)
+    values = {
+        name: {model: (scores.precisions[model][name],) for model in models} for name in PRECISIONS
+    }
+    summary = ProteinSummary(
+        proteins=scores.proteins, values=values, unit=unit, seed=seed, failures=scores.failures
+    )
+    comparisons = [
+        summary.comparison(*each) for each in product(_COMPARED, summary.subsets, models[1:])
+    ]
+    if len(summary.subsets) == 2:
+        comparisons += [summary.comparison(name, "test", "trained", "unseen") for name in _COMPARED]
+    results = {
+        "metrics": [
+            summary.metric(name, model, subset)
+            for name, subset, model in product(PRECISIONS, summary.subsets, models)
+        ],
+        "comparisons": comparisons,
+    }
+    table = summary.columns(models)
+    for name in PRECISIONS:
+        column = np.concatenate([scores.precisions[model][name] for model in models])
+        table[name] = pa.array(column, from_pandas=True)
+    return results, pa.table(table)
 
 
-def _by_name(rows: Sequence[Mapping[str, float]]) -> Precisions:
+def map_table(scores: ContactScores) -> pa.Table:
+    """Return a row per drawn protein; `probability` is its map, row by row."""
+    drawn = [protein for protein in scores.proteins if protein.id in scores.maps]
+    return pa.table(
+        {
+            "id": pa.array([protein.id for protein in drawn], pa.string()),
+            "kind": pa.array([protein.kind for protein in drawn], pa.string()),
+            "length": pa.array([protein.residues.size for protein in drawn], pa.int32()),
+            "observed": pa.array(
+                [protein.observed.tolist() for protein in drawn], pa.list_(pa.bool_())
+            ),
+            "contact_i": pa.array([protein.contacts[0] for protein in drawn], pa.list_(pa.int32())),
+            "contact_j": pa.array([protein.contacts[1] for protein in drawn], pa.list_(pa.int32())),
+            "probability": pa.array(
+                [scores.maps[protein.id].ravel() for protein in drawn], pa.list_(pa.float32())
+            ),
+        }
+    )
+
+
+def _precisions(
+    proteins: Iterable[Protein], score: Callable[[Protein], NDArray[np.float64]]
+) -> Precisions:
+    """Return the precisions of the scores `[length, length]` of each protein."""
+    rows = [
+        contact_precisions(score(protein), protein.contact_map(), protein.observed)
+        for protein in proteins
+    ]
     return {name: np.array([row[name] for row in rows]) for name in PRECISIONS}
 
 
-def _mean_of_fits(fits: Sequence[tuple[ContactRegression, Precisions]], count: int) -> Precisions:
-    """Return the mean over the fits that kept a coefficient; NaN where none did."""
-    kept = [precisions for regression, precisions in fits if not regression.failed]
-    if not kept:
-        return {name: np.full(count, np.nan) for name in PRECISIONS}
-    return {
-        name: np.mean(np.stack([precisions[name] for precisions in kept]), axis=0)
-        for name in PRECISIONS
-    }
-
-
-def _proteins_to_draw(proteins: Sequence[Protein]) -> set[str]:
-    """Return the first protein of the first groups of each kind: no choice by looks."""
-    chosen: set[str] = set()
+def _proteins_to_draw(proteins: Sequence[Protein]) -> list[Protein]:
+    """Return the first protein of the first groups of each kind: not selected by appearance."""
+    chosen = []
     for kind, count in _MAPS.items():
-        first_of_group: dict[str, str] = {}
+        first_of_group: dict[str, Protein] = {}
         for protein in proteins:
             if protein.kind == kind:
-                first_of_group.setdefault(protein.group, protein.id)
-        chosen.update(first_of_group[group] for group in sorted(first_of_group)[:count])
+                first_of_group.setdefault(protein.group, protein)
+        chosen += [first_of_group[group] for group in sorted(first_of_group)[:count]]
     return chosen

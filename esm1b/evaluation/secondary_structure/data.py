@@ -1,22 +1,16 @@
 """Sequences with three-state secondary structure, from a CSV or a structure table."""
 
-import csv
-import gzip
-import io
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.alphabet import encode
+from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.proteins import Protein, proteins_of
-from esm1b.evaluation.structures.read import read_structures
-
-STATES: Final = "HEC"  # helix, strand, coil; a label is the index
+from esm1b.evaluation.structures.proteins import Protein, protein_of, proteins_of
+from esm1b.evaluation.structures.table import find_problem, read_csv, read_structures
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
     "train": "fit",
@@ -33,7 +27,7 @@ def read_labelled_proteins(path: Path) -> list[Protein]:
 
     A CSV (plain or .gz) has the columns `sequence` and `ss3`; `id` or `chain_id`, or else the row
     number is the id; `split` (train, valid, test) sets the kind; `observed` or `resolved` has a 1
-    for each residue whose label counts. Each row is a group of its own. Anything else is read as a
+    for each residue whose label counts. Each row is its own group. Anything else is read as a
     structure table.
 
     Raises:
@@ -55,24 +49,16 @@ def read_labelled_proteins(path: Path) -> list[Protein]:
 
 
 def state_labels(protein: Protein) -> NDArray[np.int8]:
-    """Return the index in `STATES` of every residue `[length]`; -1 where the label is not known."""
+    """Return the index in HEC of every residue `[length]`; -1 where the label is not known."""
     labels = np.full(protein.residues.size, -1, dtype=np.int8)
     letters = np.frombuffer((protein.ss3 or "").encode("latin-1"), dtype=np.uint8)
-    for label, state in enumerate(STATES):
+    for label, state in enumerate(SECONDARY_STRUCTURE):
         labels[(letters == ord(state)) & protein.observed] = label
     return labels
 
 
 def _read_csv(path: Path) -> list[Protein]:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        rows = list(reader)
-        columns = list(reader.fieldnames or [])
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV: {error}") from error
+    columns, rows = read_csv(path)
     missing = [column for column in ("sequence", "ss3") if column not in columns]
     if missing:
         found = ", ".join(columns)[:200] or "none"
@@ -94,37 +80,21 @@ def _read_csv(path: Path) -> list[Protein]:
 
 
 def _protein(where: str, identifier: str, row: Mapping[str, str | None]) -> Protein:
-    sequence, ss3 = row["sequence"] or "", row["ss3"] or ""
-    observed = row.get("observed") or row.get("resolved") or "1" * len(sequence)
-    if not sequence:
-        raise UserError(f"{where}: sequence is empty; expected residues")
-    for column, text in (("ss3", ss3), ("observed", observed)):
-        if len(text) != len(sequence):
-            raise UserError(
-                f"{where}: {column} has {len(text)} characters; "
-                f"expected {len(sequence)}, one per residue"
-            )
-    for position, (state, seen) in enumerate(zip(ss3, observed, strict=True), start=1):
-        if seen not in "01":
-            raise UserError(f"{where}: observed has {seen!r} at position {position}; expected 0, 1")
-        # A residue without coordinates has no structure: any letter may stand there.
-        if seen == "1" and state not in STATES:
-            raise UserError(
-                f"{where}: ss3 has {state!r} at position {position}; expected one of H, E, C"
-            )
+    sequence = row["sequence"] or ""
+    structure: dict[str, Any] = {
+        "id": identifier,
+        "group": identifier,
+        "kind": None,
+        "sequence": sequence,
+        "observed": row.get("observed") or row.get("resolved") or "1" * len(sequence),
+        "contact_i": [],
+        "contact_j": [],
+        "ss3": row["ss3"] or "",
+    }
+    if (problem := find_problem(structure)) is not None:
+        raise UserError(f"{where}: {problem}")
     split = row.get("split")
     if split and split not in _KINDS_BY_SPLIT:
         raise UserError(f"{where}: split is {split!r}; expected train, valid or test")
-    try:
-        residues = encode(sequence)
-    except ValueError as error:
-        raise UserError(f"{where}: sequence: {error}") from error
-    return Protein(
-        id=identifier,
-        group=identifier,
-        kind=_KINDS_BY_SPLIT[split] if split else None,
-        residues=residues,
-        observed=np.frombuffer(observed.encode(), dtype=np.uint8) == ord("1"),
-        contacts=np.empty((2, 0), dtype=np.int64),
-        ss3=ss3,
-    )
+    kind = _KINDS_BY_SPLIT[split] if split else None
+    return protein_of({**structure, "kind": kind}, where)

@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-# L2 strengths on standardised features, per residue: strongest first, each starts from the last.
+# L2 strengths on standardised features, per residue; each fit starts from the one before.
 PENALTIES: Final = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 _ITERATIONS: Final = 200
-_TOLERANCE: Final = 1e-7  # relative decrease of the loss: what float32 products can tell
+_TOLERANCE: Final = 1e-7  # relative decrease of the loss, near the precision of float32 products
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearProbe:
     """A fitted probe: `weights` `[features, classes]` and `bias` `[classes]` on raw features.
 
-    `penalty` is the L2 strength chosen; `held_out_loss` holds, by strength, the mean cross-entropy
-    in nats of the rows held out.
+    `penalty` is the L2 strength, the best of those tried; `held_out_loss` the mean cross-entropy of
+    the rows held out, in nats, by strength.
     """
 
     weights: NDArray[np.float64]
@@ -48,12 +48,12 @@ def fit_linear_probe(
     free.
 
     Args:
-        features: `[rows, features]`, float32; **standardised in place**, for at full size there is
-            no room for a copy.
-        labels: `[rows]`, from 0.
-        classes: how many there are.
-        held_out: rows at the end that the choice is made on; the rest must not be empty.
-        penalties: strengths to choose from, strongest first; the stronger one of equals wins.
+        features: features `[rows, features]`, **standardised in place**, since at full size a copy
+            would not fit in memory.
+        labels: class of each row, from 0.
+        classes: number of classes.
+        held_out: number of rows at the end to choose on; at least one other row must be left.
+        penalties: strengths to choose from, strongest first; of equals the stronger wins.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     scale = features.std(axis=0, dtype=np.float64)
@@ -63,7 +63,9 @@ def fit_linear_probe(
 
     targets = np.eye(classes, dtype=np.float64)[labels]
     rows = len(features) - held_out
-    basis = _curvature(features)
+    moments = (features.T @ features).astype(np.float64) / len(features)
+    values, vectors = np.linalg.eigh(moments)
+    basis = np.maximum(values, 0), vectors
     losses: dict[float, float] = {}
     start = np.zeros((features.shape[1] + 1, classes))
     starts: dict[float, NDArray[np.float64]] = {}
@@ -80,15 +82,6 @@ def fit_linear_probe(
     )
 
 
-def _curvature(
-    features: NDArray[np.float32],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return eigenvalues `[features]` and eigenvectors of the features' second moments."""
-    moments = (features.T @ features).astype(np.float64) / len(features)
-    values, vectors = np.linalg.eigh(moments)
-    return np.maximum(values, 0), vectors
-
-
 def _minimise(
     features: NDArray[np.float32],
     targets: NDArray[np.float64],
@@ -99,8 +92,9 @@ def _minimise(
     """Return weights and, in the last row, bias, `[features + 1, classes]`, by L-BFGS.
 
     The loss's second derivative is at most half the features' second moments (D. Böhning, 1992,
-    Ann. Inst. Stat. Math. 44:197) plus the penalty. In coordinates where that bound is the
-    identity, correlated features cost a dozen steps instead of hundreds.
+    Ann. Inst. Stat. Math. 44:197) plus the penalty; `basis` holds the eigenvalues and eigenvectors
+    of the moments. In coordinates where that bound is the identity, correlated features cost a
+    dozen steps instead of hundreds.
     """
     values, vectors = basis
     stretch = np.sqrt(values / 2 + penalty)

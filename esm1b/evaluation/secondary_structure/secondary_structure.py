@@ -1,18 +1,18 @@
 """Three-state secondary structure by a linear probe: `esm1b evaluate secondary-structure`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.evaluation.results import write_metrics
-from esm1b.evaluation.secondary_structure.data import STATES, read_labelled_proteins, state_labels
+from esm1b.evaluation.secondary_structure.data import read_labelled_proteins
 from esm1b.evaluation.secondary_structure.linear_probe import LinearProbe
 from esm1b.evaluation.secondary_structure.probes import (
     REPRESENTATION_WINDOW,
@@ -21,25 +21,20 @@ from esm1b.evaluation.secondary_structure.probes import (
     ProbeSplit,
     confusion_of_majority,
     confusion_of_probe,
+    known_states,
     majority_class,
     one_hot_windows,
-    representations_of,
+    representation_windows,
 )
-from esm1b.evaluation.secondary_structure.summary import (
-    comparisons_of,
-    confusion_as_json,
-    metrics_of,
-    protein_table,
-    subsets_of,
-)
+from esm1b.evaluation.secondary_structure.summary import Confusions, summarise_structure
 from esm1b.evaluation.structures.proteins import Protein, draw_kinds, fitting_length, keyed_order
 from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.load_model import load_model, untrained_model
-from esm1b.weights.model_directory import ModelDirectory
+from esm1b.inference.model import Model
 
 _log = logging.getLogger(__name__)
 
-_FIT_SHARE: Final = 0.8  # of the proteins, where the data do not say
+_FIT_SHARE: Final = 0.8  # of the proteins, where the data state no kinds
 _HELD_OUT_SHARE: Final = 0.25  # of the groups to fit, where there is no validation split
 
 
@@ -63,11 +58,11 @@ def evaluate_secondary_structure(
         model_directory: the trained model.
         data: a CSV or a structure table, see `read_labelled_proteins`.
         output: directory to write.
-        untrained: how many initialisations of the same network to compare with, each with a probe
-            of its own.
-        seed: of the draws, the initialisations and the bootstrap.
-        maximum_residues: fit on whole proteins, drawn with the seed, of about this many residues.
-            None fits on all, for which there must be 4 bytes of memory per residue and feature.
+        untrained: number of random initialisations of the same network to compare with, each with
+            its own probe.
+        seed: random seed of the draws, the initialisations and the bootstrap.
+        maximum_residues: approximate number of residues to fit on, of whole proteins drawn with the
+            seed. None fits on all, which takes 4 bytes of memory per residue and feature.
 
     Raises:
         UserError: the data are not usable or leave nothing to fit or to test.
@@ -80,78 +75,87 @@ def evaluate_secondary_structure(
         short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
     )
     split = _split(proteins, maximum_residues, seed, data)
-    majority = majority_class([*split.fit, *split.held_out])
-
-    probes: list[tuple[str, LinearProbe]] = []
-    confusions: dict[str, NDArray[np.float64]] = {}
-
-    def measure(name: str, features: Features) -> NDArray[np.float64]:
-        probe, confusion = confusion_of_probe(features, split, label=name)
-        probes.append((name, probe))
-        return confusion
-
-    confusions["trained"] = measure("trained", representations_of(model))
-    if untrained:
-        makers = [partial(untrained_model, model, seed + k) for k in range(untrained)]
-        # The mean of the counts: an untrained network is an average one.
-        confusions["untrained"] = np.mean(
-            np.stack([measure("untrained", representations_of(make())) for make in makers]), axis=0
-        )
-    confusions["one_hot_window"] = measure("one_hot_window", one_hot_windows)
-    confusions["majority_class"] = confusion_of_majority(majority, split.rest)
-
-    available = [protein for protein in proteins if protein.kind in ("fit", "validation")]
+    probes, confusions = _measure(model, split, untrained, seed)
     protocol = {
-        "states": STATES,
-        "features": "representations after the last layer norm, frozen",
-        "representation_window": REPRESENTATION_WINDOW,
-        "probe": "multinomial logistic regression on standardised features, L2",
-        "penalty": probes[0][1].penalty,
-        "one_hot_window": WINDOW,
-        "majority_class": STATES[majority],
-        "fit_proteins": len(split.fit) + len(split.held_out),
-        "fit_proteins_choosing_the_penalty": len(split.held_out),
-        "fit_groups": len({protein.group for protein in [*split.fit, *split.held_out]}),
-        "fit_residues": _residues([*split.fit, *split.held_out]),
-        "fit_residues_available": _residues(available),
-        "test_proteins": sum(protein.kind == "test" for protein in proteins),
-        "unseen_proteins": sum(protein.kind == "unseen" for protein in proteins),
+        **_protocol(proteins, split, probes[0][1].penalty),
         "left_out_too_long": len(everything) - len(short_enough),
         "longest_sequence": model.longest_sequence,
         "untrained_networks": untrained,
         "seed": seed,
     }
-    subsets = subsets_of(split.rest)
+    results, table = summarise_structure(confusions, split.rest, seed)
     with atomic_directory(output, "secondary-structure", [model_directory, data]) as directory:
-        pq.write_table(protein_table(confusions, split.rest), directory / "proteins.parquet")
+        pq.write_table(table, directory / "proteins.parquet")
         write_metrics(
             directory,
             evaluation="secondary_structure",
-            model=ModelDirectory(model_directory).description,
+            model=model_directory,
             protocol=protocol,
-            metrics=metrics_of(confusions, split.rest, subsets, seed),
-            comparisons=comparisons_of(confusions, split.rest, subsets, seed),
-            more={
-                "confusion": confusion_as_json(confusions, subsets),
-                "probes": [
-                    {
-                        "model": name,
-                        "penalty": probe.penalty,
-                        "held_out_loss": {
-                            f"{k:g}": loss for k, loss in probe.held_out_loss.items()
-                        },
-                    }
-                    for name, probe in probes
-                ],
-            },
+            **results,
+            probes=[
+                {
+                    "model": name,
+                    "penalty": probe.penalty,
+                    "held_out_loss": {f"{k:g}": loss for k, loss in probe.held_out_loss.items()},
+                }
+                for name, probe in probes
+            ],
         )
+
+
+def _measure(
+    model: Model, split: ProbeSplit, untrained: int, seed: int
+) -> tuple[list[tuple[str, LinearProbe]], Confusions]:
+    """Fit a probe on every kind of feature; untrained networks are made one at a time."""
+
+    def untrained_windows(seed: int) -> Features:
+        return representation_windows(untrained_model(model, seed).representations)
+
+    makers: dict[str, list[Callable[[], Features]]] = {
+        "trained": [lambda: representation_windows(model.representations)],
+        "untrained": [partial(untrained_windows, seed + number) for number in range(untrained)],
+        "one_hot_window": [lambda: one_hot_windows],
+    }
+    probes: list[tuple[str, LinearProbe]] = []
+    confusions = {}
+    for name, features in makers.items():
+        measured = [confusion_of_probe(make(), split, label=name) for make in features]
+        if measured:
+            probes += [(name, probe) for probe, _ in measured]
+            # The mean of the counts: the untrained networks together are an average one.
+            confusions[name] = np.mean([confusion for _, confusion in measured], axis=0)
+    confusions["majority_class"] = confusion_of_majority(majority_class(split.fitted), split.rest)
+    return probes, confusions
+
+
+def _protocol(proteins: Sequence[Protein], split: ProbeSplit, penalty: float) -> dict[str, Any]:
+    return {
+        "states": SECONDARY_STRUCTURE,
+        "features": "representations after the last layer norm, frozen",
+        "representation_window": REPRESENTATION_WINDOW,
+        "probe": "multinomial logistic regression on standardised features, L2",
+        "penalty": penalty,
+        "one_hot_window": WINDOW,
+        "majority_class": SECONDARY_STRUCTURE[majority_class(split.fitted)],
+        "fit_proteins": len(split.fitted),
+        "fit_proteins_choosing_the_penalty": len(split.held_out),
+        "fit_groups": len({protein.group for protein in split.fitted}),
+        "fit_residues": _residues(split.fitted),
+        "fit_residues_available": _residues(_to_fit(proteins)),
+        "test_proteins": sum(protein.kind == "test" for protein in proteins),
+        "unseen_proteins": sum(protein.kind == "unseen" for protein in proteins),
+    }
+
+
+def _to_fit(proteins: Sequence[Protein]) -> list[Protein]:
+    return [protein for protein in proteins if protein.kind in ("fit", "validation")]
 
 
 def _split(
     proteins: Sequence[Protein], maximum_residues: int | None, seed: int, data: Path
 ) -> ProbeSplit:
-    """Choose what fits, what chooses the penalty and what tests."""
-    usable = [protein for protein in proteins if protein.kind in ("fit", "validation")]
+    """Divide the proteins into those that fit, those that choose the penalty and the rest."""
+    usable = _to_fit(proteins)
     available = _residues(usable)
     if maximum_residues is not None:
         kept, total = set(), 0
@@ -182,4 +186,4 @@ def _split(
 
 
 def _residues(proteins: Sequence[Protein]) -> int:
-    return sum(int((state_labels(protein) >= 0).sum()) for protein in proteins)
+    return int(known_states(proteins).sum())

@@ -1,133 +1,82 @@
 """Accuracy, recall and confusion of secondary structure, from counts per protein."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from esm1b.evaluation.bootstrap import bootstrap_difference, bootstrap_mean, bootstrap_ratio
-from esm1b.evaluation.results import Comparison, Metric
-from esm1b.evaluation.secondary_structure.data import STATES
+from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.evaluation.structures.proteins import Protein, unit_of
+from esm1b.evaluation.structures.summary import ProteinSummary
 
 Confusions = Mapping[str, NDArray[np.float64]]
-"""By model: counts `[proteins, true state, predicted state]`."""
+"""By model, the trained one first: counts `[proteins, true state, predicted state]`."""
 
 
-def subsets_of(proteins: Sequence[Protein]) -> dict[str, NDArray[np.bool_]]:
-    """Return which proteins are in each subset that is not empty."""
-    kinds = np.array([protein.kind for protein in proteins])
-    subsets = {name: kinds == name for name in ("test", "unseen") if (kinds == name).any()}
-    if len(subsets) == 2:
-        subsets["not_fitted"] = np.ones(len(proteins), dtype=bool)
-    return subsets
+def summarise_structure(
+    confusions: Confusions, proteins: Sequence[Protein], seed: int
+) -> tuple[dict[str, Any], pa.Table]:
+    """Return the results by subset, and the table with a row per protein and model.
 
-
-def metrics_of(
-    confusions: Confusions,
-    proteins: Sequence[Protein],
-    subsets: Mapping[str, NDArray[np.bool_]],
-    seed: int,
-) -> list[Metric]:
-    """Return accuracy per protein and per residue and the recall of each state, by subset."""
-    groups = np.array([protein.group for protein in proteins], dtype=object)
-    metrics = []
-    for subset, chosen in subsets.items():
-        for model, everything in confusions.items():
-            confusion, names = everything[chosen], groups[chosen].tolist()
-            correct = np.trace(confusion, axis1=1, axis2=2)
-            intervals = {
-                "three_state_accuracy": bootstrap_mean(_accuracies(confusion), names, seed=seed),
-                "three_state_accuracy_per_residue": bootstrap_ratio(
-                    correct, confusion.sum(axis=(1, 2)), names, seed=seed
-                ),
-                **{
-                    f"recall_{state}": bootstrap_ratio(
-                        confusion[:, index, index],
-                        confusion[:, index].sum(axis=1),
-                        names,
-                        seed=seed,
-                    )
-                    for index, state in enumerate(STATES)
-                },
-            }
-            metrics += [
-                Metric(
-                    name=name,
-                    model=model,
-                    subset=subset,
-                    interval=interval,
-                    unit="fraction",
-                    n_unit=unit_of(proteins),
-                )
-                for name, interval in intervals.items()
-            ]
-    return metrics
-
-
-def comparisons_of(
-    confusions: Confusions,
-    proteins: Sequence[Protein],
-    subsets: Mapping[str, NDArray[np.bool_]],
-    seed: int,
-) -> list[Comparison]:
-    """Return the trained network's accuracy less every other model's, paired by protein."""
-    groups = np.array([protein.group for protein in proteins], dtype=object)
-    accuracies = {model: _accuracies(confusion) for model, confusion in confusions.items()}
-    return [
-        Comparison(
-            name="three_state_accuracy",
-            model="trained",
-            subset=subset,
-            against=against,
-            against_subset=subset,
-            interval=bootstrap_difference(
-                accuracies["trained"][chosen],
-                accuracies[against][chosen],
-                groups[chosen].tolist(),
-                seed=seed,
-            ),
-            n_unit=unit_of(proteins),
-        )
-        for subset, chosen in subsets.items()
-        for against in confusions
-        if against != "trained"
-    ]
-
-
-def confusion_as_json(
-    confusions: Confusions, subsets: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, Any]:
-    """Return the pooled counts by subset and model: rows are true states, columns predicted."""
-    return {
-        subset: {
-            model: {"states": STATES, "counts": confusion[chosen].sum(axis=0).tolist()}
-            for model, confusion in confusions.items()
-        }
-        for subset, chosen in subsets.items()
-    }
-
-
-def protein_table(confusions: Confusions, proteins: Sequence[Protein]) -> pa.Table:
-    """Return a row per protein and model."""
-    models = list(confusions)
-    stacked = np.concatenate([confusions[model] for model in models])
-    return pa.table(
-        {
-            "id": [protein.id for protein in proteins] * len(models),
-            "group": [protein.group for protein in proteins] * len(models),
-            "kind": [protein.kind for protein in proteins] * len(models),
-            "length": pa.array(
-                [protein.residues.size for protein in proteins] * len(models), pa.int32()
-            ),
-            "model": [model for model in models for _ in proteins],
-            "residues": pa.array(stacked.sum(axis=(1, 2)).round().astype(np.int32)),
-            "correct": pa.array(np.trace(stacked, axis1=1, axis2=2)),
-            "three_state_accuracy": pa.array(_accuracies(stacked), from_pandas=True),
-        }
+    The results are `metrics`, `comparisons` (the trained network's accuracy minus every other
+    model's) and `confusion`, the counts of all proteins: rows are true states, columns predicted.
+    """
+    models, fractions = list(confusions), {m: _fractions(c) for m, c in confusions.items()}
+    names = list(fractions["trained"])
+    summary = ProteinSummary(
+        proteins=proteins,
+        values={name: {model: fractions[model][name] for model in models} for name in names},
+        unit=unit_of(proteins),
+        seed=seed,
     )
+    if len(summary.subsets) == 2:
+        summary.subsets["not_fitted"] = np.ones(len(proteins), dtype=bool)
+    results = {
+        "metrics": [
+            summary.metric(name, model, subset)
+            for subset, model, name in product(summary.subsets, models, names)
+        ],
+        "comparisons": [
+            summary.comparison("three_state_accuracy", *each)
+            for each in product(summary.subsets, models[1:])
+        ],
+        "confusion": {
+            subset: {
+                model: {
+                    "states": SECONDARY_STRUCTURE,
+                    "counts": confusion[chosen].sum(axis=0).tolist(),
+                }
+                for model, confusion in confusions.items()
+            }
+            for subset, chosen in summary.subsets.items()
+        },
+    }
+    stacked = np.concatenate(list(confusions.values()))
+    table = {
+        **summary.columns(models),
+        "residues": pa.array(stacked.sum(axis=(1, 2)).round().astype(np.int32)),
+        "correct": pa.array(np.trace(stacked, axis1=1, axis2=2)),
+        "three_state_accuracy": pa.array(_accuracies(stacked), from_pandas=True),
+    }
+    return results, pa.table(table)
+
+
+def _fractions(confusion: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], ...]]:
+    """Return by metric the accuracy of each protein, or its correct and all residues to pool."""
+    return {
+        "three_state_accuracy": (_accuracies(confusion),),
+        "three_state_accuracy_per_residue": (
+            np.trace(confusion, axis1=1, axis2=2),
+            confusion.sum(axis=(1, 2)),
+        ),
+        **{
+            f"recall_{state}": (confusion[:, index, index], confusion[:, index].sum(axis=1))
+            for index, state in enumerate(SECONDARY_STRUCTURE)
+        },
+    }
 
 
 def _accuracies(confusion: NDArray[np.float64]) -> NDArray[np.float64]:

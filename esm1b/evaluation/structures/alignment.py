@@ -1,6 +1,7 @@
-"""Where the residues with coordinates stand in the full sequence of a chain."""
+"""Positions of the residues with coordinates in the full sequence of a chain."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -18,28 +19,21 @@ _NUMBERING_BONUS: Final = 0.5
 def bonded_segments(residues: Sequence[NDArray[np.float64]]) -> list[tuple[int, int]]:
     """Return the runs `(start, stop)` of residues that follow one another without a gap.
 
-    Args:
-        residues: N, CA, C and CB of each, `[4, 3]` in angstrom, NaN where unknown. Without C or the
-            next N, the distance of the CA atoms decides.
+    `residues` are N, CA, C and CB of each, `[4, 3]` in angstrom, NaN where unknown. Without C or
+    the next N, the distance of the CA atoms decides.
     """
     if not residues:
         return []
-    starts = [0]
-    for index in range(1, len(residues)):
-        before, after = residues[index - 1], residues[index]
-        bond = float(np.linalg.norm(before[2] - after[0]))
-        step = float(np.linalg.norm(before[1] - after[1]))
-        bonded = step < _ALPHA_STEP if np.isnan(bond) else bond < _PEPTIDE_BOND
-        if not bonded:
-            starts.append(index)
-    return list(zip(starts, [*starts[1:], len(residues)], strict=True))
+    before, after = np.array(residues[:-1]), np.array(residues[1:])
+    bond = np.linalg.norm(before[:, 2] - after[:, 0], axis=1)
+    step = np.linalg.norm(before[:, 1] - after[:, 1], axis=1)
+    bonded = np.where(np.isnan(bond), step < _ALPHA_STEP, bond < _PEPTIDE_BOND)
+    ends = [*(np.flatnonzero(~bonded) + 1).tolist(), len(residues)]
+    return list(pairwise([0, *ends]))
 
 
 def place_segments(
-    sequence: str,
-    observed: str,
-    numbers: Sequence[int],
-    segments: Sequence[tuple[int, int]],
+    sequence: str, observed: str, numbers: Sequence[int], segments: Sequence[tuple[int, int]]
 ) -> list[int]:
     """Return the position in `sequence`, from 0, of every observed residue; empty if none fits.
 
@@ -49,8 +43,8 @@ def place_segments(
 
     Args:
         sequence: all residues of the chain, one letter each.
-        observed: those with coordinates.
-        numbers: the author's residue number of each observed residue.
+        observed: residues with coordinates.
+        numbers: the author's number of each observed residue.
         segments: `(start, stop)` runs of `observed` without a gap inside.
     """
     letters = np.frombuffer(sequence.encode(), dtype=np.uint8)
@@ -60,21 +54,20 @@ def place_segments(
     came_from: list[NDArray[np.int64]] = []
     for index, (start, stop) in enumerate(segments):
         matches = _matches(letters, seen[start:stop])
-        if index == 0:
-            before, origin = np.zeros(places), np.full(places, -1)
-        else:
+        if index > 0:
             length = segments[index - 1][1] - segments[index - 1][0]
             gap = numbers[start] - numbers[start - 1] - 1
-            before, origin = _best_before(scores, length, gap)
-        scores = before + matches
-        came_from.append(origin)
+            scores, origin = _best_before(scores, length, gap)
+            came_from.append(origin)
+        scores = scores + matches
     place = int(np.argmax(scores))
     if not segments or not np.isfinite(scores[place]):
         return []
     positions: list[int] = []
-    for (start, stop), origin in zip(reversed(segments), reversed(came_from), strict=True):
+    for start, stop in reversed(segments):
         positions[:0] = range(place, place + stop - start)
-        place = int(origin[place])
+        if came_from:
+            place = int(came_from.pop()[place])
     return positions
 
 
@@ -90,12 +83,12 @@ def _matches(letters: NDArray[np.uint8], segment: NDArray[np.uint8]) -> NDArray[
 def _best_before(
     scores: NDArray[np.float64], length: int, gap: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return, for each start, the best score of the segment before it and where that one starts.
+    """Return, for each start, the best score of the segment before it and the start of that one.
 
     Args:
-        scores: of the segment before, by its start.
-        length: of the segment before.
-        gap: how many residues the numbering leaves out between the two.
+        scores: scores of the segment before, by its start.
+        length: length of the segment before.
+        gap: number of residues missing between the two, by their numbers.
     """
     places = scores.size
     best, origin = np.full(places, -np.inf), np.full(places, -1)

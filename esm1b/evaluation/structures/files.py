@@ -31,7 +31,8 @@ _CIF: Final[Any] = MMCIFParser
 _CIF_TABLE: Final[Any] = MMCIF2Dict
 
 _BACKBONE: Final = ("N", "CA", "C", "CB")
-# Fewer matches than this between the residues seen and the sequence stated is a damaged file.
+_CA: Final = 1
+# With fewer matches than this between observed residues and stated sequence, a file is damaged.
 _LEAST_AGREEMENT: Final = 0.9
 
 
@@ -39,9 +40,8 @@ _LEAST_AGREEMENT: Final = 0.9
 class ProteinChain:
     """A chain as its file states it.
 
-    `sequence` is all of it, modified residues as their parent amino acid and unknown ones as X;
-    `backbone` holds N, CA, C and CB, `[length, 4, 3]` in angstrom, NaN for atoms without
-    coordinates.
+    `sequence` has all residues, modified ones as their parent amino acid and unknown ones as X;
+    `backbone` holds N, CA, C and CB, `[length, 4, 3]` in angstrom, NaN for missing atoms.
     """
 
     name: str
@@ -57,13 +57,21 @@ class _Residue:
     atoms: NDArray[np.float64]  # [4, 3]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
-    """What is needed of a file: its residues and its stated sequences, by chain."""
+_Chains = dict[str, list[_Residue]]
+"""The residues with coordinates by chain."""
 
-    residues: Mapping[str, Sequence[_Residue]]
-    sequences: Mapping[str, str]
-    numbered: bool  # a residue's number is its place in the sequence, from 1
+
+def read_text(path: Path, encoding: str) -> str:
+    """Return the text of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+        UserError: the file is missing, damaged or in another encoding.
+    """
+    try:
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode(encoding)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 def structure_name(path: Path) -> str:
@@ -72,47 +80,33 @@ def structure_name(path: Path) -> str:
 
 
 def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
-    """Return the named chain of a structure file, or the first with at least 20 residues.
-
-    Returns:
-        None where no chain was named and none is a protein of that length.
+    """Return the named chain of a structure file, or the first with at least 20 residues, or None.
 
     Raises:
         UserError: the file cannot be read, or lacks the named chain, or its coordinates do not fit
             its sequence.
     """
-    text = _read_text(path)
+    text = read_text(path, "latin-1")
     is_cif = path.name.removesuffix(".gz").endswith(".cif")
     try:
-        entry = _parse_cif(text) if is_cif else _parse_pdb(text)
-    except Exception as error:  # Biopython raises whatever its parsing runs into
+        chains, sequences = _parse_cif(text) if is_cif else _parse_pdb(text)
+    except Exception as error:  # Biopython's parsers raise errors of any type
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path}: cannot be read as a structure: {reason}") from error
-    if not entry.residues:
+    if not chains:
         raise UserError(f"{path}: holds no protein residue; expected a PDB or mmCIF structure")
+    long = (name for name, seen in chains.items() if len(seen) >= MINIMUM_RESIDUES)
+    chain = next(long, None) if chain is None else chain
     if chain is None:
-        long = (name for name, seen in entry.residues.items() if len(seen) >= MINIMUM_RESIDUES)
-        chain = next(long, None)
-        if chain is None:
-            return None
-    if chain not in entry.residues:
-        raise UserError(
-            f"{path}: no protein chain {chain!r}; expected one of {', '.join(entry.residues)}"
-        )
-    return _align(path, chain, entry)
+        return None
+    if chain not in chains:
+        raise UserError(f"{path}: no protein chain {chain!r}; expected one of {', '.join(chains)}")
+    # In mmCIF a residue's number is its place in the sequence, from 1.
+    return _align(path, chain, chains[chain], sequences.get(chain), numbered=is_cif)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    return content.decode("latin-1")
-
-
-def _parse_pdb(text: str) -> _Entry:
+def _parse_pdb(text: str) -> tuple[_Chains, dict[str, str]]:
+    """Return the chains and the stated sequence of each."""
     first_model = text.split("\nENDMDL", 1)[0] + "\n"
     named: dict[str, list[str]] = {}
     parents: dict[str, str] = {}
@@ -122,32 +116,23 @@ def _parse_pdb(text: str) -> _Entry:
         elif line.startswith("MODRES"):
             parents[line[12:15].strip()] = line[24:27].strip()
     structure = _PDB(QUIET=True).get_structure("", io.StringIO(first_model))
-    return _Entry(
-        residues=_residues_by_chain(structure, parents),
-        sequences={chain: _letters(names, parents) for chain, names in named.items()},
-        numbered=False,
-    )
+    sequences = {chain: _letters(names, parents) for chain, names in named.items()}
+    return _residues_by_chain(structure, parents), sequences
 
 
-def _parse_cif(text: str) -> _Entry:
+def _parse_cif(text: str) -> tuple[_Chains, dict[str, str]]:
+    """Return the chains and the stated sequence of each."""
     table = _CIF_TABLE(io.StringIO(text))
-    parents = dict(
-        zip(
-            table.get("_pdbx_struct_mod_residue.label_comp_id", []),
-            table.get("_pdbx_struct_mod_residue.parent_comp_id", []),
-            strict=True,
-        )
-    )
-    # Numbers along the sequence leave out what is no polymer; chain names are the author's.
+
+    def rows(category: str, *columns: str) -> Iterator[Any]:
+        return zip(*(table.get(f"_{category}.{column}", []) for column in columns), strict=True)
+
+    parents = dict(rows("pdbx_struct_mod_residue", "label_comp_id", "parent_comp_id"))
+    # label_seq_id counts along the sequence, for polymers only; chain names are the author's.
     parser = _CIF(auth_residues=False, QUIET=True)
-    residues = _residues_by_chain(parser.get_structure("", io.StringIO(text)), parents)
+    chains = _residues_by_chain(parser.get_structure("", io.StringIO(text)), parents)
     by_entity: dict[str, dict[str, str]] = {}
-    for entity, number, name in zip(
-        table.get("_entity_poly_seq.entity_id", []),
-        table.get("_entity_poly_seq.num", []),
-        table.get("_entity_poly_seq.mon_id", []),
-        strict=True,
-    ):
+    for entity, number, name in rows("entity_poly_seq", "entity_id", "num", "mon_id"):
         by_entity.setdefault(entity, {}).setdefault(number, name)  # the first of two at one place
     entities: dict[str, str] = {}
     for chain, entity, number in zip(
@@ -163,7 +148,7 @@ def _parse_cif(text: str) -> _Entry:
         for chain, entity in entities.items()
         if entity in by_entity
     }
-    return _Entry(residues=residues, sequences=sequences, numbered=True)
+    return chains, sequences
 
 
 def _letters(names: Sequence[str], parents: Mapping[str, str]) -> str:
@@ -171,7 +156,7 @@ def _letters(names: Sequence[str], parents: Mapping[str, str]) -> str:
 
 
 def _letter(name: str, parents: Mapping[str, str]) -> str | None:
-    """Return the amino acid of a residue name; the file's own word on its parent comes first."""
+    """Return the amino acid of a residue name; the parent that the file states comes first."""
     if name in protein_letters_3to1:
         return str(protein_letters_3to1[name])
     parent = protein_letters_3to1.get(parents.get(name, ""))
@@ -179,11 +164,11 @@ def _letter(name: str, parents: Mapping[str, str]) -> str | None:
     return str(letter) if letter else None
 
 
-def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> dict[str, list[_Residue]]:
+def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> _Chains:
     """Return the residues of each chain of the first model, in the order of the file.
 
-    A HETATM residue belongs to the chain if a peptide bond ties it to a neighbour: MSE does, a free
-    amino acid, a ligand or a calcium ion (its atom is named CA too) does not.
+    A HETATM residue belongs to the chain if a peptide bond ties it to a neighbour: MSE does; a free
+    amino acid, a ligand and a calcium ion (its atom is named CA too) do not.
     """
     chains = {}
     for chain in next(iter(structure), []):
@@ -191,19 +176,13 @@ def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> dict[str, 
         for residue in chain:
             _, number, insertion = residue.id
             places.setdefault((number, insertion), []).append(residue)
-        found = [
-            chosen
-            for (number, _), alternatives in places.items()
-            if (chosen := _best_conformer(number, alternatives, parents)) is not None
-        ]
-        tied = {
-            index
-            for start, stop in bonded_segments([residue.atoms for residue in found])
-            for index in range(start, stop)
-            if stop - start > 1
-        }
+        best = (_best_conformer(number, each, parents) for (number, _), each in places.items())
+        found = [residue for residue in best if residue is not None]
         kept = [
-            residue for index, residue in enumerate(found) if not residue.modified or index in tied
+            residue
+            for start, stop in bonded_segments([residue.atoms for residue in found])
+            for residue in found[start:stop]
+            if stop - start > 1 or not residue.modified
         ]
         if any(residue.letter != "X" for residue in kept):
             chains[str(chain.id)] = kept
@@ -213,43 +192,36 @@ def _residues_by_chain(structure: Any, parents: Mapping[str, str]) -> dict[str, 
 def _best_conformer(
     number: int, alternatives: Sequence[Any], parents: Mapping[str, str]
 ) -> _Residue | None:
-    """Return the conformer whose CA has the highest occupancy; None for what has no CA."""
+    """Return the conformer whose CA has the highest occupancy, None where none has a CA."""
     best: _Residue | None = None
     highest = -np.inf
-    for residue in _single_types(alternatives):
-        for location in _locations(residue):
-            atoms = {name: _atom(residue, name, location) for name in _BACKBONE}
-            alpha = atoms["CA"]
-            occupancy = -np.inf if alpha is None else alpha.get_occupancy() or 0.0
-            if occupancy <= highest:
-                continue
+    for residue, location in _conformers(alternatives):
+        atoms = [_atom(residue, name, location) for name in _BACKBONE]
+        occupancy = atoms[_CA].get_occupancy() or 0.0
+        if occupancy > highest:
             highest = occupancy
+            unknown = np.full(3, np.nan)
+            coordinates = [unknown if atom is None else atom.get_coord() for atom in atoms]
             best = _Residue(
                 letter=_letter(residue.get_resname().strip(), parents) or "X",
                 number=number,
                 modified=residue.id[0].strip() != "",
-                atoms=np.array(
-                    [
-                        np.full(3, np.nan) if atom is None else atom.get_coord()
-                        for atom in atoms.values()
-                    ],
-                    dtype=np.float64,
-                ),
+                atoms=np.array(coordinates, dtype=np.float64),
             )
     return best
 
 
-def _single_types(alternatives: Sequence[Any]) -> Iterator[Any]:
-    """Yield residues of one type each: a place can hold two in one conformer each."""
-    for residue in alternatives:
-        # 2 is Biopython's mark of a DisorderedResidue, a wrapper around several types.
-        yield from residue.disordered_get_list() if residue.is_disordered() == 2 else [residue]
-
-
-def _locations(residue: Any) -> list[str]:
-    if "CA" not in residue or residue["CA"].is_disordered() != 2:
-        return [" "]
-    return [str(name) for name in residue["CA"].disordered_get_id_list()]
+def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+    """Yield residues of one type that have a CA, with each alternate location of it."""
+    for place in alternatives:
+        # 2 is Biopython's mark of a wrapper: around the residue types of one place, one in
+        # each conformer, or around the locations of one atom.
+        for residue in place.disordered_get_list() if place.is_disordered() == 2 else [place]:
+            if "CA" in residue:
+                alpha = residue["CA"]
+                wrapped = alpha.is_disordered() == 2
+                for location in alpha.disordered_get_id_list() if wrapped else [" "]:
+                    yield residue, location
 
 
 def _atom(residue: Any, name: str, location: str) -> Any:
@@ -262,14 +234,14 @@ def _atom(residue: Any, name: str, location: str) -> Any:
     return atom
 
 
-def _align(path: Path, chain: str, entry: _Entry) -> ProteinChain:
-    seen = entry.residues[chain]
+def _align(
+    path: Path, chain: str, seen: Sequence[_Residue], sequence: str | None, *, numbered: bool
+) -> ProteinChain:
     observed = "".join(residue.letter for residue in seen)
-    sequence = entry.sequences.get(chain)
     if sequence is None:  # the residues with coordinates are all that is known
         sequence = observed
         positions: Sequence[int] = range(len(seen))
-    elif entry.numbered:
+    elif numbered:
         positions = [residue.number - 1 for residue in seen]
     else:
         positions = place_segments(

@@ -1,15 +1,14 @@
-"""Where Cb is, and which residues touch."""
+"""Where Cb is, which residues touch, and which pairs are far enough apart to count."""
 
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION
-
 Glycine = Literal["impute", "ca"]
 
 CONTACT_DISTANCE: Final = 8.0  # angstrom
+MINIMUM_SEPARATION: Final = 6  # of the residues of a pair, along the sequence
 
 # Ideal Cb from N, CA and C: examples/contact_prediction.ipynb of facebookresearch/esm.
 _BOND: Final = 1.522  # CA-CB, angstrom
@@ -35,33 +34,43 @@ def impute_beta_carbons(
 def beta_carbons(
     sequence: str, backbone: NDArray[np.float64], *, glycine: Glycine
 ) -> NDArray[np.float64]:
-    """Return the atom that stands for each residue, `[length, 3]` in angstrom; NaN where unknown.
+    """Return a position for each residue, `[length, 3]` in angstrom; NaN where unknown.
 
-    Args:
-        sequence: the residues, which say where glycine is.
-        backbone: N, CA, C and CB, `[length, 4, 3]`; NaN for atoms that the file lacks.
-        glycine: `impute` places a Cb on glycine too, as the published notebook does; `ca` takes its
-            CA, the convention of many contact benchmarks.
+    `backbone` holds N, CA, C and CB, `[length, 4, 3]`, NaN for missing atoms. On glycine, `impute`
+    places a Cb too, as the published notebook does; `ca` takes its CA, the convention of many
+    contact benchmarks.
     """
     nitrogen, alpha, carbonyl, beta = (backbone[:, atom] for atom in range(4))
     missing = np.isnan(beta).any(axis=1, keepdims=True)
     beta = np.where(missing, impute_beta_carbons(nitrogen, alpha, carbonyl), beta)
     if glycine == "ca":
-        is_glycine = np.array([residue == "G" for residue in sequence], dtype=bool)
-        beta = np.where(is_glycine[:, None], alpha, beta)
+        is_glycine = np.array(list(sequence))[:, None] == "G"
+        beta = np.where(is_glycine, alpha, beta)
     return beta
 
 
 def contact_pairs(beta: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return i and j, counted from 0, of the pairs with `j - i >= 6` closer than 8 angstrom.
 
-    Residues with NaN in `beta` `[length, 3]` touch nothing. Pairs are in order of i, then j.
+    Residues with NaN in `beta` `[length, 3]` have no contact. Pairs are in order of i, then j.
     """
     distances = np.linalg.norm(beta[:, None] - beta[None, :], axis=-1)
     with np.errstate(invalid="ignore"):
         touching = np.triu(distances < CONTACT_DISTANCE, MINIMUM_SEPARATION)
     first, second = np.nonzero(touching)
     return first.astype(np.int32), second.astype(np.int32)
+
+
+def pair_mask(
+    observed: NDArray[np.bool_], first: int = MINIMUM_SEPARATION, beyond: int = 1 << 30
+) -> NDArray[np.bool_]:
+    """Return the pairs i < j that count, `[length, length]`.
+
+    Both residues are `observed` `[length]`, and `first <= j - i < beyond`.
+    """
+    position = np.arange(observed.size)
+    separation = position[None, :] - position[:, None]
+    return (separation >= first) & (separation < beyond) & observed[None, :] & observed[:, None]
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

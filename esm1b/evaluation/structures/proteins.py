@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,10 @@ _log = logging.getLogger(__name__)
 class Protein:
     """A row of the structure table.
 
-    `residues` are tokens `[length]`, `observed` says which have coordinates `[length]`, `contacts`
-    holds i and j of the pairs in contact `[2, contacts]`, counted from 0 with i < j. `kind` is
-    `fit`, `test` or `unseen` (`validation` too in a table of secondary structure), or None where
-    nobody has chosen; `ss3` has H, E or C per residue.
+    `group` is the unit of the bootstrap. `kind` is `fit`, `test` or `unseen` (`validation`, which
+    fits too, in a table of secondary structure), or None where nobody has chosen. `residues` are
+    tokens `[length]`, `observed` those with coordinates `[length]`; `contacts` holds i and j of the
+    pairs in contact `[2, contacts]`, counted from 0 with i < j; `ss3` has H, E or C per residue.
     """
 
     id: str
@@ -46,38 +47,39 @@ def proteins_of(table: pa.Table, source: Path) -> list[Protein]:
     """Return the proteins of a structure table, sorted by id.
 
     Raises:
-        UserError: a sequence holds what is no residue; `source` is named as its file.
+        UserError: a sequence has a character that is not a residue; `source` is named as the file.
     """
-    proteins = []
-    for row in table.to_pylist():
-        try:
-            residues = encode(row["sequence"])
-        except ValueError as error:
-            raise UserError(f"{source}: row {row['id']}: sequence: {error}") from error
-        proteins.append(
-            Protein(
-                id=row["id"],
-                group=row["group"],
-                kind=row["kind"],
-                residues=residues,
-                observed=np.frombuffer(row["observed"].encode(), dtype=np.uint8) == ord("1"),
-                contacts=np.array([row["contact_i"], row["contact_j"]], dtype=np.int64),
-                ss3=row["ss3"],
-            )
-        )
-    return sorted(proteins, key=lambda protein: protein.id)
+    rows = sorted(table.to_pylist(), key=lambda row: row["id"])
+    return [protein_of(row, f"{source}: row {row['id']}") for row in rows]
+
+
+def protein_of(row: Mapping[str, Any], where: str) -> Protein:
+    """Return the protein of a row of the structure table.
+
+    Raises:
+        UserError: the sequence has a character that is not a residue; `where` names the row.
+    """
+    try:
+        residues = encode(row["sequence"])
+    except ValueError as error:
+        raise UserError(f"{where}: sequence: {error}") from error
+    return Protein(
+        id=row["id"],
+        group=row["group"],
+        kind=row["kind"],
+        residues=residues,
+        observed=np.frombuffer(row["observed"].encode(), dtype=np.uint8) == ord("1"),
+        contacts=np.array([row["contact_i"], row["contact_j"]], dtype=np.int64),
+        ss3=row["ss3"],
+    )
 
 
 def fitting_length(proteins: Sequence[Protein], longest: int) -> list[Protein]:
     """Return the proteins of at most `longest` residues: the model has no positions for more."""
     kept = [protein for protein in proteins if protein.residues.size <= longest]
-    if len(kept) < len(proteins):
-        _log.info(
-            "left out %d of %d proteins: longer than %d residues",
-            len(proteins) - len(kept),
-            len(proteins),
-            longest,
-        )
+    if left_out := len(proteins) - len(kept):
+        message = "left out %d of %d proteins: longer than %d residues"
+        _log.info(message, left_out, len(proteins), longest)
     return kept
 
 
@@ -87,8 +89,8 @@ def draw_kinds(
     """Return the proteins with a kind each; a table that states kinds keeps them.
 
     Otherwise whole groups are taken, in the order of a hash of seed and group, until there are
-    `fit_proteins` to fit; the rest are `test`. The order of the proteins does not matter, and a
-    protein added later disturbs few of the others.
+    `fit_proteins` to fit; the rest are `test`. The order of the proteins does not matter, and an
+    added protein changes the kind of few others.
 
     Raises:
         UserError: kinds are stated for some rows only, or no protein is left to fit or to test.
@@ -122,10 +124,10 @@ def draw_kinds(
 
 
 def unit_of(proteins: Sequence[Protein]) -> str:
-    """Return what a group is: `protein` where each is its own group, else `family`."""
+    """Return the word for a group: `protein` where each is its own group, else `family`."""
     return "protein" if all(item.group == item.id for item in proteins) else "family"
 
 
 def keyed_order(seed: int, name: str) -> bytes:
-    """Return a sort key that puts names in an order of chance, the same in any company."""
+    """Return a sort key that puts names in a random order, independent of the other names."""
     return hashlib.sha256(f"{seed}:{name}".encode()).digest()

@@ -1,13 +1,31 @@
-"""The structure table: sequences with what is known of their structure, one row per protein."""
+"""The structure table: sequences and their known structure, one row per protein.
 
-from collections.abc import Mapping, Sequence
+It is read from Parquet, or from a folder of PDB and mmCIF files.
+"""
+
+import csv
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
 
+from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.separation import MINIMUM_SEPARATION
+from esm1b.evaluation.structures.files import SUFFIXES, read_chain, read_text, structure_name
+from esm1b.evaluation.structures.geometry import (
+    MINIMUM_SEPARATION,
+    Glycine,
+    beta_carbons,
+    contact_pairs,
+)
+
+_log = logging.getLogger(__name__)
 
 KINDS: Final = ("fit", "test", "unseen")
 
@@ -26,17 +44,121 @@ STRUCTURE_SCHEMA: Final = pa.schema(
         ("ss3", pa.string()),
     ]
 )
-_OPTIONAL: Final = {"ss3"}
 
 
-def validated_structures(path: Path, table: pa.Table) -> pa.Table:
+def read_structures(path: Path, *, glycine: Glycine = "impute") -> pa.Table:
+    """Return the structure table of a folder of structure files, or the one at `path` (Parquet).
+
+    A folder is searched with its subfolders for `.pdb`, `.ent` and `.cif`, plain or `.gz`. One
+    chain of each file is read: the one that `chains.csv` in the folder names (columns `chain` and
+    `file` or `pdb_id`; where there is a column `main`, rows with 1), else the first protein chain
+    with at least 20 residues. The sequence is the one the file states (SEQRES), or that of the
+    residues with coordinates where it states none. A residue is observed if it has a Cb, or N, CA
+    and C to place one.
+
+    Rows are sorted by id. From a folder, `group` is the id, `kind` and `ss3` are null.
+
+    Raises:
+        UserError: the folder has no structures, a file cannot be read, or the table is not one.
+    """
+    if path.is_dir():
+        return _read_folder(path, glycine)
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file or folder") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: expected a folder of structures or a Parquet table: {reason}"
+        ) from error
+    return _validated(path, table)
+
+
+def read_csv(path: Path) -> tuple[Sequence[str], list[dict[str, str | None]]]:
+    """Return the columns and the rows of a CSV file, plain or `.gz`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path, "utf-8-sig"), newline=""))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}: cannot be read as CSV: {error}") from error
+    return reader.fieldnames or [], rows
+
+
+def find_problem(row: Mapping[str, Any]) -> str | None:
+    """Return the first contradiction within a row of the structure table, or None."""
+    return next(_problems(row), None)
+
+
+def _read_folder(folder: Path, glycine: Glycine) -> pa.Table:
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.name.removesuffix(".gz").endswith(SUFFIXES) and not file.name.startswith(".")
+    )
+    if not files:
+        raise UserError(
+            f"{folder}: holds no structure; expected files named *.pdb, *.ent or *.cif, "
+            "plain or .gz"
+        )
+    chosen = _chosen_chains(folder / "chains.csv")
+    rows: dict[str, dict[str, Any]] = {}
+    for file in tqdm(files, desc="structures", unit="file", disable=None):
+        name = chosen.get(file.name) or chosen.get(structure_name(file).lower())
+        chain = read_chain(file, name)
+        if chain is None:
+            _log.warning("%s: left out, no protein chain of 20 residues or more", file)
+            continue
+        identifier = f"{structure_name(file)}_{chain.name}"
+        if identifier in rows:
+            raise UserError(f"{file}: {identifier} is in {folder} twice; expected it once")
+        beta = beta_carbons(chain.sequence, chain.backbone, glycine=glycine)
+        first, second = contact_pairs(beta)
+        rows[identifier] = {
+            "id": identifier,
+            "group": identifier,
+            "kind": None,
+            "sequence": chain.sequence,
+            "observed": "".join("0" if np.isnan(atom).any() else "1" for atom in beta),
+            "contact_i": first,
+            "contact_j": second,
+            "ss3": None,
+        }
+    if not rows:
+        raise UserError(f"{folder}: no file holds a protein chain of 20 residues or more")
+    return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=STRUCTURE_SCHEMA)
+
+
+def _chosen_chains(path: Path) -> Mapping[str, str]:
+    """Return the chain to use by file name or lower-case PDB id; the first row of each counts."""
+    if not path.exists():
+        return {}
+    columns, rows = read_csv(path)
+    if "chain" not in columns or not {"file", "pdb_id"} & set(columns):
+        raise UserError(
+            f"{path}: has the columns {', '.join(columns) or 'none'}; "
+            "expected chain and file or pdb_id"
+        )
+    chosen: dict[str, str] = {}
+    for row in rows:
+        if row.get("main", "1") == "1":
+            file = row.get("file")
+            key = Path(file).name if file else str(row["pdb_id"]).lower()
+            chosen.setdefault(key, row["chain"] or "")
+    return chosen
+
+
+def _validated(path: Path, table: pa.Table) -> pa.Table:
     """Return `table` with exactly the columns of the schema, sorted by id.
 
     Raises:
         UserError: a column is missing or a row contradicts itself; `path` is named as the file.
     """
-    expected = [name for name in STRUCTURE_SCHEMA.names if name not in _OPTIONAL]
-    missing = [name for name in expected if name not in table.column_names]
+    missing = [name for name in STRUCTURE_SCHEMA.names if name not in {*table.column_names, "ss3"}]
     if missing:
         raise UserError(
             f"{path}: lacks the columns {', '.join(missing)}; "
@@ -53,66 +175,43 @@ def validated_structures(path: Path, table: pa.Table) -> pa.Table:
     table = table.sort_by("id")
     seen: set[str] = set()
     for row in table.to_pylist():
-        if (reason := _what_is_wrong(row)) is not None:
-            raise UserError(f"{path}: row {row['id']}: {reason}")
+        if (problem := find_problem(row)) is not None:
+            raise UserError(f"{path}: row {row['id']}: {problem}")
         if row["id"] in seen:
             raise UserError(f"{path}: row {row['id']}: the id occurs twice; expected it once")
         seen.add(row["id"])
     return table
 
 
-def _what_is_wrong(row: Mapping[str, Any]) -> str | None:
+def _problems(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a row; later problems may follow from the first."""
     for column in STRUCTURE_SCHEMA.names:
         if row[column] is None and column not in ("kind", "ss3"):
-            return f"{column} is null; expected a value"
-    length = len(row["sequence"])
+            yield f"{column} is null; expected a value"
+    length, observed = len(row["sequence"]), row["observed"]
     if length == 0:
-        return "the sequence is empty; expected residues"
-    if row["kind"] is not None and row["kind"] not in KINDS:
-        return f"kind is {row['kind']!r}; expected {', '.join(KINDS)} or null"
-    for column, alphabet in (("observed", "01"), ("ss3", "HEC")):
-        text = row[column]
-        if text is None:
-            continue
-        if len(text) != length:
-            return f"{column} has {len(text)} characters; expected {length}, one per residue"
-        # Structure is unknown where there are no coordinates, so any letter may stand there.
-        wrong = _first_wrong(text, alphabet, row["observed"] if column == "ss3" else None)
-        if wrong is not None:
-            return (
-                f"{column} has {text[wrong]!r} at position {wrong + 1}; "
-                f"expected one of {', '.join(alphabet)}"
-            )
-    return _what_is_wrong_with_contacts(row["contact_i"], row["contact_j"], row["observed"])
-
-
-def _first_wrong(text: str, alphabet: str, observed: str | None) -> int | None:
-    return next(
-        (
-            position
-            for position, letter in enumerate(text)
-            if letter not in alphabet and (observed is None or observed[position] == "1")
-        ),
-        None,
-    )
-
-
-def _what_is_wrong_with_contacts(
-    first: Sequence[int], second: Sequence[int], observed: str
-) -> str | None:
+        yield "the sequence is empty; expected residues"
+    if row["kind"] not in (*KINDS, None):
+        yield f"kind is {row['kind']!r}; expected {', '.join(KINDS)} or null"
+    for column, letters in (("observed", "01"), ("ss3", SECONDARY_STRUCTURE)):
+        text = row[column] or ""
+        if len(text) != length and row[column] is not None:
+            yield f"{column} has {len(text)} characters; expected {length}, one per residue"
+        for position, (letter, seen) in enumerate(zip(text, observed, strict=False), start=1):
+            # A residue without coordinates has no structure: any letter is accepted.
+            if letter not in letters and (column == "observed" or seen == "1"):
+                yield (
+                    f"{column} has {letter!r} at position {position}; "
+                    f"expected one of {', '.join(letters)}"
+                )
+    first, second = row["contact_i"], row["contact_j"]
     if len(first) != len(second):
-        return f"{len(first)} contact_i and {len(second)} contact_j; expected as many of each"
-    length = len(observed)
-    for i, j in zip(first, second, strict=True):
-        if (
-            i is None
-            or j is None
-            or not 0 <= i <= j - MINIMUM_SEPARATION < length - MINIMUM_SEPARATION
-        ):
-            return (
+        yield f"{len(first)} contact_i and {len(second)} contact_j; expected as many of each"
+    for i, j in zip(first, second, strict=False):
+        if i is None or j is None or not 0 <= i <= j - MINIMUM_SEPARATION or j >= length:
+            yield (
                 f"contact ({i}, {j}) in a sequence of {length}; expected positions from 0 "
                 f"at least {MINIMUM_SEPARATION} apart, the smaller first"
             )
-        if observed[i] != "1" or observed[j] != "1":
-            return f"contact ({i}, {j}) of a residue without coordinates; expected both observed"
-    return None
+        elif "0" in (observed[i], observed[j]):
+            yield f"contact ({i}, {j}) of a residue without coordinates; expected both observed"

@@ -82,7 +82,7 @@ def read_progress(directory: Path) -> Progress:
         seconds_left=_seconds_left(directory, update, updates, rate),
         attempts=len(started),
         state=_state(started, ended),
-        warning=next((l["message"] for l in reversed(attempts) if l["event"] == "warning"), None),
+        warning=next((x["message"] for x in reversed(attempts) if x["event"] == "warning"), None),
         seconds_ago=_age(directory / METRICS),
     )
 
@@ -125,7 +125,7 @@ def _state(started: list[dict[str, Any]], ended: list[dict[str, Any]]) -> str:
     if not started or not ended or ended[-1]["attempt"] < started[-1]["attempt"]:
         return "training"
     last = ended[-1]
-    return last["event"] + (f": {last['message']}" if last.get("message") else "")
+    return ": ".join(str(part) for part in (last["event"], last.get("message")) if part)
 
 
 def _age(path: Path) -> float | None:

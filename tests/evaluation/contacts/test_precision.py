@@ -6,29 +6,9 @@ from hypothesis import strategies as st
 from esm1b.evaluation.contacts.precision import (
     PRECISIONS,
     contact_precisions,
-    correct_average_product,
     precision_at,
-    symmetrise,
 )
-from esm1b.evaluation.structures.separation import pair_mask
-
-
-def test_symmetrising_is_the_sum_not_the_mean() -> None:
-    maps = np.array([[[1, 2], [3, 4]]], dtype=np.float32)
-    assert symmetrise(maps).tolist() == [[[2, 5], [5, 8]]]
-
-
-def test_the_average_product_is_taken_out_of_each_channel() -> None:
-    maps = np.array([[[2, 5], [5, 8]], [[1, 1], [1, 1]]], dtype=np.float32)
-    # First channel: rows and columns sum to 7 and 13, all to 20.
-    expected = [[2 - 49 / 20, 5 - 91 / 20], [5 - 91 / 20, 8 - 169 / 20]]
-    corrected = correct_average_product(maps)
-    assert corrected[0] == pytest.approx(np.array(expected), abs=1e-6)
-    assert corrected[1].tolist() == [[0, 0], [0, 0]]
-
-
-def test_a_map_of_zeros_stays_zero() -> None:
-    assert correct_average_product(np.zeros((1, 2, 2), dtype=np.float32)).tolist() == [[[0, 0]] * 2]
+from esm1b.evaluation.structures.geometry import pair_mask
 
 
 def test_ranges_are_short_medium_and_long_of_observed_residues() -> None:

@@ -7,11 +7,12 @@ from esm1b.evaluation.contacts.precision import contact_precisions
 from esm1b.evaluation.contacts.regression import (
     STRENGTHS,
     ContactRegression,
+    contact_features,
     contact_probabilities,
     fit_contact_regression,
 )
 from esm1b.evaluation.structures.proteins import Protein, proteins_of
-from esm1b.evaluation.structures.read import read_structures
+from esm1b.evaluation.structures.table import read_structures
 from tests.evaluation.fake_models import FakeModel, examples, truth_of, write_table
 
 
@@ -22,7 +23,7 @@ def proteins(tmp_path: Path, families: int = 6) -> list[Protein]:
 
 def test_the_head_that_attends_to_contacts_is_found(tmp_path: Path) -> None:
     model = FakeModel(attend=truth_of(examples({"fit": 6})))
-    regression = fit_contact_regression(model, proteins(tmp_path))
+    regression = fit_contact_regression(model.attentions, proteins(tmp_path))
     assert regression.failed is None
     assert regression.inverse_strength == 0.15
     assert np.flatnonzero(regression.coefficients).tolist() == [1]
@@ -36,14 +37,16 @@ def test_the_head_that_attends_to_contacts_is_found(tmp_path: Path) -> None:
 
 
 def test_noise_at_the_published_strength_keeps_no_coefficient(tmp_path: Path) -> None:
-    regression = fit_contact_regression(FakeModel(), proteins(tmp_path))
+    regression = fit_contact_regression(FakeModel().attentions, proteins(tmp_path))
     assert regression.failed == "the regression kept no coefficient at C = 0.15"
     assert not regression.coefficients.any()
 
 
 def test_the_strength_is_chosen_on_groups_left_out(tmp_path: Path) -> None:
     model = FakeModel(attend=truth_of(examples({"fit": 6})))
-    regression = fit_contact_regression(model, proteins(tmp_path), regularisation="cross-validate")
+    regression = fit_contact_regression(
+        model.attentions, proteins(tmp_path), regularisation="cross-validate"
+    )
     assert list(regression.held_out_precision) == list(STRENGTHS)
     # The signal is perfect, so the strongest penalty that keeps it is as good as any.
     kept = [c for c, precision in regression.held_out_precision.items() if precision == 1.0]
@@ -54,8 +57,8 @@ def test_the_strength_is_chosen_on_groups_left_out(tmp_path: Path) -> None:
 def test_the_order_of_the_proteins_does_not_matter(tmp_path: Path) -> None:
     model = FakeModel(attend=truth_of(examples({"fit": 4})))
     some = proteins(tmp_path, 4)
-    first = fit_contact_regression(model, some, regularisation="cross-validate")
-    second = fit_contact_regression(model, some[::-1], regularisation="cross-validate")
+    first = fit_contact_regression(model.attentions, some, regularisation="cross-validate")
+    second = fit_contact_regression(model.attentions, some[::-1], regularisation="cross-validate")
     assert first.inverse_strength == second.inverse_strength
     assert first.coefficients == pytest.approx(second.coefficients, rel=1e-2)
 
@@ -74,11 +77,23 @@ def test_proteins_without_contacts_fit_nothing(tmp_path: Path) -> None:
     ]
     for regularisation in (0.15, "cross-validate"):
         regression = fit_contact_regression(
-            FakeModel(),
-            rows,
-            regularisation=regularisation,
+            FakeModel().attentions, rows, regularisation=regularisation
         )
         assert regression.failed is not None
+
+
+def test_features_are_symmetric_sums_without_the_average_product() -> None:
+    maps = np.array([[[1, 2], [3, 4]], [[0.5, 0.5], [0.5, 0.5]]], dtype=np.float32)
+    features = contact_features(maps)
+    # The first a + a^T, the sum and not the mean, is 2 5 / 5 8: rows and columns sum to 7 and 13,
+    # all to 20.
+    expected = [[2 - 49 / 20, 5 - 91 / 20], [5 - 91 / 20, 8 - 169 / 20]]
+    assert features[0] == pytest.approx(np.array(expected), abs=1e-6)
+    assert features[1].tolist() == [[0, 0], [0, 0]]
+
+
+def test_features_of_a_map_of_zeros_are_zero() -> None:
+    assert contact_features(np.zeros((1, 2, 2), dtype=np.float32)).tolist() == [[[0, 0]] * 2]
 
 
 def test_probabilities_are_the_logistic_of_corrected_maps() -> None:

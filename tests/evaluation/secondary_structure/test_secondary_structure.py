@@ -196,7 +196,7 @@ def test_one_group_cannot_choose_a_penalty(evaluate: Callable[..., Any], tmp_pat
         (["id,sequence,ss3", "p1,ACD"], r"row 1 \(p1\): ss3 has 0 characters; expected 3"),
         (["id,sequence,ss3", "p1,ACD,HGC"], r"row 1 \(p1\): ss3 has 'G' at position 2; expected"),
         (["id,sequence,ss3", "p1,A1D,HHC"], r"row 1 \(p1\): sequence: '1' at position 2"),
-        (["id,sequence,ss3", "p1,,"], r"row 1 \(p1\): sequence is empty"),
+        (["id,sequence,ss3", "p1,,"], r"row 1 \(p1\): the sequence is empty"),
         (["id,sequence,ss3", ",ACD,HHH"], "row 1: id is empty"),
         (["id,sequence,ss3", "p1,A,H", "p1,A,H"], r"row 2 \(p1\): the id occurs twice"),
         (["id,split,sequence,ss3", "p1,dev,A,H"], r"row 1 \(p1\): split is 'dev'; expected train"),
@@ -211,10 +211,10 @@ def test_a_malformed_table_is_told(tmp_path: Path, lines: list[str], reason: str
 
 
 def test_unusable_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read as CSV"):
+    with pytest.raises(UserError, match=r"absent\.csv: cannot be read: "):
         read_labelled_proteins(tmp_path / "absent.csv")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"sequence,ss3\nAC,HH\n" * 9)[:-9])
-    with pytest.raises(UserError, match=r"cut\.csv\.gz: cannot be read as CSV"):
+    with pytest.raises(UserError, match=r"cut\.csv\.gz: cannot be read: "):
         read_labelled_proteins(tmp_path / "cut.csv.gz")
     with pytest.raises(UserError, match="is a folder; expected a CSV"):
         read_labelled_proteins(tmp_path)

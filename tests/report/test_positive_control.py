@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from esm1b.evaluation.measured import Evaluation, parse_evaluation
-from esm1b.evaluation.positive_control import has_control, passed, positive_control
+from esm1b.evaluation.results import Evaluation, parse_evaluation
+from esm1b.report.positive_control import has_control, passed, positive_control
 from tests.report import examples
 
 

@@ -1,8 +1,10 @@
+import json
 import subprocess
 from pathlib import Path
 
-from esm1b.report.provenance import configuration, git_commit, software
-from esm1b.versions import versions
+from esm1b.report.run_facts import configuration, git_commit, run_facts
+from esm1b.weights.model_directory import ModelDirectory
+from tests.report import examples
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -38,11 +40,16 @@ def test_configuration_explains_its_keys() -> None:
     description = {"run": "tiny", "model": {"layers": 2}, "pretraining": {"append_eos": True}}
     assert list(configuration(description)) == [
         ("run", "tiny", ""),
-        ("model.layers", "2", "transformer layers"),
-        ("pretraining.append_eos", "true", "whether `<eos>` closes each sequence"),
+        ("model.layers", "2", "number of transformer layers"),
+        ("pretraining.append_eos", "true", "end each sequence with `<eos>`"),
     ]
 
 
-def test_versions_are_in_one_line() -> None:
-    assert next(iter(versions())) == "python"
-    assert software({"python": "3.11.7", "torch": "2.13.0"}) == "python 3.11.7, torch 2.13.0"
+def test_versions_are_in_one_line(tmp_path: Path) -> None:
+    model = examples.write_run(tmp_path)[0]
+    own = run_facts(ModelDirectory(model), examples.MANIFEST, examples.TRAINING)["facts"]
+    assert own["Software"].startswith("python 3.")
+    versions = {"python": "3.11.7", "torch": "2.13.0"}
+    (model / "esm1b.json").write_text(json.dumps({**examples.MODEL, "versions": versions}))
+    facts = run_facts(ModelDirectory(model), examples.MANIFEST, examples.TRAINING)["facts"]
+    assert facts["Software"] == "python 3.11.7, torch 2.13.0"

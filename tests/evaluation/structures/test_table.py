@@ -13,8 +13,7 @@ import pytest
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.files import read_chain
 from esm1b.evaluation.structures.geometry import impute_beta_carbons
-from esm1b.evaluation.structures.read import read_structures
-from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA
+from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA, read_structures
 from tests.evaluation.structure_text import NAMES, Header, Row, cif_text, helix, pdb_text, rows
 
 SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"

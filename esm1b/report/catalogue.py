@@ -1,0 +1,132 @@
+"""Words and facts about each evaluation, for the page, the terminal and model cards.
+
+A new evaluation needs a row in `FACTS` and names for its models; figure, table and section of the
+page have defaults.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from esm1b.evaluation.results import Evaluation
+
+MODEL_NAMES: Final[Mapping[str, str]] = {
+    "trained": "trained model",
+    "untrained": "untrained networks",
+    "residue_frequencies": "residue frequencies",
+    "site_independent": "site-independent bound",
+    "exact_optimum": "exact optimum",
+    "mean_map": "mean map",
+    "separation_prior": "separation prior",
+    "random_pairs": "random pairs",
+    "one_hot_window": "one-hot window",
+    "majority_class": "majority class",
+}
+SUBSET_NAMES: Final[Mapping[str, str]] = {
+    "test": "test",
+    "unseen": "never seen",
+    "not_fitted": "test and never seen",
+    "validation": "validation",
+}
+STATE_NAMES: Final[Mapping[str, str]] = {"H": "helix", "E": "strand", "C": "coil"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Words and facts about an evaluation.
+
+    Attributes:
+        title: heading of its section.
+        name: main metric in `metrics.json`.
+        compared: metric of the comparisons.
+        decimals: decimals of the main metric.
+        label: label of the main metric in the figure.
+        headline: title of its card at the top of the page.
+        beside: baselines on that card; `unseen` is the trained model on families never seen.
+        heading: heading of its table in the terminal; with `{units}` it has no heads of columns.
+        plural: word for several published values.
+        task: Hugging Face's name of the task.
+        dataset: identifier and name of real data on the model card.
+        card: metrics on the model card, with Hugging Face's name of each and ours.
+    """
+
+    title: str
+    name: str
+    compared: str
+    decimals: int = 3
+    label: str
+    headline: str
+    beside: Sequence[str]
+    heading: str
+    plural: str
+    task: str
+    dataset: tuple[str, str]
+    card: Mapping[str, tuple[str, str]]
+
+    def main_subset(self, evaluation: Evaluation) -> str:
+        """Return the subset that leads: test, or else the first."""
+        subsets = evaluation.subsets(self.name)
+        return "test" if "test" in subsets else subsets[0]
+
+
+FACTS: Final[Mapping[str, Facts]] = {
+    "perplexity": Facts(
+        title="Perplexity",
+        name="perplexity_mask_positions_20",
+        compared="cross_entropy_mask_positions_20",
+        decimals=2,
+        label="perplexity at <mask> positions, over the 20 amino acids; lower is better",
+        headline="Masked perplexity",
+        beside=("residue_frequencies", "site_independent", "exact_optimum"),
+        heading="perplexity at <mask> positions of {units} held out, over 20 amino acids",
+        plural="perplexities",
+        task="fill-mask",
+        dataset=("held-out-sequences", "held-out sequences"),
+        card={
+            "perplexity_mask_positions_20": (
+                "perplexity",
+                "Perplexity at <mask>, of 20 amino acids (lower is better)",
+            ),
+        },
+    ),
+    "contacts": Facts(
+        title="Contacts",
+        name="precision_at_contacts",
+        compared="precision_at_contacts",
+        label="Precision of as many top pairs as there are contacts",
+        headline="Contact precision",
+        beside=("unseen", "untrained", "separation_prior"),
+        heading="contacts: precision of as many top pairs as contacts",
+        plural="precisions",
+        task="other",
+        dataset=("structures", "structures"),
+        card={
+            "precision_at_contacts": (
+                "precision",
+                "Contacts: precision of as many top pairs as contacts",
+            ),
+            "precision_at_L_long": (
+                "precision",
+                "Contacts: precision of the top L, long range (24 or more apart)",
+            ),
+        },
+    ),
+    "secondary_structure": Facts(
+        title="Secondary structure",
+        name="three_state_accuracy",
+        compared="three_state_accuracy",
+        label="Accuracy",
+        headline="Structure accuracy",
+        beside=("one_hot_window", "untrained", "majority_class"),
+        heading="secondary structure: three-state accuracy",
+        plural="accuracies",
+        task="token-classification",
+        dataset=("secondary-structure", "secondary structures"),
+        card={
+            "three_state_accuracy": (
+                "accuracy",
+                "Secondary structure: three-state accuracy of a linear probe",
+            ),
+        },
+    ),
+}

@@ -1,0 +1,112 @@
+"""The verdict on the demonstration: does the pipeline recover what was put into its data?
+
+Every check is a comparison with a 95 % interval that must be on the right side of zero. It claims
+that the pipeline finds couplings it was given and fails where it should; nothing about real
+proteins.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from esm1b.evaluation.results import Evaluation, Number
+from esm1b.report.catalogue import FACTS
+
+# By name: the evaluation, and the model that the trained one must beat. Structure is checked on
+# families of the corpus that the probe was not fitted on. Those never seen are in the table only: a
+# network that learns the profiles of its families knows none of them.
+_CHECKS: Final = {
+    "perplexity below the site-independent bound": ("perplexity", "site_independent"),
+    "contacts above families never seen": ("contacts", "trained"),
+    "contacts above separation prior": ("contacts", "separation_prior"),
+    "contacts above mean map": ("contacts", "mean_map"),
+    "contacts above untrained networks": ("contacts", "untrained"),
+    "structure above one-hot window": ("secondary_structure", "one_hot_window"),
+    "structure above untrained networks": ("secondary_structure", "untrained"),
+    "structure above majority class": ("secondary_structure", "majority_class"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One comparison; `difference` is trained minus the other, None where there is no number."""
+
+    evaluation: str
+    name: str
+    passed: bool
+    detail: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def has_control(evaluations: Mapping[str, Evaluation]) -> bool:
+    """Return whether the corpus is synthetic, so that there is a truth to recover."""
+    perplexity = evaluations.get("perplexity")
+    return perplexity is not None and "exact_optimum" in perplexity.models(FACTS["perplexity"].name)
+
+
+def passed(checks: Sequence[Check]) -> bool:
+    """Return whether all of them passed; no check at all proves nothing."""
+    return bool(checks) and all(check.passed for check in checks)
+
+
+def positive_control(evaluations: Mapping[str, Evaluation]) -> list[Check]:
+    """Return every check of the control; one without its comparison has failed."""
+    return [
+        _check(name, kind, evaluations.get(kind), against)
+        for name, (kind, against) in _CHECKS.items()
+    ]
+
+
+def _check(name: str, kind: str, evaluation: Evaluation | None, against: str) -> Check:
+    """Return whether the whole interval of the difference is on the right side of zero.
+
+    Perplexities are compared by the difference of cross-entropies, which must be below zero.
+    """
+
+    def failed(reason: str) -> Check:
+        return Check(evaluation=kind, name=name, passed=False, detail=reason)
+
+    if evaluation is None:
+        return failed("was not evaluated")
+    facts, is_perplexity = FACTS[kind], kind == "perplexity"
+    subset = "validation" if is_perplexity else "test"
+    against_subset = "unseen" if against == "trained" else subset
+    trained = evaluation.metric(facts.name, "trained", subset)
+    other = evaluation.metric(facts.name, against, against_subset)
+    if against == "untrained" and trained and trained.value is not None:
+        fits = evaluation.content.get("untrained_fits", [])
+        if fits and all(fit["coefficients_kept"] == 0 for fit in fits):
+            detail = (
+                f"{_text(trained, facts.decimals)}; none of the {len(fits)} untrained networks "
+                "kept a coefficient, so there is no contact that they predict"
+            )
+            return Check(evaluation=kind, name=name, passed=True, detail=detail)
+    difference = evaluation.comparison(facts.compared, subset, against, against_subset)
+    if difference is None:
+        return failed("was not compared")
+    if difference.value is None:
+        return failed(difference.failed or "has no value")
+    low, high = difference.low, difference.high
+    if low is None or high is None:
+        return failed(f"has no interval ({difference.units})")
+    quantity, unit = ("cross-entropy ", " nats") if is_perplexity else ("", "")
+    direction = "higher" if difference.value > 0 else "lower"
+    ends = sorted((abs(low), abs(high)))
+    interval = f"{ends[0]:.3f} to {ends[1]:.3f}" if low * high > 0 else "interval includes zero"
+    return Check(
+        evaluation=kind,
+        name=name,
+        passed=high < 0 if is_perplexity else low > 0,
+        detail=f"{_text(trained, facts.decimals)} against {_text(other, facts.decimals)}: "
+        f"{quantity}{direction} by {abs(difference.value):.3f}{unit} "
+        f"({interval}; {difference.units})",
+        difference=difference.value,
+        low=low,
+        high=high,
+    )
+
+
+def _text(number: Number | None, decimals: int) -> str:
+    return "no value" if number is None or number.value is None else f"{number.value:.{decimals}f}"
