@@ -16,6 +16,8 @@ from esm1b.corpus.config import CorpusConfig
 from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
 
+TrainingPrecision = Literal["fp32", "bf16", "fp16"]
+
 
 class ModelConfig(Section):
     """The network: ESM-1b's, at any size."""
@@ -76,7 +78,7 @@ class PretrainingConfig(Section):
     """decoupled weight decay of the matrices"""
     gradient_clipping: Annotated[float, Field(gt=0)] | None = None
     """largest norm of the whole gradient, or null"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: TrainingPrecision = "fp32"
     """of the forward and backward pass; master weights are always fp32, fp16 scales the loss"""
     init_from: str | None = None
     """model directory whose weights the run starts from; null: weights drawn by the seed"""

@@ -45,7 +45,7 @@ def estimate(
     from esm1b.config import load_config
     from esm1b.corpus.tokens.dataset import open_tokens
     from esm1b.files import write_json
-    from esm1b.pretraining.planning.estimate import assumed_data, measured_data
+    from esm1b.pretraining.planning.data import assumed_data, measured_data
     from esm1b.pretraining.planning.estimate import estimate as run
     from esm1b.pretraining.planning.estimate_text import estimate_text
     from esm1b.pretraining.planning.gpus import find_gpu

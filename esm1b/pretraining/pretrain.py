@@ -29,7 +29,7 @@ from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.metrics.monitor import name_log_lines
 from esm1b.pretraining.metrics.weights_and_biases import check_installed
 from esm1b.pretraining.options import Layout, RunOptions
-from esm1b.pretraining.planning.memory import automatic_micro_batch_tokens
+from esm1b.pretraining.planning.memory import TrainingMemory
 from esm1b.pretraining.start_processes import start_processes
 from esm1b.pretraining.trainer import Trainer
 from esm1b.stopping import StopRequest, TimeBudget
@@ -185,14 +185,16 @@ def _with_automatic_micro_batch(
 ) -> Layout:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     least = min((bytes_ for bytes_ in gathered(free, place) if bytes_ is not None), default=None)
-    tokens = automatic_micro_batch_tokens(
-        config.model.shape(),
+    memory = TrainingMemory(
+        shape=config.model.shape(),
         precision=config.pretraining.precision,
-        zero_stage=layout.zero_stage,
         processes=place.processes,
+        activation_checkpointing=layout.activation_checkpointing,
+    )
+    tokens = memory.automatic_micro_batch(
+        layout.zero_stage,
         tokens_per_update=config.pretraining.tokens_per_update,
         free_bytes=least,
-        activation_checkpointing=layout.activation_checkpointing,
     )
     _log.info("micro-batches of %d tokens", tokens)
     return replace(layout, micro_batch_tokens=tokens)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from esm1b.config import Config
 from esm1b.pretraining.planning.arithmetic import model_flops_utilisation
-from esm1b.pretraining.planning.lengths import weighted_mean_length
+from esm1b.pretraining.planning.data import length_statistics
 
 # Lengths looked at for their weighted mean; shards hold random shares of the corpus.
 _SAMPLE = 1_000_000
@@ -30,9 +30,9 @@ class Throughput:
     ) -> None:
         self._shape = config.model.shape()
         self._precision = config.pretraining.precision
-        self._weighted_mean_length = weighted_mean_length(
+        self._weighted_mean_length = length_statistics(
             lengths[:_SAMPLE], crop_residues=config.pretraining.crop_residues
-        )
+        ).weighted_mean_length
         self._device = device
         self._gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         self._processes = processes
