@@ -220,9 +220,9 @@ def audit(
 
     if table and output is None:
         raise UserError("--table: without --output; expected a directory to write it to")
-    result, ids = audit_run(
+    result = audit_run(
         checkpoints, tokens, updates=updates, corpus=corpus, output=output, table=table
     )
-    print(audit_text(result, ids))
+    print(audit_text(result))
     if result.failures:
         raise typer.Exit(1)
