@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from esm1b.config_section import Name, Section
 from esm1b.corpus.config import CorpusConfig
-from esm1b.errors import UserError
+from esm1b.errors import UserError, one_line
 from esm1b.model.shape import EncoderShape
 
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
@@ -181,8 +181,7 @@ def load_config(path: Path) -> Config:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: expected YAML: {reason}") from error
+        raise UserError(f"{path}: expected YAML: {one_line(error)}") from error
     return parse_config({} if content is None else content, origin=str(path))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from esm1b.errors import RunFailure, Stopped, UserError
 from esm1b.json_lines import JsonLines, read_json_lines
-from esm1b.pretraining.distributed.lost_peer import is_lost_peer
+from esm1b.pretraining.distributed.collectives import is_lost_peer
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 
 _log = logging.getLogger(__name__)

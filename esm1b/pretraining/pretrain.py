@@ -16,13 +16,13 @@ from esm1b.batches.masking import MASKED_SHARE
 from esm1b.config import Config
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.corpus.verify import read_either_manifest, verify
-from esm1b.errors import RunFailure, UserError, paths_of_the_user
+from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
 from esm1b.files import check_replaceable, read_json
 from esm1b.pretraining.attempt_log import AttemptLog
 from esm1b.pretraining.checkpoints.directory_lock import directory_lock
 from esm1b.pretraining.checkpoints.retention import check_free_space
 from esm1b.pretraining.checkpoints.run_identity import check_fingerprint
-from esm1b.pretraining.distributed.collectives import gathered, on_first, one_line
+from esm1b.pretraining.distributed.collectives import gathered, on_first
 from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
@@ -89,7 +89,7 @@ def pretrain(
         held.callback(torch.distributed.destroy_process_group)
         locked = held.enter_context(ExitStack())
         held.enter_context(_memory_told(place))
-        held.enter_context(watchdog)
+        held.enter_context(watchdog.watching())
 
         @paths_of_the_user()
         def start() -> None:

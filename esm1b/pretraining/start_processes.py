@@ -13,10 +13,10 @@ import torch
 import torch.distributed
 from torch.distributed import Store  # type: ignore[attr-defined]  # not in __all__
 
-from esm1b.errors import RunFailure, UserError
-from esm1b.pretraining.distributed.collectives import one_line
+from esm1b.errors import RunFailure, UserError, one_line
+from esm1b.pretraining.distributed.patience import LIMITS, RendezvousLimits
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.distributed.rendezvous import LIMIT_SECONDS, in_thread, meet
+from esm1b.pretraining.distributed.rendezvous import in_thread, meet
 from esm1b.pretraining.options import Layout
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def start_processes(
     layout: Layout,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
-    limit_seconds: float = LIMIT_SECONDS,
+    limits: RendezvousLimits = LIMITS,
 ) -> torch.device:
     """Join the other processes and return this process's device.
 
@@ -40,7 +40,7 @@ def start_processes(
         place: of this process.
         layout: names the device.
         is_stopped: whether to give up, because somebody asked to.
-        limit_seconds: for the others to come, and then for all to connect.
+        limits: time for the others to come, and then as much for all to connect.
 
     Raises:
         UserError: this process has no GPU of its own, though the run is to use GPUs.
@@ -72,9 +72,9 @@ def start_processes(
     if gpu is not None:
         torch.cuda.set_device(gpu)
     if place.processes > 1:
-        store = meet(place, is_stopped=is_stopped, limit_seconds=limit_seconds)
+        store = meet(place, is_stopped=is_stopped, limits=limits)
         store.set_timeout(_LONGEST_WAIT)
-        _connect(place, store, backend, device, limit_seconds)
+        _connect(place, store, backend, device, limits.come)
     else:
         reason = why_too_few(os.environ, gpus)
         if reason is not None:

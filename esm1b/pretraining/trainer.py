@@ -161,7 +161,7 @@ class Trainer:
         monitor = self._monitor(number)
         self._export_milestone()
         try:
-            with Agreement() as agreement:
+            with Agreement.open() as agreement:
                 self._throughput.restart()
                 for batches, totals in self._agreed_updates(agreement, stop, watchdog):
                     self._update(batches, totals, monitor, watchdog)
