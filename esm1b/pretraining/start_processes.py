@@ -30,7 +30,7 @@ def start_processes(
     layout: Layout,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
-    limits: RendezvousLimits = LIMITS,
+    limit_seconds: float = LIMITS.come,
 ) -> torch.device:
     """Join the other processes and return this process's device.
 
@@ -40,7 +40,7 @@ def start_processes(
         place: of this process.
         layout: names the device.
         is_stopped: whether to give up, because somebody asked to.
-        limits: time for the others to come, and then as much for all to connect.
+        limit_seconds: for the others to come, and then for all to connect.
 
     Raises:
         UserError: this process has no GPU of its own, though the run is to use GPUs.
@@ -72,9 +72,10 @@ def start_processes(
     if gpu is not None:
         torch.cuda.set_device(gpu)
     if place.processes > 1:
+        limits = RendezvousLimits(come=limit_seconds)
         store = meet(place, is_stopped=is_stopped, limits=limits)
         store.set_timeout(_LONGEST_WAIT)
-        _connect(place, store, backend, device, limits.come)
+        _connect(place, store, backend, device, limit_seconds)
     else:
         reason = why_too_few(os.environ, gpus)
         if reason is not None:

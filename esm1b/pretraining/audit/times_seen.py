@@ -79,17 +79,17 @@ def audit(
     """
     position = order.position(updates)
     skipped = [update for update in skipped if update.update <= updates]
-    compared = _compared(updates)
+    numbers = np.linspace(0, updates - 1, min(updates, _COMPARED)).round().astype(np.int64)
+    compared = np.unique(numbers).tolist()
     lines = [(update, seen) for update, seen in logged if update <= updates]
     counts, failures = _count(order, position)
     failures += _out_of_turn(order, compared)
     failures += _unlike_order(order, skipped)
     failures += _unlike_log(order, lines)
     for update in skipped:
-        sequences = np.asarray(update.sequences, dtype=np.int64)
-        # other numbers are a failure, reported above
-        known = sequences[(sequences >= 0) & (sequences < order.sequences)]
-        np.subtract.at(counts, known, 1)
+        taken_out = np.asarray(update.sequences, dtype=np.int64)
+        is_known = (taken_out >= 0) & (taken_out < order.sequences)  # or it is among the failures
+        np.subtract.at(counts, taken_out[is_known], 1)
     return Audit(
         updates=updates,
         sequences=order.sequences,
@@ -132,13 +132,6 @@ def _occurrences(counts: NDArray[np.int32]) -> dict[int, int]:
         values, times = np.unique(counts[start : start + _CHUNK], return_counts=True)
         found.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
     return dict(sorted(found.items()))
-
-
-def _compared(updates: int) -> list[int]:
-    """Return the numbers, counted from 0, of the updates to compare one by one."""
-    if updates <= _COMPARED:
-        return list(range(updates))
-    return sorted({round(number) for number in np.linspace(0, updates - 1, _COMPARED)})
 
 
 def _out_of_turn(order: SequenceOrder, numbers: Sequence[int]) -> list[str]:

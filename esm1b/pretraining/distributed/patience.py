@@ -45,6 +45,7 @@ class Patience:
         self, place: Place, is_stopped: Callable[[], bool], limits: RendezvousLimits
     ) -> None:
         self._place = place
+        self._me = f"rank {place.rank} on {platform.node()}"
         self._where = f"{place.address}:{place.port}"
         self._is_stopped = is_stopped
         self._limits = limits
@@ -103,24 +104,19 @@ class Patience:
         time.sleep(min(0.01 + waited / 10, self._limits.turn))
 
     def _tell(self) -> None:
-        place = self._place
         if self.missing is None:
-            rank = f"rank {place.rank} on {platform.node()}"
-            _log.warning("%s waits for rank 0 at %s: %s", rank, self._where, self.obstacle)
-        elif place.rank == 0:
-            count = f"{len(self.missing)} of {place.processes} processes"
+            _log.warning("%s waits for rank 0 at %s: %s", self._me, self._where, self.obstacle)
+        elif self._place.rank == 0:
+            count = f"{len(self.missing)} of {self._place.processes} processes"
             _log.warning("waiting for %s at %s: %s", count, self._where, _ranks(self.missing))
 
     def without_rank_0(self) -> Exception:
         """Return the error of a process that rank 0 does not answer, and log it in its place."""
         if self.is_asked_to_stop():
             return self._end(is_stopped=True)
-        place = self._place
-        message = (
-            f"rank {place.rank} on {platform.node()} waited {time.monotonic() - self._began:.0f} s "
-            f"for rank 0 at {self._where}: {self.obstacle}"
-        )
-        if place.rank > 0:
+        waited = f"{self._me} waited {time.monotonic() - self._began:.0f} s"
+        message = f"{waited} for rank 0 at {self._where}: {self.obstacle}"
+        if self._place.rank > 0:
             _log.error(message)
         return RunFailure(message)
 
@@ -130,8 +126,8 @@ class Patience:
             return Stopped("asked to while the processes were joining; nothing was trained")
         if self.missing is None:
             return self.without_rank_0()
-        ranks = f"{_ranks(self.missing)} of {self._place.processes} processes"
-        return RunFailure(f"{ranks} {self._fault}")
+        missing = f"{_ranks(self.missing)} of {self._place.processes} processes"
+        return RunFailure(f"{missing} {self._fault}")
 
 
 def _ranks(ranks: Sequence[int]) -> str:

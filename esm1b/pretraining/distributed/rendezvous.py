@@ -91,13 +91,11 @@ def in_thread(action: Callable[[], T]) -> Future[T]:
 def _meet(place: Place, patience: Patience, limits: RendezvousLimits) -> Store:
     store = PrefixStore("esm1b", _reach_store(place, patience, limits))
     try:
-        if place.rank > 0:
-            return _answer(store, place, patience)
-        try:
-            return _call(store, place, patience)
-        except (RunFailure, Stopped):
+        return _meet_in(store, place, patience)
+    except (RunFailure, Stopped):
+        if place.rank == 0:
             time.sleep(2 * limits.turn)  # the store ends with this process: let all read the end
-            raise
+        raise
     except DistError as error:
         patience.obstacle = f"it went away ({one_line(error)})"
         raise patience.without_rank_0() from error
@@ -127,54 +125,40 @@ def _reach_store(place: Place, patience: Patience, limits: RendezvousLimits) -> 
         patience.take_turn()
 
 
-def _call(store: Store, place: Place, patience: Patience) -> Store:
-    """Call the roll, as rank 0, and return the store of this meeting."""
-    name = secrets.token_hex(8)
-    store.set("meeting", name)
-    store = PrefixStore(name, store)
-    _await_answers(store, place, patience)
-    patience.begin_second_call()
-    _await_answers(store, place, patience)
-    return store
-
-
-def _await_answers(store: Store, place: Place, patience: Patience) -> None:
-    """Tell who has answered the present call until nobody is missing."""
-    tokens: dict[int, str] = {}
-    others = range(1, place.processes)
-    while True:
-        for rank in others:
-            if rank not in tokens and store.check([f"{patience.call} {rank}"]):
-                tokens[rank] = store.get(f"{patience.call} {rank}").decode()
-        patience.missing = [rank for rank in others if rank not in tokens]
-        heard = {"tokens": list(tokens.items()), "missing": patience.missing}
-        store.set(patience.call, json.dumps(heard))
-        if not patience.missing:
-            return
-        patience.read_end(store)
-        patience.take_turn(store)
-
-
-def _answer(reached: Store, place: Place, patience: Patience) -> Store:
-    """Answer both calls, as another rank than 0, and return the store of this meeting."""
+def _meet_in(store: Store, place: Place, patience: Patience) -> Store:
+    """Return the store of this meeting when all are there."""
     token = secrets.token_hex(8)
-    store: Store | None = None
-    while store is None or [place.rank, token] not in _heard(store, "come")["tokens"]:
-        # At every turn, and without reading its end: the meeting may be that of an earlier attempt.
-        if reached.check(["meeting"]):
-            store = PrefixStore(reached.get("meeting").decode(), reached)
-            store.set(f"come {place.rank}", token)
-        patience.take_turn(store)
-    _await_others(store, patience)
+    if place.rank == 0:
+        store.set("meeting", token)
+        store = PrefixStore(token, store)
+    else:
+        store = _come(store, place, patience, token)
+    _await_all(store, place, patience)
     patience.begin_second_call()
-    store.set(f"stay {place.rank}", token)
-    _await_others(store, patience)
+    if place.rank > 0:
+        store.set(f"stay {place.rank}", token)
+    _await_all(store, place, patience)
     return store
 
 
-def _await_others(store: Store, patience: Patience) -> None:
-    """Read what rank 0 tells until nobody is missing."""
+def _come(store: Store, place: Place, patience: Patience, token: str) -> Store:
+    """Return the store of this meeting once rank 0 has heard this process."""
+    meeting: Store | None = None
+    while meeting is None or [place.rank, token] not in _heard(meeting, "come")["tokens"]:
+        # At every turn, and without reading its end: the meeting may be that of an earlier attempt.
+        if store.check(["meeting"]):
+            meeting = PrefixStore(store.get("meeting").decode(), store)
+            meeting.set(f"come {place.rank}", token)
+        patience.take_turn(meeting)
+    return meeting
+
+
+def _await_all(store: Store, place: Place, patience: Patience) -> None:
+    """Wait until nobody is missing in the present call."""
+    tokens: dict[int, str] = {}
     while True:
+        if place.rank == 0:
+            _call_roll(store, place, patience.call, tokens)
         patience.missing = _heard(store, patience.call)["missing"]
         if patience.missing == []:
             return
@@ -182,8 +166,18 @@ def _await_others(store: Store, patience: Patience) -> None:
         patience.take_turn(store)
 
 
+def _call_roll(store: Store, place: Place, call: str, tokens: dict[int, str]) -> None:
+    """Add the tokens of those that have answered, and tell all who has and who has not."""
+    others = range(1, place.processes)
+    for rank in others:
+        if rank not in tokens and store.check([f"{call} {rank}"]):
+            tokens[rank] = store.get(f"{call} {rank}").decode()
+    missing = [rank for rank in others if rank not in tokens]
+    store.set(call, json.dumps({"tokens": list(tokens.items()), "missing": missing}))
+
+
 def _heard(store: Store, call: str) -> dict[str, Any]:
-    """Return what rank 0 tells of a call."""
+    """Return what rank 0 has told in a call."""
     if not store.check([call]):
         return {"tokens": [], "missing": None}
     heard: dict[str, Any] = json.loads(store.get(call))

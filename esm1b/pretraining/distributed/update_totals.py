@@ -13,13 +13,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """An update over all processes.
+    """Masked positions, tokens, and tokens with fillers of an update, over all processes.
 
-    Attributes:
-        masked: number of masked positions.
-        tokens: number of tokens of the sequences.
-        padded: number of tokens as computed, fillers included.
-        stop: whether any process asks to stop before this update.
+    `stop`: whether any process asks to stop before this update.
     """
 
     masked: int
@@ -46,12 +42,7 @@ class Agreement:
     @classmethod
     @contextmanager
     def open(cls, *, timeout_seconds: float = 100) -> Iterator[Self]:
-        """Yield the agreement of a new group.
-
-        Args:
-            timeout_seconds: most seconds between this process's start of an update and another's
-                before `finish` raises.
-        """
+        """Yield an agreement; its `finish` waits at most so long for a process that starts late."""
         timeout = timedelta(seconds=timeout_seconds)
         group = torch.distributed.new_group(backend="gloo", timeout=timeout)
         # A process without updates would leave at once, while another is still connecting to it.

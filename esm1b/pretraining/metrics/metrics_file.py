@@ -6,11 +6,7 @@ from typing import Any, Final
 from esm1b.json_lines import read_json_lines
 
 METRICS_FILE: Final = "metrics.jsonl"
-"""Name in the directory of the checkpoints.
-
-Each line has `update`, `attempt` and the measured values: at least `loss` in a line about training,
-`validation_loss` in one about a validation. docs/pretraining.md has all keys.
-"""
+"""Name in the directory of the checkpoints; docs/pretraining.md has all keys of a line."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

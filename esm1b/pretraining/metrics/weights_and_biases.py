@@ -39,14 +39,9 @@ class WeightsAndBiases:
     """A run on Weights & Biases.
 
     The run's id is kept in `wandb.json`, so that later attempts continue the same run. Updates that
-    an attempt repeats are there twice: the axis is the update, not the order of arrival.
-
-    All methods, the constructor too, may raise anything that wandb raises.
-
-    Args:
-        directory: directory of the checkpoints.
-        project: project on Weights & Biases; the account, the server and whether to be offline
-            follow from wandb's own settings.
+    an attempt repeats are there twice: the axis is the update, not the order of arrival. The
+    account, the server and whether to be offline follow from wandb's own settings. All methods may
+    raise anything that wandb raises.
 
     Raises:
         UserError: the package is not installed, or nobody is logged in.

@@ -27,7 +27,7 @@ def model_flops_utilisation(
     *,
     tokens_per_second: float,
     weighted_mean_length: float,
-    gpu_name: str,
+    gpu_name: str | None,
     gpus: int,
     precision: TrainingPrecision = "bf16",
 ) -> float | None:
@@ -37,11 +37,11 @@ def model_flops_utilisation(
         shape: shape of the network.
         tokens_per_second: rate of all GPUs together, without padding and filler.
         weighted_mean_length: sum of squared lengths over the sum of lengths, in tokens.
-        gpu_name: device name that CUDA reports.
+        gpu_name: device name that CUDA reports; None on CPU.
         gpus: number of GPUs.
         precision: number format of the multiplications.
     """
-    gpu = gpu_of_device(gpu_name)
+    gpu = gpu_of_device(gpu_name or "")
     peak = None if gpu is None else gpu.peak_flops(precision)
     if peak is None:
         return None

@@ -114,13 +114,12 @@ def assumed_data(
         sequences: number of sequences; None takes the published number of the release that
             `config` names, if there is one.
     """
-    origins = []
-    if sequences is not None:
-        origins.append("number as given")
-    else:
+    origins = ["number as given"]
+    if sequences is None:
         sequences = _published_sequences(config.corpus)
-        if sequences is not None:
-            origins.append(f"published number of clusters of UniRef50 {config.corpus.release}")
+        origins = [f"published number of clusters of UniRef50 {config.corpus.release}"]
+    if sequences is None:
+        origins = []
     residues = UNIREF50_MEAN_LENGTH if mean_length is None else mean_length
     whose = "a mean of UniRef50" if mean_length is None else "as given"
     origins.append(f"{residues:g} residues on average ({whose}), lengths taken as log-normal")
@@ -136,8 +135,7 @@ def _published_sequences(corpus: CorpusConfig) -> int | None:
     clusters = expected_clusters(corpus.release or "")
     if clusters is None or corpus.limit is not None:
         return None
-    if corpus.has_published_list:
-        training = clusters - _PUBLISHED_HELD_OUT
-    else:
+    training = clusters - _PUBLISHED_HELD_OUT
+    if not corpus.has_published_list:
         training = round(clusters * (1 - corpus.validation_fraction))
     return round(training * (corpus.sample or 1))

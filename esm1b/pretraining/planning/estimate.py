@@ -1,6 +1,7 @@
 """What a run will take, on paper: tokens, epochs, operations, hours, memory and disk."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -132,17 +133,19 @@ def estimate(
         )
     tokens = recipe.updates * recipe.tokens_per_update
     per_token = flops_per_token(shape, data.lengths.weighted_mean_length)
-    utilisations = [utilisation, *(share for share in _OTHER_UTILISATIONS if share != utilisation)]
+    others = [share for share in _OTHER_UTILISATIONS if share != utilisation]
     memory = TrainingMemory(
         shape=shape,
         precision=recipe.precision,
         processes=gpus,
         activation_checkpointing=activation_checkpointing,
     )
-    automatic = {
-        stage: _automatic_micro_batch(memory, stage, recipe.tokens_per_update, gpu)
-        for stage in memory.zero_stages
-    }
+    automatic: dict[ZeroStage, int | None] = dict.fromkeys(memory.zero_stages)
+    for stage in automatic:
+        with suppress(UserError):  # not even the longest sequence fits
+            automatic[stage] = memory.automatic_micro_batch(
+                stage, tokens_per_update=recipe.tokens_per_update, free_bytes=gpu.memory_bytes
+            )
     share = -(-recipe.tokens_per_update // gpus)
     return Estimate(
         run=config.run,
@@ -160,8 +163,8 @@ def estimate(
         gpu=gpu,
         gpus=gpus,
         durations=[
-            _duration(tokens, utilisation, peak * utilisation / per_token, gpus)
-            for utilisation in utilisations
+            _duration(share, peak * share / per_token, tokens, gpus)
+            for share in (utilisation, *others)
         ],
         activation_checkpointing=activation_checkpointing,
         activation_bytes_per_token=memory.activation_bytes_per_token(),
@@ -180,7 +183,7 @@ def estimate(
     )
 
 
-def _duration(tokens: int, utilisation: float, rate: float, gpus: int) -> Duration:
+def _duration(utilisation: float, rate: float, tokens: int, gpus: int) -> Duration:
     """Return the time that `tokens` tokens take at `rate` tokens a second on each GPU."""
     gpu_hours = tokens / rate / 3600
     return Duration(
@@ -189,17 +192,6 @@ def _duration(tokens: int, utilisation: float, rate: float, gpus: int) -> Durati
         hours=gpu_hours / gpus,
         gpu_hours=gpu_hours,
     )
-
-
-def _automatic_micro_batch(
-    memory: TrainingMemory, stage: ZeroStage, tokens_per_update: int, gpu: Gpu
-) -> int | None:
-    try:
-        return memory.automatic_micro_batch(
-            stage, tokens_per_update=tokens_per_update, free_bytes=gpu.memory_bytes
-        )
-    except UserError:  # nothing fits
-        return None
 
 
 def _micro_batch_sizes(share: int, automatic: Iterable[int | None]) -> list[int]:

@@ -17,11 +17,10 @@ class Gpu:
     """One kind of GPU.
 
     Attributes:
-        name: name that `--gpu` takes.
+        name: value of `--gpu`.
         tensor_flops: operations a second of the tensor cores in fp16 and bf16, summed in fp32.
         fp32_flops: operations a second in float32, without TF32; None where it is not listed.
-        memory_gib: memory in GiB, about, as CUDA reports it: below the rounded figure of the data
-            sheet, and without what error correction takes.
+        memory_gib: memory, about, as CUDA reports it: below the rounded figure of the data sheet.
         device: regular expression for the whole name that CUDA reports; a part of a GPU, or its
             relative of another size, does not match.
         source: publication that states `tensor_flops`.

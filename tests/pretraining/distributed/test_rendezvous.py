@@ -54,7 +54,7 @@ def join(
 
 
 def join_and_add(place: Place, is_stopped: Callable[[], bool]) -> float:
-    start_processes(place, Layout(device="cpu"), is_stopped=is_stopped, limits=LONG)
+    start_processes(place, Layout(device="cpu"), is_stopped=is_stopped, limit_seconds=30)
     total = torch.tensor([float(place.rank + 1)])
     torch.distributed.all_reduce(total)
     torch.distributed.destroy_process_group()
@@ -67,7 +67,7 @@ def join_and_connect(place: Place, is_stopped: Callable[[], bool]) -> None:
         join(place, is_stopped, limits=LONG)
         time.sleep(30)
     else:
-        start_processes(place, Layout(device="cpu"), is_stopped=is_stopped, limits=LIMITS)
+        start_processes(place, Layout(device="cpu"), is_stopped=is_stopped, limit_seconds=1)
 
 
 class Run(Forked):

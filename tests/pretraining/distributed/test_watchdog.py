@@ -64,7 +64,7 @@ def train(
         (folder / f"entered{place.rank}").touch()
         for update in range(6):
             if behaviour == "slow":
-                time.sleep(0.15)
+                time.sleep(0.2)
             elif behaviour != "hang within" and update == 3:
                 misbehave(behaviour, folder)
             watchdog.arrived(update)
