@@ -29,15 +29,15 @@ def audit_run(
     output: Path | None = None,
     table: bool = False,
 ) -> Audit:
-    """Return the audit of a run.
+    """Return the audit of the run whose checkpoints are in `directory`.
 
     Args:
-        directory: directory of the run's checkpoints.
-        tokens: directory of the tokens that the run trains on.
+        directory: directory of the checkpoints.
+        tokens: tokens that the run trains on.
         updates: number of updates to audit; None takes the newest checkpoint's.
-        corpus: directory of the corpus behind the tokens; the ids of sequences are read from it.
+        corpus: corpus behind the tokens; the ids of sequences are read from it.
         output: directory for `audit.json`.
-        table: whether to write there, too, the number of times that each sequence was seen.
+        table: True for a table of all sequences beside it.
 
     Raises:
         UserError: the run has done fewer updates or recorded nothing, or the data are not its own.

@@ -19,13 +19,8 @@ _ROWS: Final = 1 << 20
 def ids_of(corpus: Path, sequences: Iterable[int], *, fingerprint: str) -> dict[int, str]:
     """Return the ids of some training sequences by their number.
 
-    Args:
-        corpus: directory that `shard` wrote.
-        sequences: numbers of the sequences.
-        fingerprint: fingerprint of the corpus behind the tokens.
-
     Raises:
-        UserError: the corpus is another one, or a shard cannot be read.
+        UserError: the corpus has another fingerprint, or a shard cannot be read.
     """
     wanted = np.unique(np.fromiter(sequences, dtype=np.int64))
     found: dict[int, str] = {}
@@ -42,16 +37,16 @@ def ids_of(corpus: Path, sequences: Iterable[int], *, fingerprint: str) -> dict[
 def write_table(
     directory: Path, counts: NDArray[np.int32], corpus: Path | None, fingerprint: str
 ) -> None:
-    """Write a row for each sequence: its number, how often it was seen, its id where known.
+    """Write `times_seen.parquet`: a row for each sequence with its number, its count and its id.
 
     Args:
-        directory: directory to write `times_seen.parquet` to.
+        directory: directory to write to.
         counts: times that each sequence was seen, int32 `[sequences]`.
-        corpus: directory that `shard` wrote; None leaves out the ids.
-        fingerprint: fingerprint of the corpus behind the tokens.
+        corpus: corpus with the ids; None leaves them out.
+        fingerprint: expected fingerprint of the corpus.
 
     Raises:
-        UserError: the corpus is another one, or a shard cannot be read.
+        UserError: the corpus has another fingerprint, or a shard cannot be read.
     """
     fields = [pa.field("sequence", pa.int64()), pa.field("times_seen", pa.int32())]
     ids = None
@@ -62,11 +57,9 @@ def write_table(
     with pq.ParquetWriter(directory / _TABLE, schema, compression="zstd") as writer:
         first = 0
         while first < len(counts):
-            column = None if ids is None else next(ids)
-            last = min(first + _ROWS, len(counts)) if column is None else first + len(column)
-            columns = [pa.array(np.arange(first, last)), pa.array(counts[first:last])]
-            if column is not None:
-                columns.append(column.cast(pa.string()))
+            named = [] if ids is None else [next(ids).cast(pa.string())]
+            last = first + len(named[0]) if named else min(first + _ROWS, len(counts))
+            columns = [pa.array(np.arange(first, last)), pa.array(counts[first:last]), *named]
             writer.write_table(pa.table(columns, schema=schema))
             first = last
 

@@ -126,7 +126,7 @@ def _count(order: SequenceOrder, position: Position) -> tuple[NDArray[np.int32],
 
 
 def _occurrences(counts: NDArray[np.int32]) -> dict[int, int]:
-    """Return how often each value is there, values ascending."""
+    """Return the number of sequences by count, counts ascending."""
     found: Counter[int] = Counter()
     for start in range(0, len(counts), _CHUNK):
         values, times = np.unique(counts[start : start + _CHUNK], return_counts=True)

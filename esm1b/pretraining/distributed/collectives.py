@@ -1,8 +1,7 @@
 """Python values between processes: all learn what each of them found, and all fail together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import torch.distributed
 
@@ -39,15 +38,6 @@ class ActionError(RunFailure):
     """
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """Result of an action in one process; `failure` is the message of its error."""
-
-    value: Any = None
-    failure: str | None = None
-    is_users: bool = False
-
-
 def gathered(value: T, place: Place) -> list[T]:
     """Return every process's `value`, by rank. Collective."""
     if place.processes == 1:
@@ -65,20 +55,22 @@ def everywhere(action: Callable[[], T], place: Place) -> list[T]:
         ActionError: the action failed otherwise; every process says in which process and why.
     """
     caught: Exception | None = None
+    mine: T | SharedUserError | ActionError
     try:
-        mine = _Outcome(value=action())
+        mine = action()
     except Exception as error:  # whatever it is, the others must not wait forever
         caught = error
-        mine = _Outcome(failure=one_line(error), is_users=isinstance(error, UserError))
-    outcomes = gathered(mine, place)
-    failures = {rank: found for rank, found in enumerate(outcomes) if found.failure is not None}
-    for found in failures.values():
-        if found.is_users:
-            raise SharedUserError(found.failure) from caught
-    for rank, found in failures.items():
-        where = f"process {rank + 1} of {place.processes}: " if place.processes > 1 else ""
-        raise ActionError(f"{where}{found.failure}") from caught
-    return [found.value for found in outcomes]
+        kind = SharedUserError if isinstance(error, UserError) else ActionError
+        mine = kind(one_line(error))
+    outcomes: list[Any] = gathered(mine, place)
+    for outcome in outcomes:
+        if isinstance(outcome, SharedUserError):
+            raise outcome from caught
+    for rank, outcome in enumerate(outcomes):
+        if isinstance(outcome, ActionError):
+            where = f"process {rank + 1} of {place.processes}: " if place.processes > 1 else ""
+            raise ActionError(f"{where}{outcome}") from caught
+    return outcomes
 
 
 def on_first(action: Callable[[], T], place: Place) -> T:
@@ -88,9 +80,8 @@ def on_first(action: Callable[[], T], place: Place) -> T:
         UserError: the action raised it; every process raises it.
         ActionError: the action failed otherwise; every process says why.
     """
-    results: list[Any] = everywhere(lambda: action() if place.rank == 0 else None, place)
-    result: T = results[0]
-    return result
+    first: T | None = everywhere(lambda: action() if place.rank == 0 else None, place)[0]
+    return cast(T, first)
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ Position = tuple[int, int]
 START: Final[Position] = (-1, 0)
 
 State = Literal["running", "left", "failed", "lost", "died"]
-"""`left`: ended as it should. `failed`: ended with an error of its own. `lost`: got an error that
+"""`left`: ended as it should. `failed`: ended with its own error. `lost`: got an error that
 another process caused. `died`: ended without a message."""
 
 # When one process has lost another, all that wait get the same error soon; a process that has not
@@ -77,7 +77,7 @@ def faults(
     Args:
         processes: processes that are watched.
         limit_seconds: longest time that a process may be silent, or be waited for.
-        is_lost: whether the watching process, where it is none of these, lost another one.
+        is_lost: True if the watching process, not one of `processes`, lost another.
     """
     furthest, _ = max(process.last.position for process in processes)
     is_lost = is_lost or any(process.last.state == "lost" for process in processes)

@@ -81,9 +81,9 @@ def place_from_environment(environment: Mapping[str, str]) -> Place:
     place = _read_place(environment)
     if not 0 <= place.local_rank <= place.rank < place.processes:
         raise UserError(
-            f"environment: rank {place.rank} (on its node {place.local_rank}) of {place.processes} "
-            f"processes, says {place.launcher}; expected ranks from 0, below the number of "
-            "processes"
+            f"environment: {place.launcher} names rank {place.rank} (on its node "
+            f"{place.local_rank}) of {place.processes} processes; expected ranks from 0, below the "
+            "number of processes"
         )
     if place.processes > 1 and not 0 < place.port < 1 << 16:
         raise UserError(f"environment: MASTER_PORT={place.port}; expected 1 to 65535")
@@ -134,8 +134,8 @@ def _from_mpi(
     address = environment.get("MASTER_ADDR")
     if not address and local_processes != processes:
         raise UserError(
-            "environment: MASTER_ADDR not set; expected the host of rank 0, which mpirun does not "
-            f"tell and {processes} processes on several nodes need: {example}"
+            "environment: MASTER_ADDR not set; expected the host of rank 0, since mpirun does not "
+            f"give it to {processes} processes on several nodes: {example}"
         )
     job = ":".join(environment[name] for name in _JOB_NAMES if environment.get(name))
     return Place(
@@ -151,8 +151,8 @@ def _from_mpi(
 def _from_slurm(environment: Mapping[str, str]) -> Place:
     _require(environment, (*_SLURM, "SLURM_JOB_ID", "SLURM_STEP_ID"), "srun")
     # In the interactive step of salloc, which is one process, SLURM_NTASKS is that of the job.
-    is_told = bool(environment.get("SLURM_STEP_NUM_TASKS"))
-    processes = _integer(environment, "SLURM_STEP_NUM_TASKS" if is_told else "SLURM_NTASKS")
+    tasks = "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+    processes = _integer(environment, tasks)
     address = environment.get("MASTER_ADDR") or "127.0.0.1"
     if processes > 1 and not environment.get("MASTER_ADDR"):
         # SLURM_LAUNCH_NODE_IPADDR is the node where srun was typed: under salloc, the login node
@@ -214,15 +214,15 @@ def with_known_address(place: Place) -> Place:
         return place
     command = ["scontrol", "show", "node", "--oneliner", place.address]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except OSError:
-        told = ""
-    found = re.search(r"\bNodeAddr=(\S+)", told)
+        answer = ""
+    found = re.search(r"\bNodeAddr=(\S+)", answer)
     if found is None or not _is_host(found.group(1)):
         raise UserError(
-            f"environment: rank 0 is on {place.address}, says MASTER_ADDR or else "
-            "SLURM_STEP_NODELIST, which is no host that this one knows; expected MASTER_ADDR with "
-            "its address"
+            f"environment: rank 0 is on {place.address} according to MASTER_ADDR or else "
+            "SLURM_STEP_NODELIST, and this host cannot resolve that name; expected MASTER_ADDR "
+            "with its address"
         )
     return replace(place, address=found.group(1))
 

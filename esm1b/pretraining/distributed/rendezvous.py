@@ -53,10 +53,10 @@ T = TypeVar("T")
 def meet(
     place: Place, *, is_stopped: Callable[[], bool], limits: RendezvousLimits = LIMITS
 ) -> Store:
-    """Return the store that all processes share, once all of them are there. Collective.
+    """Return the store that all processes share, once all of them have come. Collective.
 
     Rank 0 holds the store, or torchrun's agent. When one process is asked to stop or has waited for
-    too long, all others that are there end too.
+    too long, all others that have come end too.
 
     Raises:
         RunFailure: some processes did not come, which are named, or rank 0 does not answer.
@@ -126,7 +126,7 @@ def _reach_store(place: Place, patience: Patience, limits: RendezvousLimits) -> 
 
 
 def _meet_in(store: Store, place: Place, patience: Patience) -> Store:
-    """Return the store of this meeting when all are there."""
+    """Return the store of this meeting when all have come."""
     token = secrets.token_hex(8)
     if place.rank == 0:
         store.set("meeting", token)
@@ -167,7 +167,7 @@ def _await_all(store: Store, place: Place, patience: Patience) -> None:
 
 
 def _call_roll(store: Store, place: Place, call: str, tokens: dict[int, str]) -> None:
-    """Add the tokens of those that have answered, and tell all who has and who has not."""
+    """Add the tokens of those that have answered, and write the list for all to read."""
     others = range(1, place.processes)
     for rank in others:
         if rank not in tokens and store.check([f"{call} {rank}"]):
@@ -177,7 +177,7 @@ def _call_roll(store: Store, place: Place, call: str, tokens: dict[int, str]) ->
 
 
 def _heard(store: Store, call: str) -> dict[str, Any]:
-    """Return what rank 0 has told in a call."""
+    """Return the newest list of rank 0 in a call."""
     if not store.check([call]):
         return {"tokens": [], "missing": None}
     heard: dict[str, Any] = json.loads(store.get(call))

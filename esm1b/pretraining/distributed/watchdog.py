@@ -1,7 +1,7 @@
 """Ends a run whose processes would otherwise wait for one that died, is stopped or hangs.
 
 Collectives cannot tell a peer that is gone from one that is late, and nccl's wait forever. So every
-process has a thread with a connection of its own to rank 0. Messages are lines of JSON:
+process has a thread and a connection to rank 0 for it. Messages are lines of JSON:
 
     rank r                                       rank 0
     {token, rank}, once                    --->
@@ -45,13 +45,13 @@ _LONGEST_LINE: Final = 1 << 16
 
 
 class Watchdog:
-    """Watches the processes of a run from a thread of its own.
+    """Watches the processes of a run from a thread.
 
     The run ends when a process died, sent no heartbeat for the limit (it is stopped, or its host is
     gone), or has not arrived where another has waited for the limit (it hangs): every remaining
     process logs the culprit's rank and host, writes the stacks of its threads to stderr and exits
-    with status 1. A process that failed with an error of its own ends the run as soon as another
-    one notices, or after the limit. A process may compute for as long as nobody waits for it.
+    with status 1. A process that failed with its own error ends the run as soon as another one
+    notices, or after the limit. A process may compute for as long as nobody waits for it.
 
     A process that leaves with an error which another one caused waits for the verdict, at most a
     little longer than the limit.
@@ -64,7 +64,7 @@ class Watchdog:
         limit_seconds: longest silence of a process, and longest wait for it.
         on_parent_death: function to call once, in the thread, when the parent died.
         on_failure: function to call in rank 0, in the thread, before the run ends because another
-            process failed with an error of its own; its argument says which and how.
+            process failed with its own error; its argument says which and how.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[Self]:
-        """Watch during a block. Collective; the default process group is there."""
+        """Watch during a block. Collective; needs the default process group."""
         if self._place.processes > 1:
             self._connect()
         if self._place.processes > 1 or self._parent is not None:

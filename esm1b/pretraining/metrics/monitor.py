@@ -5,7 +5,8 @@ import math
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +45,7 @@ class Monitor:
         attempt: number of the attempt, from 1.
         first: updates done before the attempt.
         last: updates of the whole run.
-        active: whether to write at all.
+        active: False for a monitor that writes nothing.
         wandb_project: project of Weights & Biases to log to as well.
         clock: seconds of a clock that never goes back.
 
@@ -68,12 +69,8 @@ class Monitor:
             return
         self._dashboards: dict[str, _Dashboard] = {}
         if wandb_project is not None:
-            try:
+            with self._optional("Weights & Biases"):
                 self._dashboards["Weights & Biases"] = WeightsAndBiases(directory, wandb_project)
-            except UserError:
-                raise
-            except Exception as error:  # the run is worth more than its picture
-                _give_up("Weights & Biases", error)
         self._attempt = attempt
         self._path = directory / METRICS_FILE
         self._lines = JsonLines(self._path)
@@ -142,15 +139,19 @@ class Monitor:
 
     def _each_dashboard(self, action: Callable[[_Dashboard], None]) -> None:
         for name, dashboard in list(self._dashboards.items()):
-            try:
+            with self._optional(name):
                 action(dashboard)
-            except Exception as error:  # its thread failed, however long ago, for whatever reason
-                del self._dashboards[name]
-                _give_up(name, error)
 
-
-def _give_up(name: str, error: Exception) -> None:
-    _log.warning("%s: %s; this attempt continues without it", name, one_line(error))
+    @contextmanager
+    def _optional(self, name: str) -> Iterator[None]:
+        """Give a dashboard up that fails, for whatever reason: the run is worth more."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            self._dashboards.pop(name, None)
+            _log.warning("%s: %s; this attempt continues without it", name, one_line(error))
 
 
 def name_log_lines(place: Place) -> None:

@@ -19,25 +19,20 @@ _SAMPLE = 1_000_000
 class Throughput:
     """Counts tokens and seconds since the last question or restart.
 
-    Args:
-        config: configuration of the run.
-        lengths: residues of the training sequences, int32 `[sequences]`.
-        device: device of this process.
-        processes: number of processes, one GPU each.
+    `lengths` are the residues of the training sequences, int32 `[sequences]`.
     """
 
     def __init__(
         self, config: Config, lengths: NDArray[np.int32], device: torch.device, processes: int
     ) -> None:
-        crop = config.pretraining.crop_residues
         self._device = device
         self._gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        crop = config.pretraining.crop_residues
+        statistics = length_statistics(lengths[:_SAMPLE], crop_residues=crop)
         self._utilisation = partial(
             model_flops_utilisation,
             config.model.shape(),
-            weighted_mean_length=length_statistics(
-                lengths[:_SAMPLE], crop_residues=crop
-            ).weighted_mean_length,
+            weighted_mean_length=statistics.weighted_mean_length,
             gpu_name=self._gpu,
             gpus=processes,
             precision=config.pretraining.precision,
@@ -66,7 +61,7 @@ class Throughput:
         }
 
     def memory_gib(self) -> float:
-        """Return the most that this process took so far: of its GPU, or resident without one."""
+        """Return the peak memory of this process: on its GPU, or resident without one."""
         if self._gpu is not None:
             return torch.cuda.max_memory_allocated(self._device) / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # given in KiB

@@ -23,7 +23,7 @@ _FINISH_SECONDS: Final = 10.0
 
 
 def check_installed(project: str) -> None:
-    """Check that the package is there.
+    """Check that the package is installed.
 
     Raises:
         UserError: the package is missing.
@@ -39,7 +39,7 @@ class WeightsAndBiases:
     """A run on Weights & Biases.
 
     The run's id is kept in `wandb.json`, so that later attempts continue the same run. Updates that
-    an attempt repeats are there twice: the axis is the update, not the order of arrival. The
+    an attempt repeats appear twice: the axis is the update, not the order of arrival. The
     account, the server and whether to be offline follow from wandb's own settings. All methods may
     raise anything that wandb raises.
 

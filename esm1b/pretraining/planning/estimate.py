@@ -177,7 +177,7 @@ def estimate(
         checkpoint_bytes=checkpoint_bytes(shape),
         # one more than are kept: the oldest is removed once the next is complete
         checkpoints=recipe.checkpoints_kept + 1,
-        # each with a model directory: the weights once more
+        # each with a model directory, which has the weights again
         milestone_bytes=checkpoint_bytes(shape) + 4 * shape.parameters(),
         milestones=recipe.updates // (recipe.milestone_interval or recipe.updates + 1),
     )

@@ -24,7 +24,7 @@ class Gpu:
         device: regular expression for the whole name that CUDA reports; a part of a GPU, or its
             relative of another size, does not match.
         source: publication that states `tensor_flops`.
-        has_bf16: whether the tensor cores take bf16.
+        has_bf16: False for tensor cores without bf16.
     """
 
     name: str

@@ -52,7 +52,7 @@ class TrainingMemory:
         shape: shape of the network.
         precision: number format of the multiplications.
         processes: number of processes that share an update, one GPU each.
-        activation_checkpointing: whether the backward pass computes the layers again.
+        activation_checkpointing: True for layers that the backward pass computes again.
     """
 
     shape: EncoderShape
