@@ -20,7 +20,7 @@ class Gpu:
         name: value of `--gpu`.
         tensor_flops: operations a second of the tensor cores in fp16 and bf16, summed in fp32.
         fp32_flops: operations a second in float32, without TF32; None where it is not listed.
-        memory_gib: memory, about, as CUDA reports it: below the rounded figure of the data sheet.
+        memory_bytes: memory, about, as CUDA reports it: less than the data sheet says.
         device: regular expression for the whole name that CUDA reports; a part of a GPU, or its
             relative of another size, does not match.
         source: publication that states `tensor_flops`.
@@ -30,7 +30,7 @@ class Gpu:
     name: str
     tensor_flops: float
     fp32_flops: float | None
-    memory_gib: float
+    memory_bytes: int
     device: str
     source: str
     has_bf16: bool
@@ -39,13 +39,8 @@ class Gpu:
         """Return operations a second; on a GPU without bf16, fp16 is counted instead."""
         return self.fp32_flops if precision == "fp32" else self.tensor_flops
 
-    @property
-    def memory_bytes(self) -> int:
-        """Memory in bytes."""
-        return int(self.memory_gib * 2**30)
 
-
-# name: tensor_flops, fp32_flops, memory_gib, device
+# name: tensor_flops, fp32_flops, memory in GiB, device
 _FIGURES: Final[dict[str, tuple[float, float | None, float, str]]] = {
     "V100": (125e12, 15.7e12, 31.7, r"Tesla V100-SXM[23]-32GB(-LS)?"),
     "V100-16GB": (125e12, 15.7e12, 15.7, r"Tesla V100-SXM2-16GB"),
@@ -86,12 +81,12 @@ GPUS: Final = tuple(
         name=name,
         tensor_flops=tensor,
         fp32_flops=fp32,
-        memory_gib=memory,
+        memory_bytes=int(gib * 2**30),
         device=device,
         source=_SOURCES[name],
         has_bf16=not name.startswith("V100"),
     )
-    for name, (tensor, fp32, memory, device) in _FIGURES.items()
+    for name, (tensor, fp32, gib, device) in _FIGURES.items()
 )
 
 
