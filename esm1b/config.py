@@ -14,10 +14,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from esm1b.config_section import Count, Name, Section
 from esm1b.corpus.config import CorpusConfig
-from esm1b.errors import UserError
+from esm1b.errors import UserError, one_line
 from esm1b.model.shape import EncoderShape
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
+TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
 
 class ModelConfig(Section):
@@ -70,7 +71,7 @@ class PretrainingConfig(Section):
     """decoupled weight decay of the weight matrices"""
     gradient_clipping: Annotated[float, Field(gt=0)] | None = None
     """largest norm of the whole gradient; null: no clipping"""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: TrainingPrecision = "fp32"
     """precision of forward and backward pass; master weights are fp32, and fp16 scales the loss"""
     init_from: str | None = None
     """model directory of the initial weights; null: random weights drawn with the seed"""
@@ -173,8 +174,7 @@ def load_config(path: Path) -> Config:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: expected YAML: {reason}") from error
+        raise UserError(f"{path}: expected YAML: {one_line(error)}") from error
     return parse_config({} if content is None else content, origin=str(path))
 
 

@@ -67,4 +67,11 @@ def paths_of_the_user() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _UNUSABLE_PATH:
             raise
-        raise UserError(f"{error.filename}: {error.strerror}") from error
+        raise UserError(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line; of the system's errors, its words and the file."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -59,6 +59,7 @@ class SequenceOrder:
     def __init__(
         self, lengths: NDArray[np.int32], *, crop_residues: int, tokens_per_update: int, seed: int
     ) -> None:
+        self.sequences = len(lengths)
         self.tokens_per_update = tokens_per_update
         self._lengths = lengths
         self._crop_residues = crop_residues

@@ -41,7 +41,7 @@ def estimate(
     from esm1b.config import load_config
     from esm1b.corpus.tokens.dataset import open_tokens
     from esm1b.files import write_json
-    from esm1b.pretraining.planning.estimate import assumed_data, measured_data
+    from esm1b.pretraining.planning.data import assumed_data, measured_data
     from esm1b.pretraining.planning.estimate import estimate as run
     from esm1b.pretraining.planning.estimate_text import estimate_text
     from esm1b.pretraining.planning.gpus import find_gpu
@@ -195,9 +195,9 @@ def audit(
 
     if table and output is None:
         raise UserError("--table: given without --output; expected a directory to write it to")
-    result, ids = audit_run(
+    result = audit_run(
         checkpoints, tokens, updates=updates, corpus=corpus, output=output, table=table
     )
-    print(audit_text(result, ids))
+    print(audit_text(result))
     if result.failures:
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
-from esm1b.errors import DownloadError
+from esm1b.errors import DownloadError, one_line
 from esm1b.versions import __version__
 
 _log = logging.getLogger(__name__)
@@ -341,8 +341,7 @@ def _place(response: requests.Response, position: int) -> tuple[int, int | None]
 def _reason(error: Exception) -> tuple[str, bool]:
     """Return in a few words why a connection failed, and whether it always will."""
     cause = _cause(error)
-    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    said = " ".join(text.split()) or type(cause).__name__
+    said = one_line(cause)
     match error:
         case requests.exceptions.TooManyRedirects():
             return f"more than {_REDIRECTS} redirects", True

@@ -11,7 +11,8 @@ from typing import Any, Final, Self
 
 from esm1b.errors import RunFailure, Stopped, UserError
 from esm1b.json_lines import JsonLines, read_json_lines
-from esm1b.pretraining.distributed.lost_peer import is_lost_peer
+from esm1b.pretraining.distributed.collectives import is_lost_peer
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class AttemptLog:
 
     def __enter__(self) -> Self:
         if self._active:
-            metrics = self._path.with_name("metrics.jsonl")  # stays where attempts were forgotten
+            metrics = self._path.with_name(METRICS_FILE)  # stays where attempts were forgotten
             earlier = [*read_attempts(self._path), *read_attempts(metrics)]
             self.number = 1 + max((line["attempt"] for line in earlier), default=0)
             self._write(

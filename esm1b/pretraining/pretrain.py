@@ -16,20 +16,20 @@ from esm1b.batches.masking import MASKED_SHARE
 from esm1b.config import Config
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.corpus.verify import read_either_manifest, verify
-from esm1b.errors import RunFailure, UserError, paths_of_the_user
+from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
 from esm1b.files import check_replaceable, read_json
 from esm1b.pretraining.attempt_log import AttemptLog
 from esm1b.pretraining.checkpoints.directory_lock import directory_lock
 from esm1b.pretraining.checkpoints.retention import check_free_space
 from esm1b.pretraining.checkpoints.run_identity import check_fingerprint
-from esm1b.pretraining.distributed.collectives import gathered, on_first, one_line
+from esm1b.pretraining.distributed.collectives import gathered, on_first
 from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.metrics.monitor import name_log_lines
 from esm1b.pretraining.metrics.weights_and_biases import check_installed
 from esm1b.pretraining.options import Layout, RunOptions
-from esm1b.pretraining.planning.memory import automatic_micro_batch_tokens
+from esm1b.pretraining.planning.memory import TrainingMemory
 from esm1b.pretraining.start_processes import start_processes
 from esm1b.pretraining.trainer import Trainer
 from esm1b.stopping import StopRequest, TimeBudget
@@ -89,7 +89,7 @@ def pretrain(
         held.callback(torch.distributed.destroy_process_group)
         locked = held.enter_context(ExitStack())
         held.enter_context(_memory_told(place))
-        held.enter_context(watchdog)
+        held.enter_context(watchdog.watching())
 
         @paths_of_the_user()
         def start() -> None:
@@ -185,14 +185,16 @@ def _with_automatic_micro_batch(
 ) -> Layout:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     least = min((bytes_ for bytes_ in gathered(free, place) if bytes_ is not None), default=None)
-    tokens = automatic_micro_batch_tokens(
-        config.model.shape(),
+    memory = TrainingMemory(
+        shape=config.model.shape(),
         precision=config.pretraining.precision,
-        zero_stage=layout.zero_stage,
         processes=place.processes,
+        activation_checkpointing=layout.activation_checkpointing,
+    )
+    tokens = memory.automatic_micro_batch(
+        layout.zero_stage,
         tokens_per_update=config.pretraining.tokens_per_update,
         free_bytes=least,
-        activation_checkpointing=layout.activation_checkpointing,
     )
     _log.info("micro-batches of %d tokens", tokens)
     return replace(layout, micro_batch_tokens=tokens)

@@ -13,10 +13,10 @@ import torch
 import torch.distributed
 from torch.distributed import Store  # type: ignore[attr-defined]  # not in __all__
 
-from esm1b.errors import RunFailure, UserError
-from esm1b.pretraining.distributed.collectives import one_line
+from esm1b.errors import RunFailure, UserError, one_line
+from esm1b.pretraining.distributed.patience import LIMITS, RendezvousLimits
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.distributed.rendezvous import LIMIT_SECONDS, in_thread, meet
+from esm1b.pretraining.distributed.rendezvous import in_thread, meet
 from esm1b.pretraining.options import Layout
 
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def start_processes(
     layout: Layout,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
-    limit_seconds: float = LIMIT_SECONDS,
+    limit_seconds: float = LIMITS.come,
 ) -> torch.device:
     """Join the other processes and return this process's device.
 
@@ -72,7 +72,8 @@ def start_processes(
     if gpu is not None:
         torch.cuda.set_device(gpu)
     if place.processes > 1:
-        store = meet(place, is_stopped=is_stopped, limit_seconds=limit_seconds)
+        limits = RendezvousLimits(come=limit_seconds)
+        store = meet(place, is_stopped=is_stopped, limits=limits)
         store.set_timeout(_LONGEST_WAIT)
         _connect(place, store, backend, device, limit_seconds)
     else:

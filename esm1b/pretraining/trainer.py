@@ -26,7 +26,7 @@ from esm1b.pretraining.distributed.update_totals import Agreement, Totals
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
 from esm1b.pretraining.initial_weights import set_initial_weights
-from esm1b.pretraining.metrics.metrics_file import read_metrics
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 from esm1b.pretraining.metrics.monitor import Monitor
 from esm1b.pretraining.metrics.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.metrics.throughput import Throughput
@@ -161,7 +161,7 @@ class Trainer:
         monitor = self._monitor(number)
         self._export_milestone()
         try:
-            with Agreement() as agreement:
+            with Agreement.open() as agreement:
                 self._throughput.restart()
                 for batches, totals in self._agreed_updates(agreement, stop, watchdog):
                     self._update(batches, totals, monitor, watchdog)
@@ -214,7 +214,7 @@ class Trainer:
 
     def _logged_losses(self) -> list[float]:
         """Return the last losses that attempts before this one logged of the updates done."""
-        path = self._checkpoints / "metrics.jsonl"
+        path = self._checkpoints / METRICS_FILE
         lines = read_metrics(path) if path.exists() else []
         losses = [line.get("loss") for line in lines if line["update"] <= self.updates]
         return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]

@@ -13,7 +13,7 @@ from esm1b.errors import UserError
 from esm1b.evaluation.results import Evaluation, read_evaluations
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.plotting import inline_svg
-from esm1b.pretraining.metrics.metrics_file import read_metrics
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 from esm1b.report import tables
 from esm1b.report.catalogue import FACTS
 from esm1b.report.data_sections import audit_section, corpus_section, read_audit
@@ -110,7 +110,7 @@ def _read_training(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if not any("loss" in line for line in lines):
-        raise UserError(f"{path}: no line with a loss; expected the metrics.jsonl of a run")
+        raise UserError(f"{path}: no line with a loss; expected the {METRICS_FILE} of a run")
     return lines
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from esm1b.errors import Stopped, UserError
 from esm1b.pretraining.attempt_log import AttemptLog, NoProgress, read_attempts
-from esm1b.pretraining.distributed.lost_peer import is_lost_peer
+from esm1b.pretraining.distributed.collectives import is_lost_peer
 
 CLOSED = RuntimeError(
     "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by "

@@ -1,108 +1,128 @@
 """The audit of a run on disk: `esm1b audit`."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from typing import Any, Final, TypeVar
 
 from esm1b.batches.order import SequenceOrder
-from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
+from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, check_replaceable, write_json
-from esm1b.pretraining.audit.run_record import read_run_record
-from esm1b.pretraining.audit.sequence_ids import id_columns, ids_of
-from esm1b.pretraining.audit.times_seen import Audit, audit, times_seen
+from esm1b.pretraining.audit.table import ids_of, write_table
+from esm1b.pretraining.audit.times_seen import Audit, audit
+from esm1b.pretraining.checkpoints.files import StoredState, checkpoints, read_state
+from esm1b.pretraining.checkpoints.run_identity import recorded_fingerprint
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 
 AUDIT_FILE: Final = "audit.json"
-_TABLE: Final = "times_seen.parquet"
-_ROWS: Final = 1 << 20
+
+_Value = TypeVar("_Value", int, str)
 
 
 def audit_run(
-    checkpoints: Path,
+    directory: Path,
     tokens: Path,
     *,
     updates: int | None = None,
     corpus: Path | None = None,
     output: Path | None = None,
     table: bool = False,
-) -> tuple[Audit, dict[int, str] | None]:
-    """Return the audit of a run, and the ids of skipped sequences by number where known.
+) -> Audit:
+    """Return the audit of the run whose checkpoints are in `directory`.
 
     Args:
-        checkpoints: of the run.
-        tokens: that it trains on.
-        updates: up to which; None is the newest checkpoint's.
-        corpus: that the tokens were made of, for the ids.
+        directory: directory of the checkpoints.
+        tokens: tokens that the run trains on.
+        updates: number of updates to audit; None takes the newest checkpoint's.
+        corpus: corpus behind the tokens; the ids of sequences are read from it.
         output: directory for `audit.json`.
-        table: whether to write there how often each sequence was seen.
+        table: True for a table of all sequences beside it.
 
     Raises:
-        UserError: the run has not come that far or recorded nothing, or data are not its own.
+        UserError: the run has done fewer updates or recorded nothing, or the data are not its own.
     """
-    inputs = [checkpoints, tokens, *([] if corpus is None else [corpus])]
+    inputs = [directory, tokens, *([] if corpus is None else [corpus])]
     if output is not None:
         check_replaceable(output, "audit", inputs)
-    record = read_run_record(checkpoints)
+    recorded = recorded_fingerprint(directory)
+    if recorded is None:
+        raise UserError(f"{directory}: no run.json; expected the directory of a run's checkpoints")
+    state = _newest_state(directory)
+    fingerprint = _value(recorded, "tokens", str, directory)
+    seed = _value(recorded, "seed", int, directory)
+    crop_residues = _value(recorded, "pretraining.crop_residues", int, directory)
+    tokens_per_update = _value(recorded, "pretraining.tokens_per_update", int, directory)
     if updates is None:
-        updates = record.updates
-    if updates > record.updates:
+        updates = state.updates
+    if updates > state.updates:
         raise UserError(
-            f"--updates: {updates}; expected at most {record.updates}, as far as the newest "
-            f"checkpoint of {checkpoints} has come"
+            f"--updates: {updates}; expected at most {state.updates}, as far as the newest "
+            f"checkpoint of {directory} has come"
         )
     dataset = open_tokens(tokens, "train")
-    if dataset.fingerprint != record.tokens_fingerprint:
+    if dataset.fingerprint != fingerprint:
         raise UserError(
-            f"{tokens}: fingerprint {dataset.fingerprint}; expected {record.tokens_fingerprint}, "
-            f"the tokens that the run of {checkpoints} trains on"
+            f"{tokens}: fingerprint {dataset.fingerprint}; expected {fingerprint}, the tokens that "
+            f"the run of {directory} trains on"
         )
     order = SequenceOrder(
         dataset.lengths,
-        crop_residues=record.crop_residues,
-        tokens_per_update=record.tokens_per_update,
-        seed=record.seed,
+        crop_residues=crop_residues,
+        tokens_per_update=tokens_per_update,
+        seed=seed,
     )
-    result = audit(order, updates, record.skipped, sequences=len(dataset), logged=record.logged)
-    ids = None
+    result = audit(order, updates, state.skipped, logged=_logged(directory / METRICS_FILE))
     if corpus is not None:
-        taken_out = {sequence for update in result.skipped for sequence in update.sequences}
-        ids = ids_of(corpus, taken_out, fingerprint=dataset.corpus_fingerprint)
+        skipped = {sequence for update in result.skipped for sequence in update.sequences}
+        ids = ids_of(corpus, skipped, fingerprint=dataset.corpus_fingerprint)
+        result = replace(result, ids=ids)
     if output is not None:
-        with atomic_directory(output, "audit", inputs) as directory:
-            content = {"tokens_fingerprint": dataset.fingerprint, **result.as_json(ids)}
-            write_json(directory / AUDIT_FILE, content)
+        with atomic_directory(output, "audit", inputs) as written:
+            content = {"tokens_fingerprint": dataset.fingerprint, **result.as_json()}
+            write_json(written / AUDIT_FILE, content)
             if table:
-                seen = times_seen(order, updates, result.skipped, sequences=len(dataset))
-                _write_table(directory / _TABLE, seen, _id_columns(corpus, dataset))
-    return result, ids
+                write_table(written, result.counts, corpus, dataset.corpus_fingerprint)
+    return result
 
 
-def _id_columns(corpus: Path | None, dataset: TokenDataset) -> Iterator[pa.ChunkedArray] | None:
-    if corpus is None:
-        return None
-    return id_columns(corpus, fingerprint=dataset.corpus_fingerprint)
+def _newest_state(directory: Path) -> StoredState:
+    """Return the state of the newest checkpoint whose state is whole.
+
+    Raises:
+        UserError: no state is whole, or it names skipped updates that it has not come to.
+    """
+    problem = "no checkpoint"
+    for path in reversed(checkpoints(directory).values()):
+        try:
+            state = read_state(path)
+        except UserError as error:  # pretrain skips a damaged checkpoint too
+            problem = str(error)
+            continue
+        for record in state.skipped:
+            if not 1 <= record.update <= state.updates:
+                raise UserError(
+                    f"{directory}: update {record.update} is recorded as skipped by the checkpoint "
+                    f"of update {state.updates}; expected 1 to {state.updates}"
+                )
+        return state
+    raise UserError(f"{directory}: {problem}; expected a run that has saved a checkpoint")
 
 
-def _write_table(
-    path: Path, seen: NDArray[np.int32], ids: Iterator[pa.ChunkedArray] | None
-) -> None:
-    """Write a row for each sequence: its number, how often it was seen, its id where known."""
-    fields = [pa.field("sequence", pa.int64()), pa.field("times_seen", pa.int32())]
-    if ids is not None:
-        fields.append(pa.field("id", pa.string()))
-    schema = pa.schema(fields)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        first = 0
-        while first < len(seen):
-            column = None if ids is None else next(ids)
-            last = min(first + _ROWS, len(seen)) if column is None else first + len(column)
-            columns = [pa.array(np.arange(first, last)), pa.array(seen[first:last])]
-            if column is not None:
-                columns.append(column.cast(pa.string()))
-            writer.write_table(pa.table(columns, schema=schema))
-            first = last
+def _value(recorded: Mapping[str, Any], key: str, kind: type[_Value], directory: Path) -> _Value:
+    value = recorded.get(key)
+    if not isinstance(value, kind):
+        raise UserError(
+            f"{directory / 'run.json'}: {key}: {value!r}; expected {kind.__name__}, as pretrain "
+            "writes it"
+        )
+    return value
+
+
+def _logged(metrics: Path) -> list[tuple[int, int]]:
+    """Return (updates done, sequences seen until then) of each line that has both."""
+    return [
+        (line["update"], line["sequences_seen"])
+        for line in (read_metrics(metrics) if metrics.is_file() else [])
+        if isinstance(line.get("sequences_seen"), int)
+    ]

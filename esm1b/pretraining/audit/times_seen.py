@@ -1,18 +1,18 @@
 """Which training sequences a run has seen how often, counted from its order and its records."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.batches.order import SequenceOrder
+from esm1b.batches.order import Position, SequenceOrder
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
-_AT_ONCE: Final = 1 << 20
+_CHUNK: Final = 1 << 20
 # Updates that are compared with the order one by one, evenly spaced, the first and the last among
 # them: all of a short run.
 _COMPARED: Final = 256
@@ -21,18 +21,20 @@ _SHOWN: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What a run has seen after a number of updates.
+    """The sequences that a run has seen after a number of updates.
 
     Attributes:
-        updates: how many.
-        sequences: training sequences.
-        whole_epochs: how many the updates hold.
-        sequences_of_epoch: sequences of the epoch after those, from its beginning.
-        times_seen: sequences by how often they were seen, skipped updates taken out.
+        updates: number of updates.
+        sequences: number of training sequences.
+        whole_epochs: number of epochs that the updates hold completely.
+        sequences_of_epoch: number of sequences of the next epoch, from its beginning.
+        times_seen: number of sequences by the times that they were seen, skipped updates taken out.
+        updates_compared: number of updates whose sequences were compared one by one with the order.
+        lines_compared: number of lines of `metrics.jsonl` whose sequences were compared.
+        failures: differences from what should be, in words.
         skipped: updates that changed nothing, with their sequences.
-        updates_compared: whose sequences were compared, one by one, with those of the order.
-        lines_compared: lines of `metrics.jsonl` whose number of sequences was compared.
-        failures: what is not as it should be, in words; none where all is.
+        counts: times that each sequence was seen, int32 `[sequences]`; not part of the JSON.
+        ids: ids of the sequences in `skipped` by number; None where no corpus was given.
     """
 
     updates: int
@@ -40,27 +42,22 @@ class Audit:
     whole_epochs: int
     sequences_of_epoch: int
     times_seen: Mapping[int, int]
-    skipped: Sequence[SkippedUpdate]
     updates_compared: int
     lines_compared: int
-    failures: Sequence[str] = field(default_factory=tuple)
+    failures: Sequence[str]
+    skipped: Sequence[SkippedUpdate]
+    counts: NDArray[np.int32]
+    ids: Mapping[int, str] | None = None
 
-    def as_json(self, ids: Mapping[int, str] | None = None) -> dict[str, Any]:
-        """Return all of it for a JSON file.
-
-        Args:
-            ids: by number of the sequence, of those in `skipped`; None leaves them out.
-        """
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of `audit.json`."""
         skipped = [asdict(update) for update in self.skipped]
-        if ids is not None:
+        if self.ids is not None:
             for update in skipped:
-                update["ids"] = [ids.get(sequence) for sequence in update["sequences"]]
-        return {
-            **{name: value for name, value in vars(self).items() if name != "skipped"},
-            "times_seen": {str(times): count for times, count in self.times_seen.items()},
-            "skipped": skipped,
-            "failures": list(self.failures),
-        }
+                update["ids"] = [self.ids.get(sequence) for sequence in update["sequences"]]
+        times_seen = {str(times): count for times, count in self.times_seen.items()}
+        content = vars(self) | {"times_seen": times_seen, "skipped": skipped}
+        return {name: content[name] for name in content if name not in ("counts", "ids")}
 
 
 def audit(
@@ -68,7 +65,6 @@ def audit(
     updates: int,
     skipped: Sequence[SkippedUpdate] = (),
     *,
-    sequences: int,
     logged: Iterable[tuple[int, int]] = (),
 ) -> Audit:
     """Count what `updates` updates have seen, and compare it with what the run recorded.
@@ -76,139 +72,77 @@ def audit(
     Every epoch is counted sequence by sequence, not assumed to be whole.
 
     Args:
-        order: of the run.
-        updates: how many.
-        skipped: what the run recorded; updates after `updates` are left out.
-        sequences: training sequences.
-        logged: from the metrics of the run, (updates, sequences seen up to there).
+        order: order of the run's sequences.
+        updates: number of updates.
+        skipped: record of the run; updates after `updates` are left out.
+        logged: (updates done, sequences seen until then) from the metrics of the run.
     """
     position = order.position(updates)
     skipped = [update for update in skipped if update.update <= updates]
-    compared = _compared(updates)
+    numbers = np.linspace(0, updates - 1, min(updates, _COMPARED)).round().astype(np.int64)
+    compared = np.unique(numbers).tolist()
     lines = [(update, seen) for update, seen in logged if update <= updates]
-    counted, failures = _count(order, updates, sequences)
-    failures += _out_of_turn(order, compared, sequences)
+    counts, failures = _count(order, position)
+    failures += _out_of_turn(order, compared)
     failures += _unlike_order(order, skipped)
     failures += _unlike_log(order, lines)
-    _take_out(counted, skipped)
-    occurrences: Counter[int] = Counter()
-    for start in range(0, sequences, _AT_ONCE):
-        times, counts = np.unique(counted[start : start + _AT_ONCE], return_counts=True)
-        occurrences.update(dict(zip(times.tolist(), counts.tolist(), strict=True)))
+    for update in skipped:
+        taken_out = np.asarray(update.sequences, dtype=np.int64)
+        is_known = (taken_out >= 0) & (taken_out < order.sequences)  # or it is among the failures
+        np.subtract.at(counts, taken_out[is_known], 1)
     return Audit(
         updates=updates,
-        sequences=sequences,
+        sequences=order.sequences,
         whole_epochs=position.epoch,
         sequences_of_epoch=position.sequences,
-        times_seen=dict(sorted(occurrences.items())),
-        skipped=skipped,
+        times_seen=_occurrences(counts),
         updates_compared=len(compared),
         lines_compared=len(lines),
         failures=failures,
+        skipped=skipped,
+        counts=counts,
     )
 
 
-def times_seen(
-    order: SequenceOrder, updates: int, skipped: Sequence[SkippedUpdate] = (), *, sequences: int
-) -> NDArray[np.int32]:
-    """Return how often each sequence was seen, int32 `[sequences]`; arguments as of `audit`."""
-    counted, _ = _count(order, updates, sequences)
-    _take_out(counted, [update for update in skipped if update.update <= updates])
-    return counted
-
-
-def audit_text(audit: Audit, ids: Mapping[int, str] | None = None) -> str:
-    """Return the audit in words, for a terminal; `ids` as of `Audit.as_json`."""
-    due = audit.whole_epochs * audit.sequences + audit.sequences_of_epoch
-    rows = [
-        ("updates", f"{audit.updates:,}"),
-        ("training sequences", f"{audit.sequences:,}"),
-        ("whole epochs", f"{audit.whole_epochs:,}"),
-        ("sequences of the next epoch", f"{audit.sequences_of_epoch:,}"),
-        ("sequences due in all", f"{due:,}"),
-    ]
-    for times, count in audit.times_seen.items():
-        rows.append((f"seen {times:,} time{'' if times == 1 else 's'}", f"{count:,}"))
-    taken_out = sum(len(update.sequences) for update in audit.skipped)
-    rows += [
-        ("skipped updates", f"{len(audit.skipped):,}"),
-        ("sequences that they took out", f"{taken_out:,}"),
-        ("updates compared one by one", f"{audit.updates_compared:,}"),
-        ("lines of metrics.jsonl compared", f"{audit.lines_compared:,}"),
-    ]
-    width = max(len(label) for label, _ in rows)
-    digits = max(len(number) for _, number in rows)
-    lines = [f"{label:<{width}}  {number:>{digits}}" for label, number in rows]
-    lines += _skipped_lines(audit.skipped, ids)
-    if audit.failures:
-        lines += [f"FAILED: {failure}" for failure in audit.failures]
-    else:
-        lines.append("every sequence came once in each epoch, and none out of turn")
-    return "\n".join(lines)
-
-
-def _skipped_lines(
-    skipped: Sequence[SkippedUpdate], ids: Mapping[int, str] | None
-) -> Iterator[str]:
-    for update in skipped:
-        names = [
-            str(sequence) if ids is None else ids.get(sequence, f"number {sequence}")
-            for sequence in update.sequences[:_SHOWN]
-        ]
-        more = len(update.sequences) - len(names)
-        yield (
-            f"update {update.update:,} was skipped: {'' if ids is not None else 'numbers '}"
-            f"{', '.join(names)}{f' and {more:,} more' if more else ''}"
-        )
-
-
-def _count(
-    order: SequenceOrder, updates: int, sequences: int
-) -> tuple[NDArray[np.int32], list[str]]:
+def _count(order: SequenceOrder, position: Position) -> tuple[NDArray[np.int32], list[str]]:
     """Return how often each sequence was due, and what is wrong with the epochs."""
-    position = order.position(updates)
-    counted = np.zeros(sequences, dtype=np.int32)
+    counts = np.zeros(order.sequences, dtype=np.int32)
     failures = []
+
+    def add(epoch: int, last: int) -> None:
+        """Count the first `last` sequences of an epoch."""
+        for start in range(0, last, _CHUNK):
+            ranks = np.arange(start, min(start + _CHUNK, last))
+            np.add.at(counts, order.permuted(epoch, ranks), 1)
+
     for epoch in range(position.epoch):
-        _add(counted, order, epoch, sequences)
-        if not (counted == epoch + 1).all():
+        add(epoch, order.sequences)
+        if not (counts == epoch + 1).all():
             failures.append(f"epoch {epoch + 1} does not hold every sequence once")
-    _add(counted, order, position.epoch, position.sequences)
-    if counted.max() > position.epoch + 1:
+    add(position.epoch, position.sequences)
+    if counts.max() > position.epoch + 1:
         failures.append(f"epoch {position.epoch + 1} holds a sequence twice")
-    return counted, failures
+    return counts, failures
 
 
-def _add(counted: NDArray[np.int32], order: SequenceOrder, epoch: int, last: int) -> None:
-    """Count the first `last` sequences of an epoch."""
-    for start in range(0, last, _AT_ONCE):
-        ranks = np.arange(start, min(start + _AT_ONCE, last))
-        np.add.at(counted, order.permuted(epoch, ranks), 1)
+def _occurrences(counts: NDArray[np.int32]) -> dict[int, int]:
+    """Return the number of sequences by count, counts ascending."""
+    found: Counter[int] = Counter()
+    for start in range(0, len(counts), _CHUNK):
+        values, times = np.unique(counts[start : start + _CHUNK], return_counts=True)
+        found.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+    return dict(sorted(found.items()))
 
 
-def _take_out(counted: NDArray[np.int32], skipped: Sequence[SkippedUpdate]) -> None:
-    for update in skipped:
-        sequences = np.asarray(update.sequences, dtype=np.int64)
-        is_there = (sequences >= 0) & (sequences < len(counted))  # or the record is a failure
-        np.subtract.at(counted, sequences[is_there], 1)
-
-
-def _compared(updates: int) -> list[int]:
-    """Return the numbers, counted from 0, of the updates to compare one by one."""
-    if updates <= _COMPARED:
-        return list(range(updates))
-    return sorted({round(number) for number in np.linspace(0, updates - 1, _COMPARED)})
-
-
-def _out_of_turn(order: SequenceOrder, numbers: Sequence[int], sequences: int) -> list[str]:
+def _out_of_turn(order: SequenceOrder, numbers: Sequence[int]) -> list[str]:
     """Return which updates do not hold the sequences between their two positions."""
     failures = []
     for number in numbers:
         members = order.update(number)
         places = np.arange(order.sequences_seen(number), order.sequences_seen(number + 1))
-        epochs = places // sequences
+        epochs = places // order.sequences
         due = [
-            order.permuted(epoch, places[epochs == epoch] % sequences)
+            order.permuted(epoch, places[epochs == epoch] % order.sequences)
             for epoch in np.unique(epochs).tolist()
         ]
         if not (
@@ -224,27 +158,64 @@ def _unlike_order(order: SequenceOrder, skipped: Sequence[SkippedUpdate]) -> lis
     failures = []
     for record in skipped:
         members = order.update(record.update - 1)
-        if (members.epochs.tolist(), members.sequences.tolist()) != (
-            list(record.epochs),
-            list(record.sequences),
-        ):
+        due = (members.epochs.tolist(), members.sequences.tolist())
+        if due != (list(record.epochs), list(record.sequences)):
             failures.append(f"skipped update {record.update} is recorded with other sequences")
-    numbers = sorted(record.update for record in skipped)
-    failures += [
-        f"skipped update {number} is recorded more than once"
-        for number, group in itertools.groupby(numbers)
-        if len(list(group)) > 1
+    records = Counter(record.update for record in skipped)
+    return failures + [
+        f"skipped update {update} is recorded more than once"
+        for update in sorted(records)
+        if records[update] > 1
     ]
-    return failures
 
 
 def _unlike_log(order: SequenceOrder, lines: Sequence[tuple[int, int]]) -> list[str]:
     """Return at which updates the log has another number of sequences than the order."""
-    failures = []
-    for update, seen in lines:
-        due = order.sequences_seen(update)
-        if seen != due:
-            failures.append(
-                f"metrics.jsonl has {seen:,} sequences at update {update:,}, not {due:,}"
-            )
-    return failures
+    return [
+        f"{METRICS_FILE} has {seen:,} sequences at update {update:,}, not {due:,}"
+        for update, seen in lines
+        if seen != (due := order.sequences_seen(update))
+    ]
+
+
+def audit_text(audit: Audit) -> str:
+    """Return the audit in words, for a terminal."""
+    due = audit.whole_epochs * audit.sequences + audit.sequences_of_epoch
+    taken_out = sum(len(update.sequences) for update in audit.skipped)
+    numbers = {
+        "updates": audit.updates,
+        "training sequences": audit.sequences,
+        "whole epochs": audit.whole_epochs,
+        "sequences of the next epoch": audit.sequences_of_epoch,
+        "sequences due in all": due,
+        **{
+            f"seen {times:,} time{'' if times == 1 else 's'}": count
+            for times, count in audit.times_seen.items()
+        },
+        "skipped updates": len(audit.skipped),
+        "sequences that they took out": taken_out,
+        "updates compared one by one": audit.updates_compared,
+        f"lines of {METRICS_FILE} compared": audit.lines_compared,
+    }
+    width = max(map(len, numbers))
+    digits = max(len(f"{number:,}") for number in numbers.values())
+    lines = [f"{label:<{width}}  {number:>{digits},}" for label, number in numbers.items()]
+    lines += _skipped_lines(audit)
+    if audit.failures:
+        lines += [f"FAILED: {failure}" for failure in audit.failures]
+    else:
+        lines.append("every sequence came once in each epoch, and none out of turn")
+    return "\n".join(lines)
+
+
+def _skipped_lines(audit: Audit) -> Iterator[str]:
+    for update in audit.skipped:
+        names = [
+            str(sequence) if audit.ids is None else audit.ids.get(sequence, f"number {sequence}")
+            for sequence in update.sequences[:_SHOWN]
+        ]
+        more = len(update.sequences) - len(names)
+        yield (
+            f"update {update.update:,} was skipped: {'numbers ' if audit.ids is None else ''}"
+            f"{', '.join(names)}{f' and {more:,} more' if more else ''}"
+        )

@@ -6,9 +6,10 @@ from typing import Any
 
 from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 
 _RECORD = "run.json"
-_LEFT = ("attempts.jsonl", "metrics.jsonl", "milestones")
+_LEFT = ("attempts.jsonl", METRICS_FILE, "milestones")
 
 
 def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:

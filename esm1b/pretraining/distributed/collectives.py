@@ -1,31 +1,41 @@
-"""Python values between processes: everyone knows what everyone found, and all fail together."""
+"""Python values between processes: all learn what each of them found, and all fail together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import torch.distributed
 
-from esm1b.errors import RunFailure, SharedUserError, UserError
+from esm1b.errors import RunFailure, SharedUserError, UserError, one_line
 from esm1b.pretraining.distributed.place import Place
 
 T = TypeVar("T")
 
+# The messages of gloo, nccl and the store of torch 2.13 when the other side of a connection is gone
+# or does not answer. Their exceptions have no class in common but RuntimeError, so an error counts
+# when its message has both the name of a library and one of the phrases.
+_LIBRARIES: Final = ("gloo/transport", "pair closure", "nccl", "NCCL", "DistNetwork", "DistStore")
+_LOST_PEER: Final = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection was likely closed",
+    "Broken pipe",
+    "Timed out waiting",
+    "timed out",
+    "Application timeout caused pair closure",
+    "ncclRemoteError",
+    "ncclSystemError",
+    "NCCL communicator was aborted",
+    "Watchdog caught collective operation timeout",
+    "remote process exited",
+)
+
 
 class ActionError(RunFailure):
-    """What was done in every process failed in one; the message, of one line, is the same in all.
+    """An action that all processes ran failed in at least one.
 
-    A collective that fails itself, because a process is gone, is no such error.
+    Every process raises it with the same one-line message. A collective that fails because a
+    process is gone raises the error of torch instead; see `is_lost_peer`.
     """
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """What an action came to in one process; `failure` is its message."""
-
-    value: Any = None
-    failure: str | None = None
-    is_users: bool = False
 
 
 def gathered(value: T, place: Place) -> list[T]:
@@ -38,43 +48,50 @@ def gathered(value: T, place: Place) -> list[T]:
 
 
 def everywhere(action: Callable[[], T], place: Place) -> list[T]:
-    """Do `action` in every process and return all results, by rank. Collective.
+    """Run `action` in every process and return all results, by rank. Collective.
 
     Raises:
-        UserError: one process or more raised one; every process raises the first of them.
-        ActionError: it failed otherwise; every process says in which one and why.
+        UserError: at least one process raised one; every process raises the first of them.
+        ActionError: the action failed otherwise; every process says in which process and why.
     """
     caught: Exception | None = None
+    mine: T | SharedUserError | ActionError
     try:
-        mine = _Outcome(value=action())
-    except Exception as error:  # whatever it is, the others must not wait for ever
+        mine = action()
+    except Exception as error:  # whatever it is, the others must not wait forever
         caught = error
-        mine = _Outcome(failure=one_line(error), is_users=isinstance(error, UserError))
-    outcomes = gathered(mine, place)
-    failures = [(rank, found) for rank, found in enumerate(outcomes) if found.failure is not None]
-    for _, found in failures:
-        if found.is_users:
-            raise SharedUserError(found.failure) from caught
-    for rank, found in failures:
-        where = f"process {rank + 1} of {place.processes}: " if place.processes > 1 else ""
-        raise ActionError(f"{where}{found.failure}") from caught
-    return [found.value for found in outcomes]
+        kind = SharedUserError if isinstance(error, UserError) else ActionError
+        mine = kind(one_line(error))
+    outcomes: list[Any] = gathered(mine, place)
+    for outcome in outcomes:
+        if isinstance(outcome, SharedUserError):
+            raise outcome from caught
+    for rank, outcome in enumerate(outcomes):
+        if isinstance(outcome, ActionError):
+            where = f"process {rank + 1} of {place.processes}: " if place.processes > 1 else ""
+            raise ActionError(f"{where}{outcome}") from caught
+    return outcomes
 
 
 def on_first(action: Callable[[], T], place: Place) -> T:
-    """Do `action` in the first process and return its result in every one. Collective.
+    """Run `action` in the first process and return its result in every one. Collective.
 
     Raises:
-        UserError: the action's own, in every process.
-        ActionError: it failed otherwise; every process says why.
+        UserError: the action raised it; every process raises it.
+        ActionError: the action failed otherwise; every process says why.
     """
-    results: list[Any] = everywhere(lambda: action() if place.rank == 0 else None, place)
-    result: T = results[0]
-    return result
+    first: T | None = everywhere(lambda: action() if place.rank == 0 else None, place)[0]
+    return cast(T, first)
 
 
-def one_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+def is_lost_peer(error: BaseException) -> bool:
+    """Return whether `error`, or an error behind it, says that another process is gone or stuck."""
+    text = f"{type(error).__name__}: {error}"
+    if (
+        isinstance(error, RuntimeError)
+        and any(library in text for library in _LIBRARIES)
+        and any(phrase in text for phrase in _LOST_PEER)
+    ):
+        return True
+    origin = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return origin is not None and is_lost_peer(origin)

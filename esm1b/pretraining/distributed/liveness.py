@@ -1,32 +1,26 @@
-"""Which process of a run died, stopped or hangs, judged from the signs of life of all."""
+"""Which process of a run died, is stopped or hangs, judged from the heartbeats of all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 Position = tuple[int, int]
-"""An update, and a part of it, that a process has arrived at; later ones compare as greater."""
+"""An update, and a part of it, at which a process has arrived; later ones compare as greater."""
 
-START: Position = (-1, 0)
+START: Final[Position] = (-1, 0)
 
 State = Literal["running", "left", "failed", "lost", "died"]
-"""`left`: ended as it should. `failed`: ended with an error of its own. `lost`: got an error that
-another process caused. `died`: ended without a word."""
+"""`left`: ended as it should. `failed`: ended with its own error. `lost`: got an error that
+another process caused. `died`: ended without a message."""
 
-# When one process has lost another, so have all that wait; whoever has not noticed within this
-# share of the limit is the one that they lost.
+# When one process has lost another, all that wait get the same error soon; a process that has not
+# got it within this share of the limit is the one that they lost.
 _SHARE_TO_NOTICE: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sign:
-    """A sign of life.
-
-    Attributes:
-        position: where the main thread is.
-        state: how the process is.
-        reason: of a failure.
-    """
+class Heartbeat:
+    """What a process reports: where its main thread is, its state, and why it failed."""
 
     position: Position = START
     state: State = "running"
@@ -35,91 +29,75 @@ class Sign:
 
 @dataclass(kw_only=True)
 class Observed:
-    """What is known of a process.
+    """A process that another one watches.
 
     Attributes:
-        rank: of the process.
-        host: where it runs.
-        sign: its last one.
-        silent: seconds since then.
-        behind: seconds since another process arrived where this one has not.
-        lost: seconds since it said that it lost another process.
+        rank: rank of the process.
+        host: host of the process.
+        last: last heartbeat.
+        silent: seconds since the last heartbeat.
+        behind: seconds since another process arrived at a position that this one has not reached.
+        lost: seconds since the process reported that it lost another one.
     """
 
     rank: int
     host: str
-    sign: Sign = Sign()
+    last: Heartbeat = Heartbeat()
     silent: float = 0.0
     behind: float = 0.0
     lost: float = 0.0
 
-    def heard(self, sign: Sign) -> None:
-        """Take in a sign of life."""
-        if sign.position != self.sign.position:
+    def heard(self, heartbeat: Heartbeat) -> None:
+        """Record a heartbeat."""
+        if heartbeat.position != self.last.position:
             self.behind = 0.0
-        self.sign = sign
+        self.last = heartbeat
         self.silent = 0.0
 
     def closed(self) -> None:
-        """Take in that the connection to the process is closed."""
-        if self.sign.state in ("running", "lost"):
-            self.sign = Sign(position=self.sign.position, state="died")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What is wrong with a process.
-
-    Attributes:
-        rank: of the process.
-        text: names rank and host.
-        failed: whether the process told of an error of its own.
-    """
-
-    rank: int
-    text: str
-    failed: bool = False
+        """Record that the connection to the process is closed."""
+        if self.last.state in ("running", "lost"):
+            self.last = replace(self.last, state="died")
 
 
 def age(processes: Sequence[Observed], seconds: float) -> None:
-    """Let time pass without a sign of life."""
-    furthest = max(process.sign.position for process in processes)
+    """Let time pass without a heartbeat."""
+    furthest = max(process.last.position for process in processes)
     for process in processes:
         process.silent += seconds
-        process.lost = process.lost + seconds if process.sign.state == "lost" else 0.0
-        process.behind = process.behind + seconds if process.sign.position < furthest else 0.0
+        process.lost = process.lost + seconds if process.last.state == "lost" else 0.0
+        process.behind = process.behind + seconds if process.last.position < furthest else 0.0
 
 
-def findings(
+def faults(
     processes: Sequence[Observed], *, limit_seconds: float, is_lost: bool = False
-) -> list[Finding]:
-    """Return what is wrong with each of the processes that the others need not wait for any more.
+) -> dict[int, str]:
+    """Return, by rank, what is wrong with processes for which the others need not wait any more.
 
     Args:
-        processes: those that are watched.
-        limit_seconds: how long a process may be silent, or be waited for.
-        is_lost: whether the watching process, where it is none of these, lost another one.
+        processes: processes that are watched.
+        limit_seconds: longest time that a process may be silent, or be waited for.
+        is_lost: True if the watching process, not one of `processes`, lost another.
     """
-    furthest = max(process.sign.position for process in processes)
-    is_lost = is_lost or any(process.sign.state == "lost" for process in processes)
+    furthest, _ = max(process.last.position for process in processes)
+    is_lost = is_lost or any(process.last.state == "lost" for process in processes)
     longest_lost = max(process.lost for process in processes)
-    found = []
+    found = {}
     for process in processes:
-        sign = process.sign
+        state = process.last.state
         is_silent = process.silent > limit_seconds
-        trouble = None
-        if sign.state == "died":
-            trouble = "died"
-        elif sign.state == "failed" and (is_lost or is_silent):
-            trouble = f"failed: {sign.reason}"
-        elif sign.state in ("running", "lost") and is_silent:
-            trouble = f"gave no sign of life for {process.silent:.0f} s"
-        elif sign.state == "running" and process.behind > limit_seconds:
-            where = f"update {furthest[0]}"
-            trouble = f"hangs: others have waited for it at {where} for {process.behind:.0f} s"
-        elif sign.state == "running" and longest_lost > limit_seconds * _SHARE_TO_NOTICE:
-            trouble = "hangs: others have given up waiting for it"
-        if trouble is not None:
-            text = f"rank {process.rank} on {process.host} {trouble}"
-            found.append(Finding(rank=process.rank, text=text, failed=sign.state == "failed"))
+        fault = None
+        if state == "died":
+            fault = "died"
+        elif state == "failed" and (is_lost or is_silent):
+            fault = f"failed: {process.last.reason}"
+        elif state in ("running", "lost") and is_silent:
+            fault = f"gave no sign of life for {process.silent:.0f} s"
+        elif state == "running" and process.behind > limit_seconds:
+            fault = f"hangs: others have waited for it at update {furthest} for "
+            fault += f"{process.behind:.0f} s"
+        elif state == "running" and longest_lost > limit_seconds * _SHARE_TO_NOTICE:
+            fault = "hangs: others have given up waiting for it"
+        if fault is not None:
+            found[process.rank] = f"rank {process.rank} on {process.host} {fault}"
     return found

@@ -1,4 +1,4 @@
-"""Which process this is, whatever started it: a function of the environment."""
+"""The place of this process among those of the run, whatever started it, from the environment."""
 
 import re
 import socket
@@ -21,7 +21,7 @@ _OPEN_MPI: Final = (
 )
 # the launcher of MPICH and of Intel MPI
 _HYDRA: Final = ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE", "MPI_LOCALNRANKS")
-# What is the same in all processes that one mpirun starts, and most likely in no others.
+# Names of a job: equal in all processes that one mpirun starts, and most likely in no others
 _JOB_NAMES: Final = (
     "PMIX_NAMESPACE",  # Open MPI 5
     "OMPI_MCA_ess_base_jobid",  # Open MPI 4
@@ -31,9 +31,8 @@ _JOB_NAMES: Final = (
     "LSB_JOBID",
     "JOB_ID",  # Grid Engine
 )
-_FIRST_PORT: Final = 20_000
-_PORTS: Final = 20_000
-# A prime, so that the steps of a job listen far apart.
+_PORTS: Final = range(20_000, 40_000)
+# a prime, so that the steps of a job listen far apart
 _PORTS_PER_STEP: Final = 7919
 
 
@@ -42,12 +41,13 @@ class Place:
     """This process among those of the run.
 
     Attributes:
-        rank: from 0, over all nodes.
-        local_rank: from 0, on this node; chooses the GPU.
-        processes: over all nodes.
+        rank: number of the process, from 0, over all nodes.
+        local_rank: number of the process, from 0, on this node; chooses the GPU.
+        processes: number of processes, over all nodes.
         address: host of rank 0.
-        port: where rank 0 listens; 0 for a single process.
-        launcher: what started it: "torchrun", "deepspeed", "srun", "mpirun" or "none".
+        port: port on which rank 0 listens; 0 for a single process.
+        launcher: program that started the process: "torchrun", "deepspeed", "srun", "mpirun" or
+            "none".
     """
 
     rank: int = 0
@@ -70,25 +70,24 @@ def place_from_environment(environment: Mapping[str, str]) -> Place:
     come Open MPI's mpirun, Hydra (the mpirun of MPICH and Intel MPI), which both start their
     daemons with srun inside a SLURM job, and srun.
 
-    MASTER_ADDR and MASTER_PORT, where they are set, are the host of rank 0 and where it listens.
-    Otherwise the port follows from the number of the job, so that jobs on one host do not meet
-    (MPICH outside a batch system tells none: a second run on the host needs its MASTER_PORT).
+    MASTER_ADDR and MASTER_PORT, where they are set, are the host and the port of rank 0. Otherwise
+    the port follows from the number of the job, so that jobs on one host do not meet (outside a
+    batch system MPICH has no such number: a second run on the host needs its own MASTER_PORT).
 
     Raises:
-        UserError: some variables of a launcher are there and others are missing, no integers, or
+        UserError: some variables of a launcher are set and others are missing, not integers, or
             contradict each other; or mpirun spans several nodes and MASTER_ADDR is not set.
     """
-    if "RANK" in environment or "WORLD_SIZE" in environment:
-        return _from_torch(environment)
-    if _any_of(_OPEN_MPI, environment):
-        return _from_mpi(environment, _OPEN_MPI, "Open MPI", "mpirun -x MASTER_ADDR=HOST")
-    is_hydra = _any_of(("MPI_LOCALRANKID", "MPI_LOCALNRANKS"), environment)
-    # srun --mpi=pmi2 sets PMI_RANK and PMI_SIZE too
-    if is_hydra or ("SLURM_STEP_ID" not in environment and _any_of(_HYDRA, environment)):
-        return _from_mpi(environment, _HYDRA, "MPICH", "mpirun -genv MASTER_ADDR HOST")
-    if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:
-        return _from_slurm(environment)
-    return Place()
+    place = _read_place(environment)
+    if not 0 <= place.local_rank <= place.rank < place.processes:
+        raise UserError(
+            f"environment: {place.launcher} names rank {place.rank} (on its node "
+            f"{place.local_rank}) of {place.processes} processes; expected ranks from 0, below the "
+            "number of processes"
+        )
+    if place.processes > 1 and not 0 < place.port < 1 << 16:
+        raise UserError(f"environment: MASTER_PORT={place.port}; expected 1 to 65535")
+    return place
 
 
 def is_first_process(environment: Mapping[str, str]) -> bool:
@@ -99,121 +98,114 @@ def is_first_process(environment: Mapping[str, str]) -> bool:
         return True
 
 
+def _read_place(environment: Mapping[str, str]) -> Place:
+    def has_any(*names: str) -> bool:
+        return any(name in environment for name in names)
+
+    if has_any("RANK", "WORLD_SIZE"):
+        return _from_torch(environment)
+    if has_any(*_OPEN_MPI):
+        return _from_mpi(environment, _OPEN_MPI, "Open MPI", "mpirun -x MASTER_ADDR=HOST")
+    # srun --mpi=pmi2 sets PMI_RANK and PMI_SIZE too
+    is_step = "SLURM_STEP_ID" in environment
+    if has_any("MPI_LOCALRANKID", "MPI_LOCALNRANKS") or (not is_step and has_any(*_HYDRA)):
+        return _from_mpi(environment, _HYDRA, "MPICH", "mpirun -genv MASTER_ADDR HOST")
+    # sbatch sets SLURM_PROCID for the script itself, which is not a step
+    return _from_slurm(environment) if is_step and "SLURM_PROCID" in environment else Place()
+
+
 def _from_torch(environment: Mapping[str, str]) -> Place:
-    values = _required(environment, _TORCH, "torchrun")
-    return _checked(
-        Place(
-            rank=_integer(values, "RANK"),
-            local_rank=_integer(values, "LOCAL_RANK"),
-            processes=_integer(values, "WORLD_SIZE"),
-            address=values["MASTER_ADDR"],
-            port=_integer(values, "MASTER_PORT"),
-            launcher="deepspeed" if "CROSS_RANK" in environment else "torchrun",
-        )
+    _require(environment, _TORCH, "torchrun")
+    return Place(
+        rank=_integer(environment, "RANK"),
+        local_rank=_integer(environment, "LOCAL_RANK"),
+        processes=_integer(environment, "WORLD_SIZE"),
+        address=environment["MASTER_ADDR"],
+        port=_integer(environment, "MASTER_PORT"),
+        launcher="deepspeed" if "CROSS_RANK" in environment else "torchrun",
     )
 
 
 def _from_mpi(
     environment: Mapping[str, str], names: tuple[str, str, str, str], launcher: str, example: str
 ) -> Place:
-    values = _required(environment, names, f"{launcher}'s mpirun")
-    rank, local_rank, processes, local_processes = (_integer(values, name) for name in names)
+    _require(environment, names, f"{launcher}'s mpirun")
+    rank, local_rank, processes, local_processes = (_integer(environment, name) for name in names)
     address = environment.get("MASTER_ADDR")
-    if not address:
-        if local_processes != processes:
-            raise UserError(
-                f"environment: MASTER_ADDR not set; expected the host of rank 0, which mpirun does "
-                f"not tell and {processes} processes on several nodes need: {example}"
-            )
-        address = "127.0.0.1"
-    job = ":".join(environment[name] for name in _JOB_NAMES if environment.get(name))
-    return _checked(
-        Place(
-            rank=rank,
-            local_rank=local_rank,
-            processes=processes,
-            address=address,
-            port=_port(environment, zlib.crc32(job.encode())) if processes > 1 else 0,
-            launcher="mpirun",
+    if not address and local_processes != processes:
+        raise UserError(
+            "environment: MASTER_ADDR not set; expected the host of rank 0, since mpirun does not "
+            f"give it to {processes} processes on several nodes: {example}"
         )
+    job = ":".join(environment[name] for name in _JOB_NAMES if environment.get(name))
+    return Place(
+        rank=rank,
+        local_rank=local_rank,
+        processes=processes,
+        address=address or "127.0.0.1",
+        port=_port(environment, zlib.crc32(job.encode())) if processes > 1 else 0,
+        launcher="mpirun",
     )
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Place:
-    values = _required(environment, (*_SLURM, "SLURM_JOB_ID", "SLURM_STEP_ID"), "srun")
+    _require(environment, (*_SLURM, "SLURM_JOB_ID", "SLURM_STEP_ID"), "srun")
     # In the interactive step of salloc, which is one process, SLURM_NTASKS is that of the job.
-    is_told = bool(environment.get("SLURM_STEP_NUM_TASKS"))
-    processes = _integer(environment, "SLURM_STEP_NUM_TASKS" if is_told else "SLURM_NTASKS")
+    tasks = "SLURM_STEP_NUM_TASKS" if environment.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+    processes = _integer(environment, tasks)
     address = environment.get("MASTER_ADDR") or "127.0.0.1"
     if processes > 1 and not environment.get("MASTER_ADDR"):
-        # SLURM_LAUNCH_NODE_IPADDR is where srun was typed: under salloc, the login node
-        nodes = _required(environment, ("SLURM_STEP_NODELIST",), "srun")["SLURM_STEP_NODELIST"]
-        address = _first_host(nodes)
-    job = _integer(values, "SLURM_JOB_ID") + _PORTS_PER_STEP * _integer(values, "SLURM_STEP_ID")
-    return _checked(
-        Place(
-            rank=_integer(values, "SLURM_PROCID"),
-            local_rank=_integer(values, "SLURM_LOCALID"),
-            processes=processes,
-            address=address,
-            port=_port(environment, job) if processes > 1 else 0,
-            launcher="srun",
-        )
+        # SLURM_LAUNCH_NODE_IPADDR is the node where srun was typed: under salloc, the login node
+        _require(environment, ("SLURM_STEP_NODELIST",), "srun")
+        address = _first_host(environment["SLURM_STEP_NODELIST"])
+    step = _integer(environment, "SLURM_STEP_ID")
+    job = _integer(environment, "SLURM_JOB_ID") + _PORTS_PER_STEP * step
+    return Place(
+        rank=_integer(environment, "SLURM_PROCID"),
+        local_rank=_integer(environment, "SLURM_LOCALID"),
+        processes=processes,
+        address=address,
+        port=_port(environment, job) if processes > 1 else 0,
+        launcher="srun",
     )
 
 
 def _first_host(nodes: str) -> str:
     """Return the first of SLURM's list of hosts: "gpu07" of "gpu[07-08,11],login1"."""
+    # the first item: commas inside brackets do not end it
     first = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodes)
+    # in each pair of brackets, the first number: it ends at a comma or a hyphen
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first.group() if first else "")
 
 
 def _port(environment: Mapping[str, str], job: int) -> int:
     if environment.get("MASTER_PORT"):
         return _integer(environment, "MASTER_PORT")
-    return _FIRST_PORT + job % _PORTS
+    return _PORTS[job % len(_PORTS)]
 
 
-def _checked(place: Place) -> Place:
-    if not 0 <= place.local_rank <= place.rank < place.processes:
-        raise UserError(
-            f"environment: rank {place.rank} (on its node {place.local_rank}) of {place.processes} "
-            f"processes, says {place.launcher}; expected ranks from 0, below the number of "
-            "processes"
-        )
-    if place.processes > 1 and not 0 < place.port < 1 << 16:
-        raise UserError(f"environment: MASTER_PORT={place.port}; expected 1 to 65535")
-    return place
-
-
-def _any_of(names: tuple[str, ...], environment: Mapping[str, str]) -> bool:
-    return any(name in environment for name in names)
-
-
-def _required(
-    environment: Mapping[str, str], names: tuple[str, ...], launcher: str
-) -> dict[str, str]:
+def _require(environment: Mapping[str, str], names: tuple[str, ...], launcher: str) -> None:
     missing = [name for name in names if not environment.get(name)]
     if missing:
         raise UserError(
             f"environment: {', '.join(missing)} not set; expected with the other variables of "
             f"{launcher}"
         )
-    return {name: environment[name] for name in names}
 
 
-def _integer(values: Mapping[str, str], name: str) -> int:
+def _integer(environment: Mapping[str, str], name: str) -> int:
     try:
-        return int(values[name])
+        return int(environment[name])
     except ValueError as error:
-        raise UserError(f"environment: {name}={values[name]!r}; expected an integer") from error
+        text = environment[name]
+        raise UserError(f"environment: {name}={text!r}; expected an integer") from error
 
 
 def with_known_address(place: Place) -> Place:
     """Return `place` with an address for rank 0 that can be reached.
 
-    srun tells the name of a node. Where that is no host name, as with virtual nodes, SLURM knows
-    its address.
+    srun gives the name of a node. Where that is not a host name, as with virtual nodes, SLURM knows
+    the node's address.
 
     Raises:
         UserError: neither the network nor SLURM knows the name.
@@ -222,15 +214,15 @@ def with_known_address(place: Place) -> Place:
         return place
     command = ["scontrol", "show", "node", "--oneliner", place.address]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     except OSError:
-        told = ""
-    found = re.search(r"\bNodeAddr=(\S+)", told)
+        answer = ""
+    found = re.search(r"\bNodeAddr=(\S+)", answer)
     if found is None or not _is_host(found.group(1)):
         raise UserError(
-            f"environment: rank 0 is on {place.address}, says MASTER_ADDR or else "
-            "SLURM_STEP_NODELIST, which is no host that this one knows; expected MASTER_ADDR with "
-            "its address"
+            f"environment: rank 0 is on {place.address} according to MASTER_ADDR or else "
+            "SLURM_STEP_NODELIST, and this host cannot resolve that name; expected MASTER_ADDR "
+            "with its address"
         )
     return replace(place, address=found.group(1))
 

@@ -1,8 +1,9 @@
-"""What all processes must know of an update before it begins, agreed upon one update ahead."""
+"""What all processes must know of an update before it begins, summed one update ahead."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -12,13 +13,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """An update over all processes.
+    """Masked positions, tokens, and tokens with fillers of an update, over all processes.
 
-    Attributes:
-        masked: masked positions.
-        tokens: tokens of the sequences.
-        padded: tokens as computed, fillers included.
-        stop: whether any process asks to stop before this update.
+    `stop`: whether any process asks to stop before this update.
     """
 
     masked: int
@@ -35,34 +32,25 @@ class Agreement:
     The tensors are on the CPU in a gloo group of their own: no device is synchronised, and the
     order of collectives on the device stays free.
 
-    Collective: all processes construct it, and start and finish the same updates.
-
-    Args:
-        timeout_seconds: how much later than this process another may start the same update
-            before `finish` raises.
+    Collective: all processes open it, and start and finish the same updates.
     """
 
-    def __init__(self, *, timeout_seconds: float = 100) -> None:
-        self._group = torch.distributed.new_group(
-            backend="gloo", timeout=timedelta(seconds=timeout_seconds)
-        )
-        # A process without updates would leave at once, while another is still connecting to it.
-        torch.distributed.barrier(self._group)
+    def __init__(self, group: torch.distributed.ProcessGroup) -> None:
+        self._group = group
         self._started: tuple[Tensor, torch.distributed.Work] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # After an error the group goes with the default group or the process: leaving it here
-        # could wait for processes that are gone.
-        if error is None:
-            torch.distributed.destroy_process_group(self._group)
+    @classmethod
+    @contextmanager
+    def open(cls, *, timeout_seconds: float = 100) -> Iterator[Self]:
+        """Yield an agreement; its `finish` waits at most so long for a process that starts late."""
+        timeout = timedelta(seconds=timeout_seconds)
+        group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        # A process without updates would leave at once, while another is still connecting to it.
+        torch.distributed.barrier(group)
+        yield cls(group)
+        # Not after an error: leaving could wait for processes that are gone. The group then goes
+        # with the default group or the process.
+        torch.distributed.destroy_process_group(group)
 
     def start(self, *, masked: int, tokens: int, padded: int, stop: bool) -> None:
         """Send this process's numbers of the next update."""

@@ -3,16 +3,20 @@
 import logging
 import math
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from esm1b.errors import UserError, one_line
 from esm1b.json_lines import JsonLines
 from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.metrics.weights_and_biases import WeightsAndBiases
 
 _log = logging.getLogger(__name__)
@@ -20,20 +24,29 @@ _log = logging.getLogger(__name__)
 _IN_BAR: Final = ("loss", "validation_perplexity", "tokens_per_second")
 
 
+class _TensorBoard(SummaryWriter):
+    def write(self, update: int, values: Mapping[str, float | int]) -> None:
+        for name, value in values.items():
+            self.add_scalar(name, value, update)
+
+
+_Dashboard = _TensorBoard | WeightsAndBiases
+
+
 class Monitor:
     """Writes the metrics of one attempt; only the first process has one that is `active`.
 
     `metrics.jsonl` is append-only: a line has the update, the attempt and the values, null for one
     that is not finite. Where a restart repeats an update, the later line counts. A full disk costs
-    lines, not the run.
+    lines, not the run; a dashboard that fails is given up for the rest of the attempt.
 
     Args:
-        directory: of the checkpoints.
-        attempt: its number, from 1.
-        first: updates done before it.
+        directory: directory of the checkpoints.
+        attempt: number of the attempt, from 1.
+        first: updates done before the attempt.
         last: updates of the whole run.
-        active: whether to write at all.
-        wandb_project: of Weights & Biases, to log there too.
+        active: False for a monitor that writes nothing.
+        wandb_project: project of Weights & Biases to log to as well.
         clock: seconds of a clock that never goes back.
 
     Raises:
@@ -54,12 +67,15 @@ class Monitor:
         self._active = active
         if not active:
             return
-        self._wandb = None if wandb_project is None else WeightsAndBiases(directory, wandb_project)
+        self._dashboards: dict[str, _Dashboard] = {}
+        if wandb_project is not None:
+            with self._optional("Weights & Biases"):
+                self._dashboards["Weights & Biases"] = WeightsAndBiases(directory, wandb_project)
         self._attempt = attempt
-        self._path = directory / "metrics.jsonl"
+        self._path = directory / METRICS_FILE
         self._lines = JsonLines(self._path)
         self._is_failing = False
-        self._board: SummaryWriter | None = SummaryWriter(
+        self._dashboards["TensorBoard"] = _TensorBoard(
             log_dir=str(directory / "tensorboard"), purge_step=first + 1
         )
         self._bar = tqdm(
@@ -79,12 +95,11 @@ class Monitor:
         """Add a line for `update`, the number of updates done."""
         if not self._active:
             return
-        finite = {name: _finite(value) for name, value in values.items()}
-        self._write_line({"update": update, "attempt": self._attempt, **finite})
-        self._write_to_board(update, finite)
-        if self._wandb is not None:
-            self._wandb.write(update, finite)
-        summary = {name: f"{value:.4g}" for name, value in values.items() if value is not None}
+        known = {name: value for name, value in values.items() if value is not None}
+        finite = {name: value for name, value in known.items() if math.isfinite(value)}
+        self._write_line(update, {name: finite.get(name) for name in values})
+        self._each_dashboard(lambda dashboard: dashboard.write(update, finite))
+        summary = {name: f"{value:.4g}" for name, value in known.items()}
         if sys.stderr.isatty():
             self._bar.set_postfix({name: summary[name] for name in _IN_BAR if name in summary})
         else:
@@ -104,9 +119,7 @@ class Monitor:
         if self._active:
             self._bar.close()
             self._lines.close()
-            self._close_board()
-            if self._wandb is not None:
-                self._wandb.close()
+            self._each_dashboard(lambda dashboard: dashboard.close())
 
     def _time_left(self) -> str:
         if self._begin is None or self._update == self._begin[0]:
@@ -115,41 +128,37 @@ class Monitor:
         seconds = (self._clock() - began) / (self._update - update) * (self._last - self._update)
         return f" ({tqdm.format_interval(seconds)} left)"
 
-    def _write_line(self, line: Mapping[str, Any]) -> None:
+    def _write_line(self, update: int, values: Mapping[str, float | int | None]) -> None:
         try:
-            self._lines.write(line)
+            self._lines.write({"update": update, "attempt": self._attempt, **values})
             self._is_failing = False
         except OSError as error:
             if not self._is_failing:
                 _log.warning("%s: %s; lines are missing from here on", self._path, error.strerror)
             self._is_failing = True
 
-    def _write_to_board(self, update: int, values: Mapping[str, float | int | None]) -> None:
-        try:
-            for name, value in values.items():
-                if value is not None and self._board is not None:
-                    self._board.add_scalar(name, value, update)
-        except Exception as error:  # its thread failed, however long ago, for whatever reason
-            self._give_board_up(error)
+    def _each_dashboard(self, action: Callable[[_Dashboard], None]) -> None:
+        for name, dashboard in list(self._dashboards.items()):
+            with self._optional(name):
+                action(dashboard)
 
-    def _close_board(self) -> None:
+    @contextmanager
+    def _optional(self, name: str) -> Iterator[None]:
+        """Give a dashboard up that fails, for whatever reason: the run is worth more."""
         try:
-            if self._board is not None:
-                self._board.close()
+            yield
+        except UserError:
+            raise
         except Exception as error:
-            self._give_board_up(error)
-
-    def _give_board_up(self, error: Exception) -> None:
-        self._board = None
-        _log.warning("TensorBoard: %s; this attempt goes on without", error)
+            self._dashboards.pop(name, None)
+            _log.warning("%s: %s; this attempt continues without it", name, one_line(error))
 
 
 def name_log_lines(place: Place) -> None:
     """Begin the log lines of this process with its rank, unless it is the first one."""
-    if place.rank == 0:
-        return
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Ranked(place.rank, handler.formatter or logging.Formatter()))
+    if place.rank > 0:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_Ranked(place.rank, handler.formatter or logging.Formatter()))
 
 
 class _Ranked(logging.Formatter):
@@ -161,9 +170,4 @@ class _Ranked(logging.Formatter):
         self._inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._prefix + self._inner.format(record).replace("\n", "\n" + self._prefix)
-
-
-def _finite(value: float | int | None) -> float | int | None:
-    """Return `value`, or None in place of what JSON has no number for."""
-    return None if value is None or not math.isfinite(value) else value
+        return textwrap.indent(self._inner.format(record), self._prefix, lambda line: True)

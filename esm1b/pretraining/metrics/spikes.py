@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from typing import Final
 
 RECENT_LOSSES: Final = 100
-"""How many logged losses to compare with."""
+"""Number of logged losses that a new one is compared with."""
 
 # Fewer say too little about the spread.
 _FEWEST: Final = 20
 _LARGEST_DEVIATION: Final = 6.0
 # The standard deviation of a normal distribution over its median absolute deviation.
 _NORMAL: Final = 1.4826
-# A curve that is flat to less than this share of its loss has no spikes below it.
+# The smallest standard deviation, as a share of the median: a flat curve has no spikes.
 _SMALLEST_SPREAD: Final = 0.002
 
 
 def is_spike(loss: float, recent: Sequence[float]) -> bool:
-    """Return whether `loss` lies far above the `RECENT_LOSSES` last of `recent`.
+    """Return whether `loss` is far above the `RECENT_LOSSES` last of `recent`.
 
     Far is six standard deviations above the median, as estimated from the median absolute
-    deviation: neither moves with the few spikes that `recent` may hold. A loss that is no finite
-    number is a spike. The first 20 losses are not judged.
+    deviation: neither moves with the few spikes that `recent` may hold. A loss that is not
+    finite is a spike. The first 20 losses are not judged.
 
     Args:
-        loss: in nats.
+        loss: loss to judge, in nats.
         recent: losses logged before, oldest first; those that are not finite are left out.
     """
     if not math.isfinite(loss):

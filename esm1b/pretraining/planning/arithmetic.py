@@ -1,8 +1,9 @@
 """What training costs in floating point operations, and what share of a GPU's peak it uses."""
 
 from esm1b.alphabet import TOKENS
+from esm1b.config import TrainingPrecision
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.planning.gpus import Precision, gpu_of_device
+from esm1b.pretraining.planning.gpus import gpu_of_device
 
 
 def flops_per_token(shape: EncoderShape, weighted_mean_length: float) -> float:
@@ -21,33 +22,26 @@ def flops_per_token(shape: EncoderShape, weighted_mean_length: float) -> float:
     return 6 * multiplied + 12 * shape.layers * shape.width * weighted_mean_length
 
 
-def tokens_per_second(
-    shape: EncoderShape, weighted_mean_length: float, *, peak_flops: float, utilisation: float
-) -> float:
-    """Return the tokens a second that a GPU trains at a share of its peak."""
-    return peak_flops * utilisation / flops_per_token(shape, weighted_mean_length)
-
-
 def model_flops_utilisation(
     shape: EncoderShape,
     *,
     tokens_per_second: float,
     weighted_mean_length: float,
-    gpu_name: str,
+    gpu_name: str | None,
     gpus: int,
-    precision: Precision = "bf16",
+    precision: TrainingPrecision = "bf16",
 ) -> float | None:
     """Return the share of the GPUs' peak that training used, None where the peak is not known.
 
     Args:
-        shape: of the network.
-        tokens_per_second: over all GPUs, without padding and filler.
+        shape: shape of the network.
+        tokens_per_second: rate of all GPUs together, without padding and filler.
         weighted_mean_length: sum of squared lengths over the sum of lengths, in tokens.
-        gpu_name: as CUDA reports it.
-        gpus: how many there are.
-        precision: of the multiplications.
+        gpu_name: device name that CUDA reports; None on CPU.
+        gpus: number of GPUs.
+        precision: number format of the multiplications.
     """
-    gpu = gpu_of_device(gpu_name)
+    gpu = gpu_of_device(gpu_name or "")
     peak = None if gpu is None else gpu.peak_flops(precision)
     if peak is None:
         return None

@@ -7,65 +7,66 @@ from esm1b.pretraining.planning.estimate import Estimate, MicroBatchMemory
 from esm1b.pretraining.planning.memory import MEMORY_MARGIN, ZeroStage
 
 _ALL_STAGES: Final[tuple[ZeroStage, ...]] = (0, 1, 2, 3)
-_LABEL: Final = 12
-_COLUMN: Final = 17
+_STATE_LABELS: Final = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "master_weights": "fp32 weights",
+    "moments": "Adam's moments",
+    "buffers": "buffers",
+    "total": "together",
+}
 
 
 def estimate_text(estimate: Estimate) -> str:
     """Return everything that the estimate says, in at most 100 columns."""
-    blocks = [
-        [*_run(estimate)],
-        [*_time(estimate)],
-        [*_state(estimate)],
-        [*_micro_batches(estimate)],
-        [*_disk(estimate)],
-    ]
-    return "\n\n".join("\n".join(line.rstrip() for line in block) for block in blocks)
+    blocks = (_run, _time, _state, _micro_batches, _disk)
+    return "\n\n".join("\n".join(line.rstrip() for line in block(estimate)) for block in blocks)
 
 
 def _run(estimate: Estimate) -> Iterator[str]:
-    data = estimate.data
-    known = "number of training sequences not known: --tokens or --sequences says it"
-    yield _fact("run", f"{estimate.run}, {estimate.parameters:,} parameters, {estimate.precision}")
-    yield _fact(
-        "data",
-        known if data.sequences is None else f"{data.sequences:,} training sequences",
-    )
-    for origin in data.origin.split("; "):
-        yield _fact("", origin)
-    yield _fact(
-        "lengths",
-        f"{data.lengths.mean_tokens:.1f} tokens on average, cropped, special tokens included; "
-        f"weighted by length {data.lengths.weighted_mean_length:.1f}",
-    )
-    yield _fact(
-        "updates",
-        f"{estimate.updates:,} of {estimate.tokens_per_update:,} tokens: "
-        f"{_scaled(estimate.tokens)} tokens"
-        + ("" if estimate.epochs is None else f", {estimate.epochs:.2f} epochs"),
-    )
-    yield _fact(
-        "operations",
-        f"{_scaled(estimate.flops_per_token)}FLOP a token, {estimate.flops:.3g} FLOP in all",
-    )
-    peak = estimate.gpu.peak_flops(estimate.precision) or 0.0
-    yield _fact("GPUs", f"{estimate.gpus} x {estimate.gpu.name}, {peak / 1e12:g} TFLOP/s dense")
-    yield _fact("", estimate.gpu.source)
-    if estimate.precision == "bf16" and not estimate.gpu.has_bf16:
-        yield _fact("", "it has no bf16, so fp16 is counted: pretraining.precision fp16")
+    data, lengths, gpu = estimate.data, estimate.data.lengths, estimate.gpu
+    sequences = "number of training sequences not known: --tokens or --sequences says it"
+    if data.sequences is not None:
+        sequences = f"{data.sequences:,} training sequences"
+    epochs = "" if estimate.epochs is None else f", {estimate.epochs:.2f} epochs"
+    peak = gpu.peak_flops(estimate.precision) or 0.0
+    facts = [
+        ("run", f"{estimate.run}, {estimate.parameters:,} parameters, {estimate.precision}"),
+        ("data", sequences),
+        *(("", origin) for origin in data.origin.split("; ")),
+        (
+            "lengths",
+            f"{lengths.mean_tokens:.1f} tokens on average, cropped, special tokens included; "
+            f"weighted by length {lengths.weighted_mean_length:.1f}",
+        ),
+        (
+            "updates",
+            f"{estimate.updates:,} of {estimate.tokens_per_update:,} tokens: "
+            f"{_scaled(estimate.tokens)} tokens{epochs}",
+        ),
+        (
+            "operations",
+            f"{_scaled(estimate.flops_per_token)}FLOP a token, {estimate.flops:.3g} FLOP in all",
+        ),
+        ("GPUs", f"{estimate.gpus} x {gpu.name}, {peak / 1e12:g} TFLOP/s dense"),
+        ("", gpu.source),
+    ]
+    if estimate.precision == "bf16" and not gpu.has_bf16:
+        facts.append(("", "it has no bf16, so fp16 is counted: pretraining.precision fp16"))
+    return (f"{name:<12}{text}" for name, text in facts)
 
 
 def _time(estimate: Estimate) -> Iterator[str]:
     yield "time, of the updates alone; validation, checkpoints and starts come on top"
-    head = ("tokens/s of a GPU", "hours", "days", "GPU-hours")
-    yield f"  {'share of peak':<16}{head[0]:>18}{head[1]:>12}{head[2]:>9}{head[3]:>12}"
-    for number, duration in enumerate(estimate.durations):
+    yield f"  {'share of peak':<16} tokens/s of a GPU       hours     days   GPU-hours"
+    mark = "  <-"  # the requested share comes first
+    for duration in estimate.durations:
         yield (
             f"  {f'{100 * duration.utilisation:g} %':<16}"
             f"{duration.tokens_per_second_per_gpu:>18,.0f}{_hours(duration.hours):>12}"
-            f"{duration.hours / 24:>9.2f}{_hours(duration.gpu_hours):>12}"
-            + ("" if number else "  <-")
+            f"{duration.hours / 24:>9.2f}{_hours(duration.gpu_hours):>12}{mark}"
         )
+        mark = ""
     yield "  50 % is a target for 652 M parameters on a H200, not a measurement. Published: 43 %"
     yield "  (BioNeMo-2, ESM-2 650M, 16 H100, padding counted as work) and about 30 % of a smaller"
     yield "  network (SpeedrunningPLMs, 133 M parameters, a H200)."
@@ -74,46 +75,28 @@ def _time(estimate: Estimate) -> Iterator[str]:
 def _state(estimate: Estimate) -> Iterator[str]:
     yield "memory of a GPU apart from activations, GB"
     yield f"  {'':<20}" + "".join(f"{f'ZeRO {stage}':>10}" for stage in _ALL_STAGES)
-    parts = {
-        "weights": "weights",
-        "gradients": "gradients",
-        "master_weights": "fp32 weights",
-        "moments": "Adam's moments",
-        "buffers": "buffers",
-        "total": "together",
-    }
-    for name, label in parts.items():
-        cells = [
-            f"{getattr(estimate.states[stage], name) / 1e9:.2f}"
-            if stage in estimate.states
-            else "-"
-            for stage in _ALL_STAGES
-        ]
+    states = [estimate.states.get(stage) for stage in _ALL_STAGES]
+    for part, label in _STATE_LABELS.items():
+        cells = ["-" if state is None else f"{getattr(state, part) / 1e9:.2f}" for state in states]
         yield f"  {label:<20}" + "".join(f"{cell:>10}" for cell in cells)
     if 0 not in estimate.states:
         yield f"  stage 0 keeps no fp32 weights and is not for {estimate.precision}"
 
 
 def _micro_batches(estimate: Estimate) -> Iterator[str]:
-    memory = estimate.gpu.memory_bytes
     how = "with" if estimate.activation_checkpointing else "without"
     yield (
         f"memory of a GPU with activations, GB: {estimate.activation_bytes_per_token / 1e6:.3g} MB "
         f"a token {how} activation checkpointing"
     )
     yield (
-        f"  of {memory / 1e9:.1f} GB, {100 * MEMORY_MARGIN:g} % stay free; (no) does not fit, "
-        "* is chosen by --micro-batch-tokens auto"
+        f"  of {estimate.gpu.memory_bytes / 1e9:.1f} GB, {100 * MEMORY_MARGIN:g} % stay free; (no) "
+        "does not fit, * is chosen by --micro-batch-tokens auto"
     )
-    yield (
-        f"  {'tokens':>9}{'rounds':>8}"
-        + "".join(f"{f'ZeRO {stage}':>{_COLUMN}}" for stage in _ALL_STAGES)
-    )
+    yield "     tokens  rounds" + "".join(f"{f'ZeRO {stage}':>17}" for stage in _ALL_STAGES)
     for row in estimate.micro_batches:
         cells = [_cell(estimate, row, stage) for stage in _ALL_STAGES]
-        yield (
-            f"  {row.tokens:>9,}{row.rounds:>8,}" + "".join(f"{cell:>{_COLUMN}}" for cell in cells)
-        )
+        yield f"  {row.tokens:>9,}{row.rounds:>8,}" + "".join(f"{cell:>17}" for cell in cells)
     nothing = [stage for stage, tokens in estimate.micro_batch_tokens.items() if tokens is None]
     if nothing:
         yield (
@@ -122,24 +105,23 @@ def _micro_batches(estimate: Estimate) -> Iterator[str]:
         )
 
 
-def _disk(estimate: Estimate) -> Iterator[str]:
-    yield (
-        f"disk: {estimate.checkpoints} checkpoints of {estimate.checkpoint_bytes / 1e9:.2f} GB, "
-        f"{estimate.checkpoints * estimate.checkpoint_bytes / 1e9:.1f} GB "
-        "(checkpoints_kept and the next)"
-    )
-    if estimate.milestones:
-        yield (
-            f"      {estimate.milestones} milestones of {estimate.milestone_bytes / 1e9:.2f} GB, "
-            f"{estimate.milestones * estimate.milestone_bytes / 1e9:.1f} GB, a model with each"
-        )
-
-
 def _cell(estimate: Estimate, row: MicroBatchMemory, stage: ZeroStage) -> str:
     if stage not in estimate.states:
         return "-"
     mark = "*" if estimate.micro_batch_tokens[stage] == row.tokens else " "
     return f"{'' if row.fits[stage] else '(no) '}{row.bytes[stage] / 1e9:.1f}{mark}"
+
+
+def _disk(estimate: Estimate) -> Iterator[str]:
+    def size(count: int, what: str, each_bytes: int) -> str:
+        each = each_bytes / 1e9
+        return f"{count} {what} of {each:.2f} GB, {count * each_bytes / 1e9:.1f} GB"
+
+    checkpoints = size(estimate.checkpoints, "checkpoints", estimate.checkpoint_bytes)
+    yield f"disk: {checkpoints} (checkpoints_kept and the next)"
+    if estimate.milestones:
+        milestones = size(estimate.milestones, "milestones", estimate.milestone_bytes)
+        yield f"      {milestones}, a model with each"
 
 
 def _hours(hours: float) -> str:
@@ -152,7 +134,3 @@ def _scaled(number: float) -> str:
         if number >= scale:
             return f"{number / scale:.3g} {prefix}"
     return f"{number:.3g} "
-
-
-def _fact(name: str, text: str) -> str:
-    return f"{name:<{_LABEL}}{text}"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from esm1b.batches.packing import micro_batch_capacity
+from esm1b.config import TrainingPrecision
 from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.planning.gpus import Precision
 
 ZeroStage = Literal[0, 1, 2, 3]
 
@@ -17,7 +17,7 @@ MEMORY_MARGIN: Final = 0.10
 """Share of the memory that stays free: CUDA's context, communication, gaps between blocks."""
 
 CPU_MICRO_BATCH_TOKENS: Final = 4096
-"""Taken on CPU, where memory sets no limit and the matrices of larger ones are no faster."""
+"""Micro-batch on CPU, where memory sets no limit and the matrices of larger ones are no faster."""
 
 # DeepSpeed's defaults (deepspeed/runtime/zero/config.py), in numbers: the buffer that gradients
 # are reduced in, and the weights that stage 3 keeps gathered between forward and backward pass.
@@ -40,78 +40,129 @@ class StateBytes:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all parts."""
         return self.weights + self.gradients + self.master_weights + self.moments + self.buffers
 
 
-def zero_stages(precision: Precision) -> tuple[ZeroStage, ...]:
-    """Return the ZeRO stages that a precision can be trained in."""
-    return (0, 1, 2, 3) if precision == "fp32" else (1, 2, 3)
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """Memory that training takes on one GPU.
 
-
-def state_bytes(
-    shape: EncoderShape, *, precision: Precision, zero_stage: ZeroStage, processes: int
-) -> StateBytes:
-    """Return what weights, gradients and optimiser take of one GPU under DeepSpeed 0.19.
-
-    Adam's two moments and, from stage 1 on, a float32 copy of the weights are divided by N.
-    Stages 0 and 1 keep the whole gradient in float32, and in bf16 and fp16 also the one that the
-    backward pass fills; stages 2 and 3 keep 1/N of it. During the backward pass all but stage 0,
-    and stage 1 in bf16, hold a buffer of fixed size to reduce gradients in; stages 2 and 3 copy
-    what is in it to float32. Stage 3 divides the weights too, but keeps up to 1 G gathered ones:
-    the whole of a network like ESM-1b. What is held only after the backward pass, when the
-    activations are gone, is left out.
+    Attributes:
+        shape: shape of the network.
+        precision: number format of the multiplications.
+        processes: number of processes that share an update, one GPU each.
+        activation_checkpointing: True for layers that the backward pass computes again.
     """
-    parameters = shape.parameters()
-    number = _bytes_of(precision)
-    share = -(-parameters // processes)
-    weights = number * parameters
-    if zero_stage == 3:
-        weights = number * (share + min(parameters, _LIVE_PARAMETERS))
-    is_low = precision != "fp32"
-    buffers = 0
-    if zero_stage < 2:
-        gradients = 4 * parameters + (number * parameters if is_low else 0)
-        if zero_stage == 1 and precision != "bf16":
-            buffers = 4 * _REDUCE_BUCKET
-    else:
-        gradients = 4 * share
-        copied = 4 * min(parameters, _REDUCE_BUCKET) if is_low else 0
-        buffers = number * _REDUCE_BUCKET + copied
-    return StateBytes(
-        weights=weights,
-        gradients=gradients,
-        master_weights=0 if zero_stage == 0 else 4 * share,
-        moments=8 * (parameters if zero_stage == 0 else share),
-        buffers=buffers,
-    )
 
+    shape: EncoderShape
+    precision: TrainingPrecision
+    processes: int
+    activation_checkpointing: bool = False
 
-def activation_bytes_per_token(
-    shape: EncoderShape, *, precision: Precision, activation_checkpointing: bool = False
-) -> int:
-    """Return what a token keeps for the backward pass, and what that pass holds besides.
+    @property
+    def _number_bytes(self) -> int:
+        return 4 if self.precision == "fp32" else 2
 
-    Of width W and feed-forward width F, with varlen attention (bf16, fp16), a layer keeps
-    8 W + 2 F numbers: input and output of both layer norms (4 W), queries, keys, values and
-    contexts (4 W), and the feed-forward values before and after GELU (2 F); besides, in float32,
-    mean and deviation of both norms and a logarithm for each head. In float32 attention runs over
-    padded copies and keeps 10 W. The embedding's layer norm keeps W, the head 5 W at masked
-    positions. The backward pass holds gradients of 2 F + 2 W numbers at a time.
+    @property
+    def zero_stages(self) -> tuple[ZeroStage, ...]:
+        """ZeRO stages that can train in this precision; stage 0 has no float32 weights."""
+        return (0, 1, 2, 3) if self.precision == "fp32" else (1, 2, 3)
 
-    esm1b_t33_650M_UR50S in bf16: 33 x (2 x (8 x 1280 + 2 x 5120) + 96) = 1,354,848; with embedding,
-    head and gradients 1,384,936, about 1.4 MB. With activation checkpointing every layer keeps its
-    input, and one of them is computed again at a time.
-    """
-    number = _bytes_of(precision)
-    width, hidden = shape.width, shape.feed_forward
-    attention = 6 if precision == "fp32" else 4
-    layer = number * ((4 + attention) * width + 2 * hidden) + 4 * (4 + shape.heads)
-    ends = number * width + 8 + round(_MASKED_SHARE * 5 * number * width)
-    gradients = number * (2 * hidden + 2 * width)
-    if activation_checkpointing:
-        return shape.layers * number * width + layer + ends + gradients
-    return shape.layers * layer + ends + gradients
+    def state(self, stage: ZeroStage) -> StateBytes:
+        """Return what weights, gradients and optimiser take under DeepSpeed 0.19.
+
+        Adam's two moments and, from stage 1 on, a float32 copy of the weights are divided by N.
+        Stages 0 and 1 keep the whole gradient in float32, and in bf16 and fp16 also the one that
+        the backward pass fills; stages 2 and 3 keep 1/N of it. During the backward pass all but
+        stage 0, and stage 1 in bf16, hold a buffer of fixed size to reduce gradients in; stages 2
+        and 3 copy what is in it to float32. Stage 3 divides the weights too, but keeps up to 1 G
+        gathered ones: the whole of a network like ESM-1b. What is held only after the backward
+        pass, when the activations are gone, is left out.
+        """
+        parameters, number = self.shape.parameters(), self._number_bytes
+        share = -(-parameters // self.processes)
+        weights = number * parameters
+        if stage == 3:
+            weights = number * (share + min(parameters, _LIVE_PARAMETERS))
+        is_low = self.precision != "fp32"
+        buffers = 0
+        if stage < 2:
+            gradients = 4 * parameters + (number * parameters if is_low else 0)
+            if stage == 1 and self.precision != "bf16":
+                buffers = 4 * _REDUCE_BUCKET
+        else:
+            gradients = 4 * share
+            copied = 4 * min(parameters, _REDUCE_BUCKET) if is_low else 0
+            buffers = number * _REDUCE_BUCKET + copied
+        return StateBytes(
+            weights=weights,
+            gradients=gradients,
+            master_weights=0 if stage == 0 else 4 * share,
+            moments=8 * (parameters if stage == 0 else share),
+            buffers=buffers,
+        )
+
+    def activation_bytes_per_token(self) -> int:
+        """Return what a token keeps for the backward pass, and what that pass holds besides.
+
+        Of width W and feed-forward width F, with varlen attention (bf16, fp16), a layer keeps
+        8 W + 2 F numbers: input and output of both layer norms (4 W), queries, keys, values and
+        contexts (4 W), and the feed-forward values before and after GELU (2 F); besides, in
+        float32, mean and deviation of both norms and a logarithm for each head. In float32
+        attention runs over padded copies and keeps 10 W. The embedding's layer norm keeps W, the
+        head 5 W at masked positions. The backward pass holds gradients of 2 F + 2 W numbers.
+
+        esm1b_t33_650M_UR50S in bf16: 33 x (2 x (8 x 1280 + 2 x 5120) + 96) = 1,354,848; with
+        embedding, head and gradients 1,384,936, about 1.4 MB. With activation checkpointing every
+        layer keeps its input, and one of them is computed again at a time.
+        """
+        number, width, hidden = self._number_bytes, self.shape.width, self.shape.feed_forward
+        attention = 6 if self.precision == "fp32" else 4
+        layer = number * ((4 + attention) * width + 2 * hidden) + 4 * (4 + self.shape.heads)
+        ends = number * width + 8 + round(_MASKED_SHARE * 5 * number * width)
+        gradients = number * (2 * hidden + 2 * width)
+        if self.activation_checkpointing:
+            return self.shape.layers * number * width + layer + ends + gradients
+        return self.shape.layers * layer + ends + gradients
+
+    def needed_bytes(self, stage: ZeroStage, micro_batch_tokens: int) -> int:
+        """Return what training takes with the largest micro-batch of this size."""
+        capacity = micro_batch_capacity(micro_batch_tokens, self.shape.maximum_tokens)
+        return self.state(stage).total + self.activation_bytes_per_token() * capacity
+
+    def automatic_micro_batch(
+        self, stage: ZeroStage, *, tokens_per_update: int, free_bytes: int | None
+    ) -> int:
+        """Return `micro_batch_tokens` for an update in as few rounds as memory allows.
+
+        All rounds are equally large: the process's share of the update, divided by the smallest
+        number of rounds whose largest micro-batch fits.
+
+        Args:
+            stage: ZeRO stage.
+            tokens_per_update: mean tokens of an update.
+            free_bytes: bytes of the GPU before anything is on it, the minimum over all processes,
+                so that all get the same answer; None on CPU.
+
+        Raises:
+            UserError: not even a micro-batch for the longest sequence fits.
+        """
+        share = -(-tokens_per_update // self.processes)
+        if free_bytes is None:
+            return min(CPU_MICRO_BATCH_TOKENS, share)
+        smallest = min(self.shape.maximum_tokens, share)
+        for rounds in range(1, -(-share // smallest) + 1):
+            tokens = -(-share // rounds)
+            needed = self.needed_bytes(stage, tokens)
+            if fits(needed, free_bytes):
+                return tokens
+        raise UserError(
+            f"--micro-batch-tokens auto: {needed / 2**30:.1f} GiB are needed for micro-batches of "
+            f"{tokens} tokens and {free_bytes / 2**30:.1f} GiB are free, of which "
+            f"{100 * MEMORY_MARGIN:g} % are to stay so; expected --activation-checkpointing, a "
+            "higher --zero-stage, more processes or a larger GPU"
+        )
 
 
 def fits(needed_bytes: int, memory_bytes: int) -> bool:
@@ -119,61 +170,6 @@ def fits(needed_bytes: int, memory_bytes: int) -> bool:
     return needed_bytes <= (1 - MEMORY_MARGIN) * memory_bytes
 
 
-def automatic_micro_batch_tokens(
-    shape: EncoderShape,
-    *,
-    precision: Precision,
-    zero_stage: ZeroStage,
-    processes: int,
-    tokens_per_update: int,
-    free_bytes: int | None,
-    activation_checkpointing: bool = False,
-) -> int:
-    """Return `micro_batch_tokens` for an update in as few rounds as memory allows.
-
-    All rounds are equally large: the process's share of the update, divided by the smallest
-    number of rounds whose largest micro-batch fits.
-
-    Args:
-        shape: of the network.
-        precision: of the multiplications.
-        zero_stage: of DeepSpeed.
-        processes: over which an update is shared out.
-        tokens_per_update: B.
-        free_bytes: of the GPU before anything is on it, the least of all processes, so that all
-            come to the same answer; None on CPU.
-        activation_checkpointing: whether layers are computed again in the backward pass.
-
-    Raises:
-        UserError: not even a micro-batch for the longest sequence fits.
-    """
-    share = -(-tokens_per_update // processes)
-    if free_bytes is None:
-        return min(CPU_MICRO_BATCH_TOKENS, share)
-    state = state_bytes(
-        shape, precision=precision, zero_stage=zero_stage, processes=processes
-    ).total
-    per_token = activation_bytes_per_token(
-        shape, precision=precision, activation_checkpointing=activation_checkpointing
-    )
-    smallest = min(shape.maximum_tokens, share)
-    for rounds in range(1, -(-share // smallest) + 1):
-        tokens = -(-share // rounds)
-        needed = state + per_token * micro_batch_capacity(tokens, shape.maximum_tokens)
-        if fits(needed, free_bytes):
-            return tokens
-    raise UserError(
-        f"--micro-batch-tokens auto: {needed / 2**30:.1f} GiB are needed for micro-batches of "
-        f"{tokens} tokens and {free_bytes / 2**30:.1f} GiB are free, of which "
-        f"{100 * MEMORY_MARGIN:g} % are to stay so; expected --activation-checkpointing, a higher "
-        "--zero-stage, more processes or a larger GPU"
-    )
-
-
 def checkpoint_bytes(shape: EncoderShape) -> int:
     """Return the size of a checkpoint: weights and two moments in float32."""
     return 3 * 4 * shape.parameters()
-
-
-def _bytes_of(precision: Precision) -> int:
-    return 4 if precision == "fp32" else 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from esm1b.batches.order import SequenceOrder, UpdateSequences
-from esm1b.pretraining.audit.times_seen import audit, audit_text, times_seen
+from esm1b.pretraining.audit.times_seen import audit, audit_text
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
 LENGTHS = np.random.default_rng(0).integers(1, 300, size=97).astype(np.int32)
@@ -58,9 +58,9 @@ def test_counts_are_those_of_brute_force(
 ) -> None:
     order = order_of(lengths, tokens_per_update, seed)
     records = [recorded(order, update) for update in sorted(skipped)]
-    seen = times_seen(order, updates, records, sequences=len(lengths))
+    result = audit(order, updates, records)
+    seen = result.counts
     assert seen.tolist() == brute_force(order, updates, sorted(skipped), len(lengths))
-    result = audit(order, updates, records, sequences=len(lengths))
     assert result.failures == []
     assert result.times_seen == dict(sorted(Counter(seen.tolist()).items()))
     assert [record.update for record in result.skipped] == sorted(
@@ -75,7 +75,7 @@ def test_after_exactly_one_epoch_every_sequence_was_seen_once(tokens_per_update:
     assert order.tokens_per_epoch == 13_617
     # Up to the update in which the epoch ends; that one begins the next epoch where B does not
     # divide the tokens of an epoch.
-    result = audit(order, -(-13_617 // tokens_per_update), sequences=97)
+    result = audit(order, -(-13_617 // tokens_per_update))
     assert result.failures == []
     assert result.whole_epochs == 1
     begun = result.sequences_of_epoch
@@ -86,19 +86,20 @@ def test_after_exactly_one_epoch_every_sequence_was_seen_once(tokens_per_update:
 def test_a_skipped_update_is_taken_out_and_named() -> None:
     order = order_of([10, 20, 30, 40, 50, 60, 70], 100)
     records = [recorded(order, update) for update in (2, 4, 9)]
-    result = audit(order, 5, records, sequences=7)
+    result = audit(order, 5, records)
     # 294 tokens an epoch: five updates hold one whole epoch and some of the next.
     due = result.whole_epochs * 7 + result.sequences_of_epoch
     skipped = len(records[0].sequences) + len(records[1].sequences)
     assert sum(times * count for times, count in result.times_seen.items()) == due - skipped
     assert [update.update for update in result.skipped] == [2, 4]
     ids = {sequence: f"protein{sequence}" for sequence in range(7)}
-    text = audit_text(result, ids)
+    named = replace(result, ids=ids)
+    text = audit_text(named)
     names = ", ".join(ids[sequence] for sequence in records[0].sequences)
     assert f"update 2 was skipped: {names}\n" in text
     assert text.endswith("every sequence came once in each epoch, and none out of turn")
     assert f"update 2 was skipped: numbers {records[0].sequences[0]}" in audit_text(result)
-    assert result.as_json(ids)["skipped"][0] == {
+    assert named.as_json()["skipped"][0] == {
         "update": 2,
         "epochs": records[0].epochs,
         "sequences": records[0].sequences,
@@ -110,7 +111,7 @@ def test_a_skipped_update_is_taken_out_and_named() -> None:
 def test_long_lists_of_skipped_sequences_are_shortened() -> None:
     order = order_of(LENGTHS, 20_000)
     record = recorded(order, 1)
-    line = audit_text(audit(order, 1, [record], sequences=97)).splitlines()[-2]
+    line = audit_text(audit(order, 1, [record])).splitlines()[-2]
     assert line.startswith("update 1 was skipped: numbers ")
     assert line.endswith(f" and {len(record.sequences) - 10} more")
 
@@ -119,14 +120,14 @@ def test_records_that_the_order_contradicts_are_failures() -> None:
     order = order_of(LENGTHS, 1000)
     record = recorded(order, 3)
     other = replace(record, sequences=[96 - sequence for sequence in record.sequences])
-    assert audit(order, 20, [other], sequences=97).failures == [
+    assert audit(order, 20, [other]).failures == [
         "skipped update 3 is recorded with other sequences"
     ]
     beyond = replace(record, sequences=[sequence + 97 for sequence in record.sequences])
-    assert audit(order, 20, [beyond], sequences=97).failures == [
+    assert audit(order, 20, [beyond]).failures == [
         "skipped update 3 is recorded with other sequences"
     ]
-    assert audit(order, 20, [record, record], sequences=97).failures == [
+    assert audit(order, 20, [record, record]).failures == [
         "skipped update 3 is recorded more than once"
     ]
 
@@ -137,9 +138,9 @@ def test_what_the_run_logged_is_compared() -> None:
         update: sum(len(order.update(number).sequences) for number in range(update))
         for update in (10, 20, 30)
     }
-    result = audit(order, 20, sequences=97, logged=seen.items())
+    result = audit(order, 20, logged=seen.items())
     assert (result.lines_compared, result.failures) == (2, [])
-    wrong = audit(order, 20, sequences=97, logged=[(10, seen[10] + 1)])
+    wrong = audit(order, 20, logged=[(10, seen[10] + 1)])
     assert wrong.failures == [
         f"metrics.jsonl has {seen[10] + 1} sequences at update 10, not {seen[10]}"
     ]
@@ -169,25 +170,23 @@ def test_an_order_that_is_none_is_found_out() -> None:
     arguments = {"crop_residues": 200, "tokens_per_update": 1000, "seed": 1}
     twice = TwiceInAnEpoch(LENGTHS, **arguments)
     enough = 2 * twice.tokens_per_epoch // 1000 + 1
-    assert (
-        "epoch 2 does not hold every sequence once" in audit(twice, enough, sequences=97).failures
-    )
+    assert "epoch 2 does not hold every sequence once" in audit(twice, enough).failures
     short = twice.tokens_per_epoch // 1000 + 2
-    assert audit(twice, short, sequences=97).failures == []  # not so far yet
-    assert audit(OutOfTurn(LENGTHS, **arguments), 7, sequences=97).failures == [
+    assert audit(twice, short).failures == []  # not so far yet
+    assert audit(OutOfTurn(LENGTHS, **arguments), 7).failures == [
         "update 7 does not hold the sequences whose turn it is"
     ]
-    assert audit(OutOfTurn(LENGTHS, **arguments), 6, sequences=97).failures == []
+    assert audit(OutOfTurn(LENGTHS, **arguments), 6).failures == []
 
 
 def test_of_long_runs_a_part_is_compared_one_by_one() -> None:
-    result = audit(order_of(LENGTHS, 100), 5000, sequences=97)
+    result = audit(order_of(LENGTHS, 100), 5000)
     assert result.updates_compared == 256
     assert result.failures == []
 
 
 def test_before_the_first_update_nothing_was_seen() -> None:
-    result = audit(order_of(LENGTHS, 100), 0, sequences=97)
+    result = audit(order_of(LENGTHS, 100), 0)
     assert (result.whole_epochs, result.sequences_of_epoch) == (0, 0)
     assert result.times_seen == {0: 97}
     assert result.as_json()["times_seen"] == {"0": 97}

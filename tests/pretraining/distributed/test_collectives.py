@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+import torch.distributed
 
 from esm1b.errors import UserError
 from esm1b.pretraining.distributed.collectives import ActionError, everywhere, gathered, on_first
 from esm1b.pretraining.distributed.place import Place
-from tests.pretraining.worlds import gloo, in_world
+from tests.pretraining.distributed.forked import Forked, join_gloo
 
 ALONE = Place()
 
@@ -31,17 +32,16 @@ def fail(error: Exception) -> None:
     raise error
 
 
-def visit(place: Place) -> list[object]:
+def visit(place: Place, folder: Path) -> list[object]:
     """Return what a process sees when one, another or both fail."""
-    seen: list[object] = []
-    with gloo(place):
-        seen.append(gathered(place.rank, place))
-        seen.append(on_first(lambda: f"of {place.rank}", place))
-        for failing in ({1: ValueError("two\nlines")}, {0: OSError(), 1: UserError("a key")}):
-            try:
-                everywhere(lambda failing=failing: fail_in(failing, place), place)  # type: ignore[misc]  # mypy takes the default for an argument
-            except (UserError, ActionError) as error:
-                seen.append((type(error).__name__, str(error)))
+    join_gloo(place)
+    seen: list[object] = [gathered(place.rank, place), on_first(lambda: f"of {place.rank}", place)]
+    for failing in ({1: ValueError("two\nlines")}, {0: OSError(), 1: UserError("a key")}):
+        try:
+            everywhere(lambda failing=failing: fail_in(failing, place), place)  # type: ignore[misc]  # mypy takes the default for an argument
+        except (UserError, ActionError) as error:
+            seen.append((type(error).__name__, str(error)))
+    torch.distributed.destroy_process_group()
     return seen
 
 
@@ -50,11 +50,13 @@ def fail_in(failing: dict[int, Exception], place: Place) -> None:
         raise failing[place.rank]
 
 
-def test_two_processes_fail_together() -> None:
+def test_two_processes_fail_together(tmp_path: Path) -> None:
     expected = [
         [0, 1],
         "of 0",
         ("ActionError", "process 2 of 2: two lines"),
         ("SharedUserError", "a key"),
     ]
-    assert in_world(2, visit) == [expected, expected]
+    with Forked(tmp_path, 2, visit) as run:
+        run.release()
+        assert run.returned() == [expected, expected]

@@ -1,4 +1,4 @@
-from esm1b.pretraining.distributed.liveness import Observed, Position, Sign, State, age, findings
+from esm1b.pretraining.distributed.liveness import Heartbeat, Observed, Position, State, age, faults
 
 
 def three() -> list[Observed]:
@@ -15,8 +15,8 @@ def turn(
     age(processes, seconds)
     for process, position, state in zip(processes, positions, states, strict=True):
         if position is not None:
-            process.heard(Sign(position=position, state=state, reason="reason"))
-    return [finding.text for finding in findings(processes, limit_seconds=10)]
+            process.heard(Heartbeat(position=position, state=state, reason="reason"))
+    return list(faults(processes, limit_seconds=10).values())
 
 
 def test_silence() -> None:
@@ -83,7 +83,7 @@ def test_failures_are_named_when_another_process_notices() -> None:
     assert turn(processes, [(5, 0), None, (5, 0)], ("running", "running", "lost")) == [
         "rank 1 on node0 failed: reason"
     ]
-    assert [finding.failed for finding in findings(processes, limit_seconds=10)] == [True]
+    assert list(faults(processes, limit_seconds=10)) == [1]
 
 
 def test_failures_are_named_after_the_limit() -> None:
@@ -107,7 +107,7 @@ def test_one_that_does_not_notice_what_the_others_have() -> None:
 
 def test_a_process_that_watches_only_another() -> None:
     first = three()[:1]
-    first[0].heard(Sign(state="failed", reason="reason"))
-    assert findings(first, limit_seconds=10) == []
-    found = findings(first, limit_seconds=10, is_lost=True)
-    assert [finding.text for finding in found] == ["rank 0 on node0 failed: reason"]
+    first[0].heard(Heartbeat(state="failed", reason="reason"))
+    assert faults(first, limit_seconds=10) == {}
+    found = faults(first, limit_seconds=10, is_lost=True)
+    assert found == {0: "rank 0 on node0 failed: reason"}

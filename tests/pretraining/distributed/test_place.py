@@ -174,13 +174,13 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     ),
     (
         OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"},
-        "environment: MASTER_ADDR not set; expected the host of rank 0, which mpirun does not tell "
-        "and 2 processes on several nodes need: mpirun -x MASTER_ADDR=HOST",
+        "environment: MASTER_ADDR not set; expected the host of rank 0, since mpirun does not give "
+        "it to 2 processes on several nodes: mpirun -x MASTER_ADDR=HOST",
     ),
     (
         HYDRA | {"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "1"},
-        "environment: MASTER_ADDR not set; expected the host of rank 0, which mpirun does not tell "
-        "and 2 processes on several nodes need: mpirun -genv MASTER_ADDR HOST",
+        "environment: MASTER_ADDR not set; expected the host of rank 0, since mpirun does not give "
+        "it to 2 processes on several nodes: mpirun -genv MASTER_ADDR HOST",
     ),
     (TORCHRUN | {"RANK": "first"}, "environment: RANK='first'; expected an integer"),
     (SRUN | {"SLURM_NTASKS": "8x2"}, "environment: SLURM_NTASKS='8x2'; expected an integer"),
@@ -193,7 +193,7 @@ REFUSED: list[tuple[dict[str, str], str]] = [
     ),
     (
         TORCHRUN | {"RANK": "8"},
-        "environment: rank 8 (on its node 1) of 8 processes, says torchrun; expected ranks from 0, "
+        "environment: torchrun names rank 8 (on its node 1) of 8 processes; expected ranks from 0, "
         "below the number of processes",
     ),
 ]

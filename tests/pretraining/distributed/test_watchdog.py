@@ -1,9 +1,7 @@
-"""Real processes, of which one dies, stops or hangs.
+"""Real processes, of which one dies, stops or hangs; and connections that hold something else."""
 
-They are forked from a server that has imported torch, so that each starts at once.
-"""
-
-import logging
+import asyncio
+import json
 import multiprocessing
 import os
 import re
@@ -11,30 +9,32 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing.context import ForkServerProcess
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed
 
 from esm1b.errors import Stopped
+from esm1b.pretraining.distributed import watchdog as module
+from esm1b.pretraining.distributed.liveness import Heartbeat, Observed, State
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.distributed.watchdog import Watchdog
+from esm1b.pretraining.distributed.watchdog import Watchdog, listen
+from tests.pretraining.distributed.forked import CONTEXT, HOST, Forked, join_gloo, wait_for
 
-LIMIT = 2.0
-SLACK = 4.0
+LIMIT = 1.0
+SLACK = 3.0
 PROCESSES = 3
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT_OF_CHILD = multiprocessing.get_context("fork")
-CONTEXT.set_forkserver_preload(["torch.distributed", "esm1b.pretraining.distributed.watchdog"])
 
 
-def misbehave(behaviour: str, update: int) -> None:
+def misbehave(behaviour: str, folder: Path) -> None:
     """Do at update 3 what `behaviour` says, before arriving there."""
-    if update != 3:
-        return
+    (folder / "misbehaved").touch()
     if behaviour == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "stop":
@@ -43,83 +43,43 @@ def misbehave(behaviour: str, update: int) -> None:
         time.sleep(60)
     if behaviour == "fail":
         raise ArithmeticError("the loss is\nnan")
+    if behaviour == "compute":
+        time.sleep(2 * LIMIT)
 
 
-def member(place: Place, behaviour: str, group_timeout: float, folder: Path) -> None:
-    """Be one process of a run; what it writes to stderr and that it failed goes to `folder`."""
-    os.dup2(os.open(folder / f"stderr{place.rank}", os.O_WRONLY | os.O_CREAT), 2)
-    logging.basicConfig(format="%(message)s", force=True)
-    os.environ.update(place.environment())
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=group_timeout))
+def train(
+    behaviour: str, culprit: int | None, group_seconds: float, place: Place, folder: Path
+) -> None:
+    """Be one process of a run, of which `culprit` behaves differently."""
+    if culprit not in (place.rank, None):
+        behaviour = ""
+    join_gloo(place)
+    group = torch.distributed.new_group(timeout=timedelta(seconds=group_seconds))
     with Watchdog(
         place,
         limit_seconds=LIMIT,
         on_parent_death=lambda: None,
         on_failure=(folder / "failure").write_text,
-    ) as watchdog:
+    ).watching() as watchdog:
         (folder / f"entered{place.rank}").touch()
         for update in range(6):
             if behaviour == "slow":
-                time.sleep(0.3)
-            if behaviour != "hang within":
-                misbehave(behaviour, update)
-            if behaviour == "compute" and update == 3:
-                time.sleep(2 * LIMIT)
+                time.sleep(0.2)
+            elif behaviour != "hang within" and update == 3:
+                misbehave(behaviour, folder)
             watchdog.arrived(update)
             if behaviour == "hang within" and update == 3:
                 time.sleep(60)
-            torch.distributed.all_reduce(torch.ones(1))
+            torch.distributed.all_reduce(torch.ones(1), group=group)
             if behaviour == "all stop" and update == 3:
                 raise Stopped("asked to")
 
 
-def wait_for(paths: list[Path]) -> None:
-    deadline = time.monotonic() + 60
-    while not all(path.exists() for path in paths):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-class Processes:
-    """The processes of a run, of which `culprit` behaves differently."""
-
-    def __init__(
-        self, folder: Path, behaviour: str, culprit: int | None, group_timeout: float = 60
-    ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.folder = folder
-        self.culprit = culprit
-        self.members: list[ForkServerProcess] = []
-        for rank in range(PROCESSES):
-            place = Place(
-                rank=rank, local_rank=rank, processes=PROCESSES, port=port, launcher="torchrun"
-            )
-            mine = behaviour if culprit in (rank, None) else ""
-            self.members.append(
-                CONTEXT.Process(target=member, args=(place, mine, group_timeout, folder))
-            )
-            self.members[-1].start()
-
-    def end(self) -> list[int | None]:
-        """Return the exit statuses of those that behave, once they have ended."""
-        others = [rank for rank in range(PROCESSES) if rank != self.culprit]
-        try:
-            for rank in others:
-                self.members[rank].join(60)
-            return [self.members[rank].exitcode for rank in others]
-        finally:
-            for process in self.members:
-                process.kill()
-                process.join()
-
-    def signal(self, number: signal.Signals) -> None:
-        for process in self.members:
-            assert process.pid is not None
-            os.kill(process.pid, number)
-
-    def said(self, rank: int) -> str:
-        return (self.folder / f"stderr{rank}").read_text()
+def run(folder: Path, behaviour: str, culprit: int | None, *, group_seconds: float = 60) -> Forked:
+    action = partial(train, behaviour, culprit, group_seconds)
+    processes = Forked(folder, PROCESSES, action, launcher="torchrun")
+    processes.release()
+    return processes
 
 
 @pytest.mark.parametrize("culprit", [0, 2])
@@ -135,66 +95,63 @@ class Processes:
 def test_the_others_end_and_name_it(
     tmp_path: Path, behaviour: str, told: str, culprit: int
 ) -> None:
-    started = time.monotonic()
-    processes = Processes(tmp_path, behaviour, culprit)
-    assert processes.end() == [1, 1]
-    seconds = time.monotonic() - started
-    for rank in {0, 1, 2} - {culprit}:
-        (line,) = re.findall(r"rank \d on .* ends", processes.said(rank))
-        assert re.fullmatch(
-            rf"rank {culprit} on {os.uname().nodename} {told}; rank {rank} on .* ends", line
-        )
-        assert "Thread 0x" in processes.said(rank)  # stacks
-        assert "in member" in processes.said(rank)
+    others = {0, 1, 2} - {culprit}
+    with run(tmp_path, behaviour, culprit) as processes:
+        assert processes.statuses(*others) == [1, 1]
+        seconds = time.time() - (tmp_path / "misbehaved").stat().st_mtime
+        for rank in others:
+            (line,) = re.findall(r"rank \d on .* ends", processes.said(rank))
+            assert re.fullmatch(rf"rank {culprit} on {HOST} {told}; rank {rank} on .* ends", line)
+            assert "Thread 0x" in processes.said(rank)  # stacks
+            assert "in train" in processes.said(rank)
     assert seconds < LIMIT + SLACK
     assert (tmp_path / "failure").exists() == (behaviour == "fail" and culprit != 0)
 
 
 def test_one_that_hangs_where_all_have_arrived(tmp_path: Path) -> None:
-    processes = Processes(tmp_path, "hang within", 1, group_timeout=3)
-    assert processes.end() == [1, 1]
-    for rank in (0, 2):
-        assert (
-            f"rank 1 on {os.uname().nodename} hangs: others have given up waiting for it"
-            in processes.said(rank)
-        )
+    with run(tmp_path, "hang within", 1, group_seconds=1.5) as processes:
+        assert processes.statuses(0, 2) == [1, 1]
+        for rank in (0, 2):
+            assert f"rank 1 on {HOST} hangs: others have given up waiting for it" in processes.said(
+                rank
+            )
 
 
 def test_a_failure_of_another_is_told(tmp_path: Path) -> None:
-    processes = Processes(tmp_path, "fail", 1)
-    assert processes.end() == [1, 1]
+    with run(tmp_path, "fail", 1) as processes:
+        assert processes.statuses(0, 2) == [1, 1]
     assert (tmp_path / "failure").read_text() == (
-        f"rank 1 on {os.uname().nodename} failed: ArithmeticError: the loss is nan"
+        f"rank 1 on {HOST} failed: ArithmeticError: the loss is nan"
     )
 
 
 def test_long_computing_that_nobody_waits_for(tmp_path: Path) -> None:
-    processes = Processes(tmp_path, "compute", None)
-    assert processes.end() == [0, 0, 0]
-    assert [processes.said(rank) for rank in range(PROCESSES)] == ["", "", ""]
+    with run(tmp_path, "compute", None) as processes:
+        assert processes.statuses() == [0, 0, 0]
+        assert [processes.said(rank) for rank in range(PROCESSES)] == ["", "", ""]
 
 
 def test_a_job_that_is_suspended_and_resumed_goes_on(tmp_path: Path) -> None:
-    processes = Processes(tmp_path, "slow", None)
-    wait_for([tmp_path / f"entered{rank}" for rank in range(PROCESSES)])
-    processes.signal(signal.SIGSTOP)
-    time.sleep(2 * LIMIT)
-    processes.signal(signal.SIGCONT)
-    assert processes.end() == [0, 0, 0]
-    assert [processes.said(rank) for rank in range(PROCESSES)] == ["", "", ""]
+    with run(tmp_path, "slow", None) as processes:
+        wait_for(*(tmp_path / f"entered{rank}" for rank in range(PROCESSES)))
+        processes.signal(signal.SIGSTOP)
+        time.sleep(2 * LIMIT)
+        processes.signal(signal.SIGCONT)
+        assert processes.statuses() == [0, 0, 0]
+        assert [processes.said(rank) for rank in range(PROCESSES)] == ["", "", ""]
 
 
 def test_all_stop_in_peace(tmp_path: Path) -> None:
-    processes = Processes(tmp_path, "all stop", None)
-    assert processes.end() == [1, 1, 1]  # the exception's
-    for rank in range(PROCESSES):
-        assert processes.said(rank).strip().endswith("esm1b.errors.Stopped: asked to")
-        assert "Thread 0x" not in processes.said(rank)
+    with run(tmp_path, "all stop", None) as processes:
+        assert processes.statuses() == [1, 1, 1]  # the exception's
+        for rank in range(PROCESSES):
+            assert processes.said(rank).strip().endswith("esm1b.errors.Stopped: asked to")
+            assert "Thread 0x" not in processes.said(rank)
 
 
 def orphan(folder: Path) -> None:
     """Start a process of its own and wait to be killed."""
-    child = CONTEXT_OF_CHILD.Process(target=orphaned, args=(folder,))
+    child = multiprocessing.get_context("fork").Process(target=orphaned, args=(folder,))
     child.start()
     child.join()
 
@@ -202,9 +159,12 @@ def orphan(folder: Path) -> None:
 def orphaned(folder: Path) -> None:
     died: list[int] = []
     place = Place(launcher="srun")
-    with Watchdog(place, limit_seconds=1, on_parent_death=lambda: died.append(1)):
+    with Watchdog(place, limit_seconds=1, on_parent_death=lambda: died.append(1)).watching():
         (folder / "watching").touch()
-        time.sleep(2)
+        deadline = time.monotonic() + 10
+        while not died and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
     (folder / "noticed").write_text(str(len(died)))
     (folder / "done").touch()
 
@@ -212,15 +172,148 @@ def orphaned(folder: Path) -> None:
 def test_the_parent_dies(tmp_path: Path) -> None:
     launcher = CONTEXT.Process(target=orphan, args=(tmp_path,))
     launcher.start()
-    wait_for([tmp_path / "watching"])
+    wait_for(tmp_path / "watching")
     launcher.kill()
     launcher.join()
-    wait_for([tmp_path / "done"])
+    wait_for(tmp_path / "done")
     assert (tmp_path / "noticed").read_text() == "1"
 
 
 def test_alone_without_a_launcher_there_is_no_thread() -> None:
     before = threading.active_count()
-    with Watchdog(Place(), on_parent_death=lambda: None) as watchdog:
+    with Watchdog(Place(), on_parent_death=lambda: None).watching() as watchdog:
         watchdog.arrived(1)
         assert threading.active_count() == before
+
+
+class Lone:
+    """Rank 0 of two processes, of which the test plays the other one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.verdicts: set[str] = set()
+
+        async def end(watchdog: Watchdog, verdict: str, culprits: Any = None) -> None:
+            self.verdicts.add(verdict)
+
+        def gathered(value: tuple[str, int, str], place: Place) -> list[tuple[str, int, str]]:
+            self.port, token = value[1:]
+            self.greeting = json.dumps({"token": token, "rank": 1}).encode() + b"\n"
+            return [value, ("node1", 0, "")]
+
+        monkeypatch.setattr(Watchdog, "_end", end)
+        monkeypatch.setattr(module, "gathered", gathered)
+        self.watchdog = Watchdog(Place(processes=2), limit_seconds=1, on_parent_death=lambda: None)
+
+    @contextmanager
+    def connected(self) -> Iterator[socket.socket]:
+        with (
+            self.watchdog.watching(),
+            socket.create_connection(("127.0.0.1", self.port), timeout=10) as other,
+        ):
+            yield other
+
+    def hears(self, update: int, state: State = "running", reason: str = "") -> bool:
+        """Wait until this is what it has heard last of rank 1."""
+        expected = Heartbeat(position=(update, 0), state=state, reason=reason)
+        deadline = time.monotonic() + 10
+        while self.watchdog._watched[1].last != expected and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.watchdog._watched[1].last == expected
+
+
+def beat(update: int, *, state: State = "running", reason: str = "") -> bytes:
+    message = {"position": [update, 0], "state": state, "reason": reason}
+    return json.dumps(message, ensure_ascii=False).encode() + b"\n"
+
+
+def test_messages_come_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    lone = Lone(monkeypatch)
+    with lone.connected() as other:
+        other.sendall(lone.greeting + beat(1) + beat(2)[:20])
+        assert lone.hears(1)
+        other.sendall(beat(2)[20:] + beat(3))
+        assert lone.hears(3)
+        other.sendall(beat(4, state="left"))
+        assert lone.hears(4, "left")
+    assert lone.verdicts == set()
+
+
+def test_what_was_sent_before_the_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    lone = Lone(monkeypatch)
+    with lone.connected() as other:
+        other.sendall(lone.greeting + beat(1) + beat(2, state="failed", reason="é"))
+        other.close()
+        assert lone.hears(2, "failed", "é")
+
+
+def test_one_that_is_gone_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    lone = Lone(monkeypatch)
+    with lone.connected() as other:
+        other.sendall(lone.greeting + beat(1))
+        assert lone.hears(1)
+        other.close()
+        assert lone.hears(1, "died")
+        time.sleep(0.2)  # it watches on, with nobody to send to
+    assert lone.verdicts == {"rank 1 on node1 died"}
+
+
+@pytest.mark.parametrize("content", [b"GET / HTTP/1.1\r\n", b"[1]\n", b"\xff\n", b"x" * 70_000])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_is_no_message_closes(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, is_known: bool
+) -> None:
+    lone = Lone(monkeypatch)
+    with lone.connected() as other:
+        other.sendall((lone.greeting if is_known else b"") + content)
+        until_closed(other)
+        assert lone.watchdog._watched[1].last.state == ("died" if is_known else "running")
+
+
+def test_strangers_are_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    lone = Lone(monkeypatch)
+    with lone.connected() as other:
+        other.sendall(b'{"token": "", "rank": 1}\n' + beat(1, state="failed"))
+        until_closed(other)
+        assert lone.hears(-1)
+
+
+def until_closed(other: socket.socket) -> None:
+    with suppress(ConnectionResetError):
+        while other.recv(1 << 16):
+            pass
+
+
+def test_one_that_does_not_read_blocks_nobody() -> None:
+    async def flood() -> list[int]:
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        watchdog = Watchdog(Place(), on_parent_death=lambda: None)
+        _, writer = await asyncio.open_connection(sock=ours)
+        watchdog._links[writer] = Observed(rank=1, host="node1")
+        for number in range(10_000):
+            watchdog._send({"number": number, "text": "x" * 100})
+        received = b""
+        while b"-1" not in received:
+            received += await asyncio.get_running_loop().sock_recv(theirs, 1 << 16)
+            watchdog._send({"number": -1})
+        writer.close()
+        theirs.close()
+        return [json.loads(line)["number"] for line in received.split(b"\n")[:-1]]
+
+    # the first ones came whole, the last ones were dropped
+    whole = [number for number in asyncio.run(flood()) if number >= 0]
+    assert whole == [*range(len(whole))]
+    assert 0 < len(whole) < 10_000
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "node1.cluster"])
+def test_listening(address: str) -> None:
+    with listen(address) as listener:
+        where = ("127.0.0.1", listener.getsockname()[1])
+        with socket.create_connection(where, timeout=5) as connected:
+            assert connected.getpeername()[1] == where[1]
+
+
+def test_only_this_host_is_heard_where_all_run_on_it() -> None:
+    with listen("127.0.0.1") as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"

@@ -10,6 +10,7 @@ import pytest
 
 from esm1b.errors import UserError
 from esm1b.pretraining.metrics import weights_and_biases
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.metrics.monitor import Monitor
 from esm1b.pretraining.metrics.weights_and_biases import WeightsAndBiases, check_installed
 
@@ -65,10 +66,14 @@ def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
     return FakePackage(monkeypatch)
 
 
-def attempt(directory: Path, update: int, project: str = "proteins") -> None:
-    monitor = Monitor(
+def monitor_of(directory: Path, update: int, project: str = "proteins") -> Monitor:
+    return Monitor(
         directory, attempt=1, first=update - 1, last=10, active=True, wandb_project=project
     )
+
+
+def attempt(directory: Path, update: int, project: str = "proteins") -> None:
+    monitor = monitor_of(directory, update, project)
     monitor.write(update, {"loss": 3.5, "gradient_norm": None})
     monitor.close()
 
@@ -135,21 +140,22 @@ def test_a_server_that_does_not_answer_ends_no_run(
     package.failure = TimeoutError("no answer")
     with caplog.at_level(logging.WARNING):
         attempt(tmp_path, 1)
-    assert caplog.messages == ["Weights & Biases: no answer; this attempt goes on without"]
-    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    assert caplog.messages == ["Weights & Biases: no answer; this attempt continues without it"]
+    assert (tmp_path / METRICS_FILE).read_text().count("\n") == 1
 
 
 def test_a_connection_that_breaks_ends_no_run(
     tmp_path: Path, package: FakePackage, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        run = WeightsAndBiases(tmp_path, "proteins")
+        monitor = monitor_of(tmp_path, 1)
         package.runs[0].failure = ConnectionError("gone")
-        run.write(1, {"loss": 3.5})
-        run.write(2, {"loss": 3.5})
-        run.close()
-    assert caplog.messages == ["Weights & Biases: gone; this attempt goes on without"]
+        monitor.write(1, {"loss": 3.5})
+        monitor.write(2, {"loss": 3.5})
+        monitor.close()
+    assert caplog.messages == ["Weights & Biases: gone; this attempt continues without it"]
     assert package.runs[0].lines == []
+    assert (tmp_path / METRICS_FILE).read_text().count("\n") == 2
 
 
 def test_what_cannot_be_sent_holds_nobody_up(
@@ -158,7 +164,7 @@ def test_what_cannot_be_sent_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(weights_and_biases, "_MOST_SECONDS_TO_FINISH", 0.01)
+    monkeypatch.setattr(weights_and_biases, "_FINISH_SECONDS", 0.01)
     run = WeightsAndBiases(tmp_path, "proteins")
     package.runs[0].block.clear()
     with caplog.at_level(logging.WARNING):

@@ -2,21 +2,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from esm1b.config import Config, load_config, parse_config
 from esm1b.errors import UserError
-from esm1b.pretraining.planning.estimate import (
-    Estimate,
-    TrainingData,
-    assumed_data,
-    estimate,
-    measured_data,
-)
+from esm1b.pretraining.planning.data import LengthStatistics, TrainingData, assumed_data
+from esm1b.pretraining.planning.estimate import Estimate, estimate
 from esm1b.pretraining.planning.estimate_text import estimate_text
 from esm1b.pretraining.planning.gpus import find_gpu
-from esm1b.pretraining.planning.lengths import LengthStatistics
 
 CONFIGURATIONS = Path(__file__).parents[3] / "config"
 ESM1B = load_config(CONFIGURATIONS / "esm1b.yaml")
@@ -83,6 +76,14 @@ def test_the_papers_run_on_eight_gpus() -> None:
     assert result.checkpoints * result.checkpoint_bytes == 4 * 7_828_301_196
 
 
+def test_the_rate_is_a_share_of_the_peak() -> None:
+    lengths = LengthStatistics(mean_tokens=300.0, weighted_mean_length=450.0)
+    data = TrainingData(sequences=None, lengths=lengths, origin="by hand")
+    # 989e12 x 0.5 / (6 x 651,045,153 + 506,880 x 450) = 494.5e12 / 4,134,366,918
+    rate = estimate(ESM1B, data, gpu=find_gpu("H200"), gpus=1).durations[0]
+    assert rate.tokens_per_second_per_gpu == pytest.approx(119_607.2, abs=0.1)
+
+
 def test_half_the_gpus_take_twice_as_long_and_as_many_gpu_hours() -> None:
     four, eight = of_esm1b(gpus=4).durations[0], of_esm1b(gpus=8).durations[0]
     assert four.hours == pytest.approx(2 * eight.hours)
@@ -113,34 +114,6 @@ def test_activation_checkpointing_makes_room() -> None:
     )
     assert checkpointing.activation_bytes_per_token < plain.activation_bytes_per_token / 8
     assert (checkpointing.micro_batch_tokens[1] or 0) > (plain.micro_batch_tokens[1] or 0)
-
-
-def test_sequences_of_the_release_that_is_named() -> None:
-    def sequences(**corpus: Any) -> int | None:
-        return assumed_data(parse_config({"corpus": corpus}, origin="test")).sequences
-
-    assert sequences(release="2018_03", validation_ids="published") == 27_144_000
-    assert sequences(release="2026_03", validation_fraction=0.5) == 19_420_014
-    assert sequences(release="2026_03", validation_fraction=0.5, sample=0.1) == 1_942_001
-    assert sequences(release="2026_03", limit="10MB") is None
-    assert sequences(release="2025_03") is None
-    assert sequences(sequences=["own.fasta"]) is None
-    assert sequences() is None
-
-
-def test_data_are_as_given_or_counted() -> None:
-    given = assumed_data(tiny(), mean_length=30.0, sequences=500)
-    assert given.sequences == 500
-    assert given.origin == (
-        "number as given; 30 residues on average (as given), lengths taken as log-normal"
-    )
-    counted = measured_data(tiny(), np.array([10, 20, 300], dtype=np.int32), "tokens")
-    # 12, 22 and, cropped, 64 tokens
-    assert (counted.sequences, counted.origin) == (3, "tokens")
-    assert counted.lengths.mean_tokens == pytest.approx(98 / 3)
-    assert counted.lengths.weighted_mean_length == pytest.approx((144 + 484 + 4096) / 98)
-    with pytest.raises(UserError, match=r"^tokens: no training sequences; expected some$"):
-        measured_data(tiny(), np.empty(0, dtype=np.int32), "tokens")
 
 
 def test_no_number_is_made_up() -> None:

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,28 +7,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from esm1b.config import TrainingPrecision
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.planning.gpus import Precision, find_gpu
+from esm1b.pretraining.planning.gpus import find_gpu
 from esm1b.pretraining.planning.memory import (
     StateBytes,
+    TrainingMemory,
     ZeroStage,
-    activation_bytes_per_token,
-    automatic_micro_batch_tokens,
     checkpoint_bytes,
     fits,
-    state_bytes,
-    zero_stages,
 )
 
 ESM1B = EncoderShape()
 P = 652_358_433  # parameters
 
 
-def state(precision: Precision, zero_stage: ZeroStage, processes: int) -> StateBytes:
-    return state_bytes(ESM1B, precision=precision, zero_stage=zero_stage, processes=processes)
+def memory(precision: TrainingPrecision, processes: int = 1, **changed: Any) -> TrainingMemory:
+    options = {"shape": ESM1B, "precision": precision, "processes": processes}
+    return TrainingMemory(**(options | changed))
+
+
+def state(precision: TrainingPrecision, zero_stage: ZeroStage, processes: int) -> StateBytes:
+    return memory(precision, processes).state(zero_stage)
 
 
 def test_state_on_one_gpu() -> None:
@@ -57,22 +60,22 @@ def test_zero_divides_the_state() -> None:
     assert state("fp16", 3, 8).weights == 2 * share + 2 * P  # divided, and gathered
     assert state("fp32", 1, 8).buffers == 2_000_000_000
     large = EncoderShape(layers=60, width=2560, heads=40, feed_forward=10240)
-    weights = state_bytes(large, precision="bf16", zero_stage=3, processes=8).weights
+    weights = memory("bf16", 8, shape=large).state(3).weights
     assert weights == 2 * -(-large.parameters() // 8) + 2 * 1_000_000_000
 
 
 def test_stages_of_a_precision() -> None:
-    assert zero_stages("fp32") == (0, 1, 2, 3)
-    assert zero_stages("bf16") == zero_stages("fp16") == (1, 2, 3)
+    assert memory("fp32").zero_stages == (0, 1, 2, 3)
+    assert memory("bf16").zero_stages == memory("fp16").zero_stages == (1, 2, 3)
 
 
 def test_activations_of_a_token() -> None:
     # 33 x (2 x (8 x 1280 + 2 x 5120) + 96) = 1,354,848; embedding 2 x 1280 + 8, head
     # 0.15 x 5 x 2 x 1280 = 1,920; gradients 2 x (2 x 5120 + 2 x 1280) = 25,600
-    assert activation_bytes_per_token(ESM1B, precision="bf16") == 1_384_936
+    assert memory("bf16").activation_bytes_per_token() == 1_384_936
     # 33 inputs of 2 x 1280 and one layer of 41,056
     assert (
-        activation_bytes_per_token(ESM1B, precision="fp16", activation_checkpointing=True)
+        memory("fp16", activation_checkpointing=True).activation_bytes_per_token()
         == 33 * 2560 + 41_056 + 2568 + 1920 + 25_600
     )
 
@@ -120,7 +123,7 @@ def kept_bytes(encoder: nn.Module, packed: PackedTokens, masked: Tensor) -> int:
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_layer_keeps_what_the_formula_says(
-    precision: Precision, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    precision: TrainingPrecision, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = [40] * 5
     tokens = torch.randint(4, 24, (200,), generator=torch.Generator().manual_seed(1))
@@ -137,11 +140,8 @@ def test_a_layer_keeps_what_the_formula_says(
         if precision == "bf16":
             encoder = encoder.to(torch.bfloat16)
         measured.append(kept_bytes(encoder, packed, masked) / len(tokens))
-        expected.append(
-            activation_bytes_per_token(
-                shape, precision=precision, activation_checkpointing=checkpointing
-            )
-        )
+        formula = memory(precision, shape=shape, activation_checkpointing=checkpointing)
+        expected.append(formula.activation_bytes_per_token())
     layer = measured[1] - measured[0]
     if precision == "fp32" and not checkpointing:
         # Sequences of one length need no padding: 9 W, where the formula has 10 W.
@@ -151,16 +151,20 @@ def test_a_layer_keeps_what_the_formula_says(
     assert measured[0] <= expected[0]
 
 
-def automatic(gpu: str, processes: int, **changed: Any) -> int:
-    arguments: dict[str, Any] = {
-        "precision": "bf16",
-        "zero_stage": 1,
-        "processes": processes,
-        "tokens_per_update": 131_072,
-        "free_bytes": find_gpu(gpu).memory_bytes,
-        **changed,
-    }
-    return automatic_micro_batch_tokens(arguments.pop("shape", ESM1B), **arguments)
+def automatic(
+    gpu: str,
+    processes: int,
+    *,
+    tokens_per_update: int = 131_072,
+    free_bytes: int | None = -1,
+    **changed: Any,
+) -> int:
+    """Return the choice for a GPU, or for other `free_bytes` than its memory."""
+    return memory("bf16", processes, **changed).automatic_micro_batch(
+        1,
+        tokens_per_update=tokens_per_update,
+        free_bytes=find_gpu(gpu).memory_bytes if free_bytes == -1 else free_bytes,
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,8 +188,9 @@ def test_the_choice_fits_and_one_round_less_would_not() -> None:
     shape = replace(ESM1B, layers=12)
     tokens = automatic("RTX4090", 1, shape=shape)
     rounds = -(-131_072 // tokens)
-    per_token = activation_bytes_per_token(shape, precision="bf16")
-    held = state_bytes(shape, precision="bf16", zero_stage=1, processes=1).total
+    needed = memory("bf16", shape=shape)
+    per_token = needed.activation_bytes_per_token()
+    held = needed.state(1).total
     assert fits(held + per_token * (tokens + 1024), gpu.memory_bytes)
     larger = -(-131_072 // (rounds - 1))
     assert not fits(held + per_token * (larger + 1024), gpu.memory_bytes)
@@ -202,9 +207,9 @@ def test_what_cannot_fit_is_refused() -> None:
     ):
         automatic("H200", 1, free_bytes=12 * 2**30)
     # With one layer at a time in memory more tokens fit beside 13.0 GB of state.
-    short = {"free_bytes": 20 * 2**30}
-    assert automatic("H200", 1, **short) < automatic(
-        "H200", 1, **short, activation_checkpointing=True
+    short = 20 * 2**30
+    assert automatic("H200", 1, free_bytes=short) < automatic(
+        "H200", 1, free_bytes=short, activation_checkpointing=True
     )
 
 
@@ -213,5 +218,4 @@ def test_a_checkpoint_is_three_numbers_a_parameter() -> None:
 
 
 def test_margin() -> None:
-    sizes: Sequence[tuple[int, bool]] = [(90, True), (91, False)]
-    assert [fits(size, 100) for size, _ in sizes] == [expected for _, expected in sizes]
+    assert [fits(90, 100), fits(91, 100)] == [True, False]
