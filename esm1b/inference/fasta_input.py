@@ -16,9 +16,9 @@ from tqdm import tqdm
 from esm1b.alphabet import encode
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, windows_of
-from esm1b.sequences.cleaning import clean, clean_all
-from esm1b.sequences.fasta import FastaBlock, read_fasta_blocks
-from esm1b.sequences.header import parse_header
+from esm1b.sequences.cleaning import clean, drop_reason
+from esm1b.sequences.fasta import read_fasta_blocks
+from esm1b.sequences.header import RecordBlock
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
 
 
@@ -62,7 +62,7 @@ class CheckedFasta:
     def _all(self, file: InputFile) -> Iterator[Record]:
         for block in read_fasta_blocks(file):
             for header, sequence in zip(block.headers, block.sequences, strict=True):
-                yield Record(id=parse_header(header).id, residues=encode(clean(sequence)))
+                yield Record(id=header.id, residues=encode(clean(sequence)))
 
 
 @contextmanager
@@ -134,21 +134,20 @@ def _check(path: Path, name: str, longest: int, long_sequences: LongSequences) -
     )
 
 
-def _lengths(block: FastaBlock, name: str, before: int) -> list[int]:
-    """Return the residues of each record, or raise for the first that is no protein."""
-    kept, indices, dropped = clean_all(block.sequences)
-    if not dropped:
-        return [len(sequence) for sequence in kept]
-    index = next(i for i, kept_index in enumerate([*indices, -1]) if i != kept_index)
-    place = _place(block, index, name, before)
-    sequence = clean(block.sequences[index])
-    try:
-        encode(sequence)
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from error
-    raise UserError(f"{place}: no residues; expected a protein sequence")
+def _lengths(block: RecordBlock, name: str, before: int) -> list[int]:
+    """Return the residues of each record, or raise for the first that is not a protein."""
+    sequences = [clean(sequence) for sequence in block.sequences]
+    for index, sequence in enumerate(sequences):
+        if drop_reason(sequence) is None:
+            continue
+        place = _place(block, index, name, before)
+        try:
+            encode(sequence)
+        except ValueError as error:
+            raise UserError(f"{place}: {error}") from error
+        raise UserError(f"{place}: no residues; expected a protein sequence")
+    return [len(sequence) for sequence in sequences]
 
 
-def _place(block: FastaBlock, index: int, name: str, before: int) -> str:
-    identifier = parse_header(block.headers[index]).id
-    return f"{name}: record {before + index + 1} ({identifier})"
+def _place(block: RecordBlock, index: int, name: str, before: int) -> str:
+    return f"{name}: record {before + index + 1} ({block.headers[index].id})"

@@ -1,12 +1,14 @@
-"""The content of a byte stream that may be gzip-compressed."""
+"""Streams of bytes that may be gzip-compressed, as chunks and as file objects."""
 
-from collections.abc import Callable, Iterator
-from typing import ClassVar, Final
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from isal import igzip_lib
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-# Read at once, and decompressed at once: larger pieces leave the processor's cache.
+_EXPECTED: Final = "a complete .gz file"
+# Bytes to read and to decompress at a time: larger pieces leave the processor's cache.
 _READ_BYTES: Final = 1 << 18
 _PIECE_BYTES: Final = 1 << 20
 _HEADER_BYTES: Final = 1 << 17  # the longest optional field has 64 KiB, the others are names
@@ -16,27 +18,23 @@ class DamagedInputError(Exception):
     """The input is cut short or corrupt; the message says which.
 
     Attributes:
-        expected: what was expected instead.
+        expected: description of an undamaged input.
     """
 
-    expected: ClassVar[str]
-
-
-class DamagedGzipError(DamagedInputError):
-    """The gzip data is cut short or corrupt."""
-
-    expected = "a complete .gz file"
+    def __init__(self, message: str, *, expected: str = _EXPECTED) -> None:
+        super().__init__(message)
+        self.expected = expected
 
 
 def decompressed_chunks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
-    """Yield the content in pieces of `size` to 2 `size` bytes (the last: fewer).
+    """Yield the content in chunks of `size` to 2 `size` bytes; the last may have fewer.
 
-    Whether it is compressed is told by its first bytes. Gzip members may follow one another, with
-    zeros between and after them, as tape and block devices add.
+    The first bytes tell whether it is compressed. Gzip members may follow one another, with zeros
+    between and after them, as tape and block devices add.
 
     Args:
-        read: returns at most so many bytes of the stream; none at its end.
-        size: in bytes, after decompression.
+        read: function that returns at most the given number of bytes, and none at the end.
+        size: bytes after decompression.
 
     Raises:
         DamagedInputError: the compressed data ends early or is corrupt, or `read` found damage.
@@ -51,51 +49,68 @@ def decompressed_chunks(read: Callable[[int], bytes], size: int) -> Iterator[byt
                 yield b"".join(pieces)
                 pieces, gathered = [], 0
     except DamagedInputError:
-        yield b"".join(pieces)  # so that the reader can say how far it came
+        yield b"".join(pieces)  # so that the reader can say how many records are complete
         raise
     if pieces:
         yield b"".join(pieces)
 
 
+class ChunkReader:
+    """Gives chunks a file object's `read`, which several threads may call.
+
+    Attributes:
+        has_ended: whether no bytes are left.
+    """
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.has_ended = False
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")  # sliced without a copy
+        self._lock = threading.Lock()
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, and none at the end."""
+        with self._lock:
+            if not self._rest:
+                self._rest = memoryview(next(self._chunks, b""))
+                self.has_ended = not self._rest
+            data, self._rest = self._rest[:size], self._rest[size:]
+            return bytes(data)
+
+
 def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
+    """Yield the content, at most `size` bytes at a time."""
     data = read(len(_GZIP_MAGIC))
-    if data == _GZIP_MAGIC:
-        yield from _decompressed(read, data, size)
+    if data != _GZIP_MAGIC:
+        while data:
+            yield data
+            data = read(size)
         return
-    while data:
-        yield data
-        data = read(size)
-
-
-def _decompressed(read: Callable[[int], bytes], data: bytes, size: int) -> Iterator[bytes]:
-    """Yield the content of all gzip members, at most `size` bytes at a time."""
     while data := _with_header(read, data.lstrip(b"\0")):
         # ISA-L takes half the time of zlib for UniRef's files, and a release is one gzip stream,
-        # which nothing but a faster decompressor speeds up.
+        # which only a faster decompressor speeds up.
         member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
         while not member.eof:
             try:
                 piece = member.decompress(data, size)
             except igzip_lib.error as error:  # type: ignore[misc]  # a class, typed as an instance
-                raise DamagedGzipError("the gzip data is corrupt") from error
+                raise DamagedInputError("the gzip data is corrupt") from error
             if piece:
                 yield piece
             data = b""
-            if member.needs_input:
-                data = read(_READ_BYTES)
-                if not data:
-                    raise DamagedGzipError("the gzip data ends early")
+            if member.needs_input and not (data := read(_READ_BYTES)):
+                raise DamagedInputError("the gzip data ends early")
         data = member.unused_data
 
 
 def _with_header(read: Callable[[int], bytes], data: bytes) -> bytes:
-    """Return what begins the next member, more than its header; nothing at the end of all.
+    """Return the start of the next member, longer than its header; nothing after the last member.
 
-    ISA-L 2.32 takes a header for corrupt that has several optional fields, or a checksum, and comes
-    in parts.
+    ISA-L 2.32 takes a header for corrupt if it has several optional fields, or a checksum, and
+    comes in parts.
     """
     while len(data) < _HEADER_BYTES and (following := read(_READ_BYTES)):
         data = (data + following).lstrip(b"\0")
     if data and not _GZIP_MAGIC.startswith(data[: len(_GZIP_MAGIC)]):
-        raise DamagedGzipError("other data follows the gzip data")
+        raise DamagedInputError("other data follows the gzip data")
     return data

@@ -7,17 +7,15 @@ from xml.parsers import expat
 
 from esm1b.errors import UserError
 from esm1b.sequences.compressed import DamagedInputError
+from esm1b.sequences.fasta import LONGEST_RECORD
 from esm1b.sequences.uniref_entries import ENTRY_END
 
 _ENTRY_START: Final = b"<entry"
 _MEMBER_END: Final = b"</member>"
-# What stands before the first entry takes some 300 bytes.
-_LONGEST_HEAD: Final = 1 << 20
+_LONGEST_HEAD: Final = 1 << 20  # the text before the first entry takes some 300 bytes
 # The largest clusters have a hundred thousand members, at some 700 bytes each: an entry that grows
 # beyond this is passed on in parts.
 _LARGE_ENTRY: Final = 1 << 22
-# As for FASTA: far above the longest known protein.
-_LONGEST_RECORD: Final = 1 << 26
 _ENCODINGS: Final = ("utf-8", "us-ascii", "iso-8859-1")
 _ROOT: Final = re.compile("UniRef(50|90|100)")
 _CUT_SHORT: Final = (
@@ -30,16 +28,16 @@ _CUT_SHORT: Final = (
 def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]:
     """Cut UniRef XML where entries end.
 
-    This process reads with expat what stands around the entries, so that all of the XML has been
-    checked once `parse_entries` has read the blocks. Of a very large entry, the members come in
+    This process reads the text around the entries with expat, so that all of the XML has been
+    checked once `parse_entries` has read the blocks. The members of a very large entry come in
     blocks of their own.
 
     Args:
-        chunks: the XML, cut anywhere.
-        name: the input's name, for messages.
+        chunks: consecutive pieces of the XML.
+        name: input's name, for messages.
 
     Yields:
-        How many entries stand before, and whole entries of about a chunk's size, as UTF-8.
+        The number of entries before the block, and whole entries of about a chunk's size, as UTF-8.
 
     Raises:
         UserError: it is not UniRef XML, has a document type declaration (and with it entities), is
@@ -48,7 +46,7 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
     frame = _Frame(name)
     records = 0
     text = b""
-    parted = False  # the entry that `text` goes on with has been passed on in part
+    parted = False  # whether the beginning of the entry at the start of `text` has been passed on
     try:
         for chunk in chunks:
             if b"\0" in chunk:
@@ -76,9 +74,9 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
                     records += 1
                     parted = True
                 text = text[end:]
-            elif len(text) > _LONGEST_RECORD:
+            elif len(text) > LONGEST_RECORD:
                 raise UserError(
-                    f"{name}: entry {records + 1}: longer than {_LONGEST_RECORD} characters; "
+                    f"{name}: entry {records + 1}: longer than {LONGEST_RECORD} characters; "
                     "expected protein sequences"
                 )
     except DamagedInputError as error:
@@ -86,12 +84,16 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
             f"{name}: {error} after {records - parted} complete entries; expected {error.expected}"
         ) from error
     if parted or (frame.opened and _ENTRY_START in text):
-        raise UserError(frame.ends_early(records - parted))
+        raise frame.ends_early(records - parted)
     frame.close(text, records)
 
 
 class _Frame:
-    """What stands around the entries: XML declaration, root element, end."""
+    """The XML around the entries: declaration, root element, end.
+
+    Attributes:
+        opened: whether the first entry has begun.
+    """
 
     def __init__(self, name: str) -> None:
         self.opened = False
@@ -109,13 +111,13 @@ class _Frame:
         return chunk.decode("latin-1").encode() if self._latin and not chunk.isascii() else chunk
 
     def open(self, text: bytes) -> bytes:
-        """Read the head if it is all there; return what is left of `text`, as UTF-8."""
+        """Read the head if `text` has all of it; return the rest of `text`, as UTF-8."""
         start = text.find(_ENTRY_START)
         if start < 0 and len(text) <= _LONGEST_HEAD:
             return text
         self._parse(text[:start] if start >= 0 else text, 0)
         if not self._root or start < 0:
-            raise UserError(f"{self._name}: no entry after {len(text)} bytes; expected UniRef XML")
+            raise self._error(f"no entry after {len(text)} bytes; expected UniRef XML")
         self.opened = True
         return self.recoded(text[start:])
 
@@ -124,50 +126,47 @@ class _Frame:
         self._parse(text, records)
         self._parse(b"", records)
         if not records:
-            raise UserError(f"{self._name}: no entry; expected UniRef XML with entries")
+            raise self._error("no entry; expected UniRef XML with entries")
 
-    def ends_early(self, records: int) -> str:
-        """Return the message for XML that is cut short."""
+    def ends_early(self, records: int) -> UserError:
+        """Return the error for XML that is cut short."""
         root = self._root or "UniRef50"
-        return (
-            f"{self._name}: the XML ends early after {records} complete entries; expected </{root}>"
+        return self._error(
+            f"the XML ends early after {records} complete entries; expected </{root}>"
         )
+
+    def _error(self, problem: str) -> UserError:
+        return UserError(f"{self._name}: {problem}")
 
     def _parse(self, text: bytes, records: int) -> None:
         try:
             self._parser.Parse(text, not text)
         except expat.ExpatError as error:
             if error.code in _CUT_SHORT:
-                raise UserError(self.ends_early(records)) from error
-            raise UserError(
-                f"{self._name}: after {records} complete entries: "
-                f"{expat.ErrorString(error.code)}; expected well-formed UniRef XML"
+                raise self.ends_early(records) from error
+            raise self._error(
+                f"after {records} complete entries: {expat.ErrorString(error.code)}; "
+                "expected well-formed UniRef XML"
             ) from error
 
     def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
         if encoding and encoding.lower() not in _ENCODINGS:
-            raise UserError(
-                f"{self._name}: encoding {encoding!r}; expected one of {', '.join(_ENCODINGS)}"
-            )
+            raise self._error(f"encoding {encoding!r}; expected one of {', '.join(_ENCODINGS)}")
         self._latin = encoding is not None and encoding.lower() == "iso-8859-1"
 
     def _document_type(self, root: str, *_: object) -> None:
-        raise UserError(
-            f"{self._name}: a document type declaration (DOCTYPE {root}), which can define "
-            "entities; expected UniRef XML, which has none"
+        raise self._error(
+            f"a document type declaration (DOCTYPE {root}), which can define entities; "
+            "expected UniRef XML, which has none"
         )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if self._root:
-            raise UserError(f"{self._name}: element {tag!r} beside the entries; expected entries")
+            raise self._error(f"element {tag!r} beside the entries; expected entries")
         if not _ROOT.fullmatch(tag):
-            raise UserError(
-                f"{self._name}: root element {tag!r}; expected UniRef50, as in uniref50.xml"
-            )
+            raise self._error(f"root element {tag!r}; expected UniRef50, as in uniref50.xml")
         self._root = tag
 
     def _characters(self, text: str) -> None:
-        if text.strip():
-            raise UserError(
-                f"{self._name}: text {text.strip()[:40]!r} beside the entries; expected entries"
-            )
+        if shown := text.strip()[:40]:
+            raise self._error(f"text {shown!r} beside the entries; expected entries")

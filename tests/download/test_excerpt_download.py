@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.uniref_files import (
+    Cluster,
+    draw_clusters,
+    release_archive,
+    uniref_fasta,
+    uniref_xml,
+)
 from esm1b.corpus.sharding.shard import shard
 from esm1b.errors import DownloadError, UserError
 from esm1b.sequences.formats import parse_block, raw_blocks
@@ -22,13 +29,6 @@ from tests.download.published_releases import (
     fetch,
 )
 from tests.download.server import Fault, ReleaseServer, metalink
-from tests.sequences.uniref_files import (
-    Cluster,
-    draw_clusters,
-    release_archive,
-    uniref_fasta,
-    uniref_xml,
-)
 
 
 def test_the_first_bytes(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.uniref_files import draw_clusters, release_archive, tar, uniref_xml
 from esm1b.errors import UserError
 from esm1b.sequences.formats import parse_block, raw_blocks
 from esm1b.sequences.input_file import InputFile
-from tests.sequences.uniref_files import draw_clusters, release_archive, tar, uniref_xml
 
 XML = uniref_xml(draw_clusters(30))
 ARCHIVE = release_archive(XML)

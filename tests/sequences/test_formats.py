@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from esm1b.corpus.sharding.shard import shard
-from esm1b.errors import UserError
-from esm1b.files import sha256_file
-from esm1b.sequences.formats import RawBlock, RecordBlock, parse_block, raw_blocks
-from esm1b.sequences.input_file import InputFile
-from tests.sequences.uniref_files import (
+from benchmarks.uniref_files import (
     draw_clusters,
     release_archive,
     tar,
     uniref_fasta,
     uniref_xml,
 )
+from esm1b.corpus.sharding.shard import shard
+from esm1b.errors import UserError
+from esm1b.files import sha256_file
+from esm1b.sequences.formats import RawBlock, parse_block, raw_blocks
+from esm1b.sequences.header import RecordBlock
+from esm1b.sequences.input_file import InputFile
 
 CLUSTERS = draw_clusters(60, seed=1)
 

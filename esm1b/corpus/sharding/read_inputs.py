@@ -19,8 +19,6 @@ from esm1b.sequences.formats import RawBlock, raw_blocks
 from esm1b.sequences.input_file import InputFile
 from esm1b.worker_pool import WorkerPool
 
-# Large enough that NumPy's overhead does not count, small enough to stay in the cache.
-_BLOCK_BYTES: Final = 1 << 20
 # Of the disk, for each byte of uncompressed input: the spilled records and, beside them, the
 # corpus. UniRef50 takes 1.2 and 0.5.
 _DISK_SHARE: Final = 1.8
@@ -62,7 +60,7 @@ class Progress:
             with tqdm(
                 desc=f"read {file.name}", total=file.size, unit="B", unit_scale=True, disable=None
             ) as bar:
-                for block in raw_blocks(file, _BLOCK_BYTES):
+                for block in raw_blocks(file):
                     self._text_bytes += len(block.text)
                     yield block
                     bar.update(file.bytes_read - bar.n)
