@@ -64,7 +64,7 @@ class ChunkReader:
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self.has_ended = False
-        self._chunks = iter(chunks)
+        self._chunks = filter(None, chunks)  # no bytes mean the end
         self._rest = memoryview(b"")  # sliced without a copy
         self._lock = threading.Lock()
 
