@@ -59,22 +59,22 @@ class ChunkReader:
     """Gives chunks a file object's `read`, which several threads may call.
 
     Attributes:
-        has_ended: whether no bytes are left.
+        has_ended: whether the last read found no bytes left.
     """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self.has_ended = False
-        self._chunks = filter(None, chunks)  # no bytes mean the end
+        self._chunks = filter(None, chunks)
         self._rest = memoryview(b"")  # sliced without a copy
         self._lock = threading.Lock()
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes, and none at the end."""
+        """Return `size` bytes; fewer at the end."""
         with self._lock:
-            if not self._rest:
-                self._rest = memoryview(next(self._chunks, b""))
-                self.has_ended = not self._rest
+            while len(self._rest) < size and (chunk := next(self._chunks, b"")):
+                self._rest = memoryview(bytes(self._rest) + chunk)
             data, self._rest = self._rest[:size], self._rest[size:]
+            self.has_ended = not data
             return bytes(data)
 
 
