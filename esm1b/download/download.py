@@ -8,13 +8,14 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from tqdm import tqdm
 
 from esm1b.disk_space import explain_full_disk
-from esm1b.download.excerpt import Beginning, fetch_excerpt, parse_limit
+from esm1b.download.excerpt import fetch_excerpt, parse_limit
 from esm1b.download.find_release import DamagedFileError, Source, find_release, validation_list
 from esm1b.download.lock import ALGORITHMS, LOCK, file_digests, intact_download, make_lock
 from esm1b.download.metalink import DIGEST_DIGITS
@@ -28,7 +29,7 @@ from esm1b.download.release import (
     check_mirror,
     check_release_name,
 )
-from esm1b.errors import DownloadError, UserError
+from esm1b.errors import UserError
 from esm1b.files import write_json
 from esm1b.stopping import StopRequests
 
@@ -70,15 +71,9 @@ def download_release(
     check_release_name(release)
     roots = [check_mirror(mirror) for mirror in mirrors or MIRRORS]
     given = _parse_digest(digest)
-    part = _parse_part(limit, sample, given)
+    _check_part(limit, sample, given)
     patience = patience or Patience()
-
-    def find() -> Source:
-        try:
-            return find_release(release, roots, given, patience)
-        except DownloadError as error:
-            raise DownloadError(f"UniRef50 {release}: {error}") from error
-
+    find = partial(find_release, release, roots, given, patience)
     with _only_download(output) as stops:
         source = find() if release == CURRENT else None
         number = source.release if source else release
@@ -86,10 +81,10 @@ def download_release(
         if lock := intact_download(output, wanted, given):
             return lock
         source = source or find()
-        if part is None:
+        if limit is None and sample is None:
             return _fetch(source, output, patience, stops)
         _check_room(output, int((sample or 0) * (source.size or 0)), str(source))
-        lock = fetch_excerpt(source, output, part, patience)
+        lock = fetch_excerpt(source, output, limit, sample, patience)
         write_json(output / LOCK, lock)
         return lock
 
@@ -139,20 +134,20 @@ def _fetch(
 
     def attempt(remote: MirroredFile) -> dict[str, Any]:
         identity = {"name": source.name, "release": source.release, **source.facts()}
-        partial = PartialFile(path, identity)
-        held = partial.bytes_held
+        incomplete = PartialFile(path, identity)
+        held = incomplete.bytes_held
         _check_room(output, (source.size or 0) - held, path.name)
         size = "size unknown" if source.size is None else _size(source.size)
         _log.info("%s: fetching %s (%s), %s already here", source, path.name, size, _size(held))
-        partial.fill(remote)
+        incomplete.fill(remote)
         try:
-            lock = verified(partial.path, remote)
+            lock = verified(incomplete.path, remote)
         except DamagedFileError:
-            partial.discard()
+            incomplete.discard()
             raise
         with stops.held_back():
             write_json(output / LOCK, lock)
-            partial.finish()
+            incomplete.finish()
         _log.info("%s: %s, verified", path, _size(lock["size"]))
         return lock
 
@@ -213,16 +208,15 @@ def _parse_digest(text: str | None) -> dict[str, str]:
     return {algorithm: digest}
 
 
-def _parse_part(
-    limit: str | None, sample: float | None, given: Mapping[str, str]
-) -> Beginning | float | None:
+def _check_part(limit: str | None, sample: float | None, given: Mapping[str, str]) -> None:
     if limit is not None and sample is not None:
         raise UserError(f"limit {limit!r} and sample {sample}: expected one of the two")
     if sample is not None and not 0 < sample < 1:
         raise UserError(f"sample {sample}: expected a number above 0 and below 1")
     if limit is not None and given:
         raise UserError(f"limit {limit!r} and a digest of the whole file: expected one of the two")
-    return sample if limit is None else parse_limit(limit)
+    if limit is not None:
+        parse_limit(limit)
 
 
 def _size(number: int) -> str:

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -37,39 +36,22 @@ _CHUNK_BYTES: Final = 1 << 14  # of the beginning, so that a small one is found 
 _LINE_LENGTH: Final = 60  # as UniProt writes it
 
 
-@dataclass(frozen=True, kw_only=True)
-class Beginning:
-    """The beginning of a file that is fetched.
-
-    Attributes:
-        text: limit as the user wrote it.
-        size: most bytes of the compressed file, or None.
-        records: most records, or None.
-    """
-
-    text: str
-    size: int | None = None
-    records: int | None = None
-
-
-def parse_limit(text: str) -> Beginning:
-    """Return the beginning that `10MB` or `1000records` stands for.
+def parse_limit(text: str) -> tuple[int | None, int | None]:
+    """Return the most bytes of the compressed file, or the most records; the other is None.
 
     Raises:
-        UserError: it is neither.
+        UserError: `text` is neither bytes, such as `10MB`, nor records, such as `1000records`.
     """
     found = re.fullmatch(LIMIT_PATTERN, text)
     if found is None:
         raise UserError(f"limit {text!r}: expected bytes as in '10MB', or '1000records'")
     unit = found[1]
     number = int(text.removesuffix(unit))
-    if unit == "records":
-        return Beginning(text=text, records=number)
-    return Beginning(text=text, size=number * _UNITS[unit])
+    return (None, number) if unit == "records" else (number * _UNITS[unit], None)
 
 
 def fetch_excerpt(
-    source: Source, output: Path, part: Beginning | float, patience: Patience
+    source: Source, output: Path, limit: str | None, sample: float | None, patience: Patience
 ) -> dict[str, Any]:
     """Write the beginning of a release, or a share of its records, as .fasta.gz; return its lock.
 
@@ -81,34 +63,35 @@ def fetch_excerpt(
             UniRef50.
         DownloadError: the mirrors do not deliver the release, or not the right one.
     """
-    if isinstance(part, Beginning) and source.file.endswith(".tar.gz"):
+    if limit is not None and source.file.endswith(".tar.gz"):
         raise UserError(
-            f"limit {part.text!r}: {source} is an archive in which UniRef50 comes last; expected "
+            f"limit {limit!r}: {source} is an archive in which UniRef50 comes last; expected "
             "the current release, or a sample"
         )
-    what = f"first-{part.text}" if isinstance(part, Beginning) else f"sample-{part}"
+    what = f"sample-{sample}" if limit is None else f"first-{limit}"
     path = output / f"uniref50.{source.release}.{what}.fasta.gz"
 
     def attempt(remote: MirroredFile) -> dict[str, Any]:
+        facts: dict[str, Any] = {"verified_by": source.verified_by if limit is None else None}
         with atomic_file(path) as temporary:
-            if isinstance(part, Beginning):
-                facts = {"limit": part.text, "verified_by": None}
-                facts |= _write_beginning(remote, temporary, part)
-            else:
-                facts = {"sample": part, "verified_by": source.verified_by}
-                facts |= _write_sample(source, remote, temporary, part)
+            if limit is not None:
+                facts |= _write_beginning(remote, temporary, limit)
+            elif sample is not None:
+                facts |= _write_sample(source, remote, temporary, sample)
+        facts["part_of"] = source.facts()
         digests = file_digests(path, ALGORITHMS)
-        return make_lock(source, remote, path, digests, **facts, part_of=source.facts())
+        return make_lock(source, remote, path, digests, limit=limit, sample=sample, **facts)
 
-    return source.fetch(attempt, patience, has_digest=isinstance(part, float))
+    return source.fetch(attempt, patience, has_digest=limit is None)
 
 
-def _write_beginning(remote: MirroredFile, path: Path, part: Beginning) -> dict[str, Any]:
+def _write_beginning(remote: MirroredFile, path: Path, limit: str) -> dict[str, Any]:
     """Write the first records and return their facts for the lock."""
-    records = _first_records(remote.read(0, part.size))
-    facts = _write_fasta(islice(records, part.records), path)
+    most_bytes, most_records = parse_limit(limit)
+    records = _first_records(remote.read(0, most_bytes))
+    facts = _write_fasta(islice(records, most_records), path)
     if not facts["records"]:
-        raise UserError(f"limit {part.text!r}: no whole record in it; expected a larger one")
+        raise UserError(f"limit {limit!r}: no whole record in it; expected a larger one")
     _log.warning(
         "%d records with a mean length of %.0f residues: UniRef50 files begin with the longest "
         "proteins, so this is suitable for a smoke test, not for training",

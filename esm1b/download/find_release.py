@@ -74,18 +74,16 @@ class Source:
         Raises:
             DownloadError: the mirrors do not deliver the file, or it is damaged both times.
         """
-        urls = self.urls
+        name, urls = f"{self}: {self.file}", self.urls
         problems = []
         for _ in range(2):
-            remote = MirroredFile(urls, patience=patience, size=self.size, has_digest=has_digest)
+            remote = MirroredFile(name, urls, patience, size=self.size, has_digest=has_digest)
             try:
                 return remote.from_start(attempt)
             except DamagedFileError as error:
                 problems.append(f"{' and '.join(remote.validators)}: {error}")
                 _log.warning("%s; deleted", problems[-1])
                 urls = remote.others_first()
-            except DownloadError as error:
-                raise DownloadError(f"{self}: {self.file}: {error}") from error
         raise DownloadError(f"{self}: {'; '.join(problems)}; failed verification twice, deleted")
 
 
@@ -109,14 +107,14 @@ def find_release(
     path = CURRENT_FILE
     version: str | None = None
     try:
-        version, listed = _look_up(path, mirrors, patience)
+        version, listed = _look_up(path, release, mirrors, patience)
     except RefusedError:
         if release == CURRENT:
             raise
     if version is None or release not in (CURRENT, version):
-        version, path = release, previous_file(release)
+        path = previous_file(release)
         try:
-            _, listed = _look_up(path, mirrors, patience, release)
+            version, listed = _look_up(path, release, mirrors, patience)
         except RefusedError as error:
             if not given and isinstance(error, MissingFileError):
                 raise UserError(
@@ -125,7 +123,7 @@ def find_release(
                 ) from error
             if not given:
                 raise
-            listed = ListedFile(size=None, digests={})
+            version, listed = release, ListedFile(size=None, digests={})
     for algorithm, digest in given.items():
         if listed.digests.get(algorithm, digest) != digest:
             raise UserError(
@@ -161,7 +159,7 @@ def _urls(path: PurePosixPath, mirrors: Sequence[str]) -> list[str]:
 
 
 def _look_up(
-    path: PurePosixPath, mirrors: Sequence[str], patience: Patience, release: str | None = None
+    path: PurePosixPath, release: str, mirrors: Sequence[str], patience: Patience
 ) -> tuple[str, ListedFile]:
     """Return the name of the release and the facts about a file from the metalink beside it.
 
@@ -169,10 +167,12 @@ def _look_up(
         RefusedError: no mirror has a metalink with these facts.
         DownloadError: no mirror answers.
     """
-    remote = MirroredFile(_urls(path.with_name(METALINK), mirrors), patience=patience)
+    urls = _urls(path.with_name(METALINK), mirrors)
+    remote = MirroredFile(f"UniRef50 {release}", urls, patience)
     while True:
         try:
-            return _listed(remote.from_start(_whole), path.name, release)
+            data = remote.from_start(_whole)
+            return _listed(data, path.name, None if path == CURRENT_FILE else release)
         except MetalinkError as error:
             remote.reject(str(error))
 

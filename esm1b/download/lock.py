@@ -129,8 +129,9 @@ def read_source(path: Path) -> dict[str, Any]:
 def file_digests(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
     """Return the digests of a file, in hexadecimal, by algorithm."""
     digests = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
-    shown = {"desc": f"verify {path.name}", "total": path.stat().st_size, "disable": None}
-    with path.open("rb") as raw, tqdm.wrapattr(raw, "read", **shown) as file:
+    shown: dict[str, Any] = {"desc": f"verify {path.name}", "disable": None}
+    size = path.stat().st_size
+    with path.open("rb") as raw, tqdm.wrapattr(raw, "read", size, **shown) as file:
         while block := file.read(_BUFFER_BYTES):
             for digest in digests.values():
                 digest.update(block)

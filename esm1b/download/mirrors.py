@@ -81,16 +81,18 @@ class MirroredFile:
 
     def __init__(
         self,
+        name: str,
         urls: Sequence[str],
-        *,
         patience: Patience,
+        *,
         size: int | None = None,
         has_digest: bool = False,
     ) -> None:
         """Prepare to read; no request is sent yet.
 
         Args:
-            urls: addresses of the file, the preferred ones first.
+            name: description of the file, for messages.
+            urls: addresses, the preferred ones first.
             patience: limits and waits.
             size: bytes of the file; a server whose file has another size is not read.
             has_digest: whether a digest will show if bytes of different servers do not belong
@@ -99,6 +101,7 @@ class MirroredFile:
         self.size = self._expected_size = size
         self.url: str | None = None
         self.validators: dict[str, Validator] = {}
+        self._name = name
         self._urls = urls
         self._patience = patience
         self._has_digest = has_digest
@@ -129,24 +132,23 @@ class MirroredFile:
         position = start
         rounds = 0
         while True:
-            for url in self._usable():
-                delivers = True
-                while delivers:
-                    before = position
-                    try:
-                        for piece in self._answer(url, position, stop):
-                            position += len(piece)
-                            rounds = 0
-                            yield piece
-                        return
-                    except Refusal as refusal:
-                        self._refusals[url] = refusal
-                        delivers = position > before and not refusal.is_final
-                        if delivers:
-                            _log.debug("%s: %s at byte %d; asked again", url, refusal, position)
-                            time.sleep(self._patience.wait(1))
-                        else:
-                            _log.warning("%s: %s", url, refusal)
+            urls = self._usable()
+            while urls:
+                url, before = urls[0], position
+                try:
+                    for piece in self._answer(url, position, stop):
+                        position += len(piece)
+                        rounds = 0
+                        yield piece
+                    return
+                except Refusal as refusal:
+                    self._refusals[url] = refusal
+                    if position > before and not refusal.is_final:
+                        _log.debug("%s: %s at byte %d; asked again", url, refusal, position)
+                        time.sleep(self._patience.wait(1))
+                    else:
+                        _log.warning("%s: %s", url, refusal)
+                        urls.pop(0)
             rounds += 1
             self._wait(rounds)
 
@@ -180,10 +182,11 @@ class MirroredFile:
         """Wait for the next round, or raise if it was the last."""
         usable = self._usable()
         if not usable or rounds >= self._patience.rounds:
-            reasons = "; ".join(f"{url}: {refusal}" for url, refusal in self._refusals.items())
+            reasons = [f"{url}: {refusal}" for url, refusal in self._refusals.items()]
+            message = f"{self._name}: {'; '.join(reasons)}"
             if all(refusal.is_missing for refusal in self._refusals.values()):
-                raise MissingFileError(reasons)
-            raise DownloadError(reasons) if usable else RefusedError(reasons)
+                raise MissingFileError(message)
+            raise DownloadError(message) if usable else RefusedError(message)
         asked_for = max(self._refusals[url].retry_after for url in usable)
         seconds = max(self._patience.wait(rounds), min(asked_for, self._patience.longest_wait))
         _log.warning("no server delivers; asked again in %.0f s", seconds)

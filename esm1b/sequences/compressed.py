@@ -6,6 +6,8 @@ from typing import Final
 
 from isal import igzip_lib
 
+from esm1b.errors import UserError
+
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _EXPECTED: Final = "a complete .gz file"
 # Bytes to read and to decompress at a time: larger pieces leave the processor's cache.
@@ -15,15 +17,15 @@ _HEADER_BYTES: Final = 1 << 17  # the longest optional field has 64 KiB, the oth
 
 
 class DamagedInputError(Exception):
-    """The input is cut short or corrupt; the message says which.
-
-    Attributes:
-        expected: description of an undamaged input.
-    """
+    """The input is cut short or corrupt; the message says which."""
 
     def __init__(self, message: str, *, expected: str = _EXPECTED) -> None:
         super().__init__(message)
-        self.expected = expected
+        self._expected = expected
+
+    def told(self, name: str, place: str = "") -> UserError:
+        """Return the error for the user of the input `name`."""
+        return UserError(f"{name}: {self}{place}; expected {self._expected}")
 
 
 def decompressed_chunks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:

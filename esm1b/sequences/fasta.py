@@ -67,10 +67,7 @@ def cut_fasta(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]
             records += text.count(b"\n>", 0, end) + 1
             text = text[end + 1 :]
     except DamagedInputError as error:
-        complete = records + text.count(b"\n>")
-        raise UserError(
-            f"{name}: {error} after {complete} complete records; expected {error.expected}"
-        ) from error
+        raise error.told(name, f" after {records} complete records") from error
     if not text:
         raise UserError(f"{name}: empty; {_EXPECTED_HEADER}")
     yield records, text

@@ -12,8 +12,7 @@ from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.fasta import UTF8_MARK, cut_fasta, parse_fasta
 from esm1b.sequences.header import RecordBlock
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile, prefetch
-from esm1b.sequences.uniref_entries import parse_entries
-from esm1b.sequences.uniref_xml import cut_uniref_xml
+from esm1b.sequences.uniref_xml import cut_uniref_xml, parse_entries
 
 _START_BYTES: Final = 1024  # enough of an input to tell its format
 _HTML: Final = re.compile(rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
@@ -66,12 +65,11 @@ def cut_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator
     if is_archive(start):
         yield from _archived_blocks(whole, name, block_bytes)
         return
-    for magic, what in _OTHER_FORMATS.items():
-        if start.startswith(magic):
-            raise UserError(f"{name}: {what}; {_EXPECTED}")
     text = start.removeprefix(UTF8_MARK).lstrip()
-    if _HTML.match(text):
-        raise UserError(f"{name}: a web page (HTML); {_EXPECTED}")
+    others = [what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)]
+    others += ["a web page (HTML)"] * bool(_HTML.match(text))
+    if others:
+        raise UserError(f"{name}: {others[0]}; {_EXPECTED}")
     kind: Literal["fasta", "uniref-xml"] = "uniref-xml" if text.startswith(b"<") else "fasta"
     cut = cut_uniref_xml if kind == "uniref-xml" else cut_fasta
     for first_record, block in cut(whole, name):
@@ -96,7 +94,7 @@ def _peeked(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
         while len(start) < _START_BYTES and (chunk := next(chunks, b"")):
             start += chunk
     except DamagedInputError as error:
-        return start, chain([start], _raising(error))
+        chunks = _raising(error)
     return start, chain([start], chunks)
 
 
@@ -114,4 +112,4 @@ def _archived_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> It
         for _ in islice(chunks, 1):
             pass
     except DamagedInputError as error:
-        raise UserError(f"{name}: {error}; expected {error.expected}") from error
+        raise error.told(name) from error

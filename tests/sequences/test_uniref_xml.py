@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from benchmarks import uniref_files
 from benchmarks.uniref_files import draw_clusters, entry_xml
 from esm1b.errors import UserError
-from esm1b.sequences import uniref_entries, uniref_xml
+from esm1b.sequences import uniref_xml
 from esm1b.sequences.formats import RawBlock, parse_block
 from esm1b.sequences.header import Header, RecordBlock, parse_header
-from esm1b.sequences.uniref_entries import parse_entries
-from esm1b.sequences.uniref_xml import cut_uniref_xml
+from esm1b.sequences.uniref_xml import cut_uniref_xml, parse_entries
 
 # As in the files: an entry of the layout until 2019_08, and one of the layout since.
 OLD_ENTRY = b"""<entry id="UniRef50_Q6GZX4" updated="2011-07-27">
@@ -84,7 +83,7 @@ def read(text: bytes, size: int = 1 << 20) -> RecordBlock:
 
 
 def by_expat(text: bytes) -> RecordBlock:
-    with mock.patch.object(uniref_entries, "_ENTRY", re.compile(rb"(?!)")):
+    with mock.patch.object(uniref_xml, "_ENTRY", re.compile(rb"(?!)")):
         return parse_entries(text, "x.xml", 0)
 
 
@@ -113,7 +112,7 @@ def by_element_tree(text: bytes) -> RecordBlock:
 
 
 def test_entries_as_uniprot_writes_them() -> None:
-    with mock.patch.object(uniref_entries, "_read", side_effect=AssertionError("not by pattern")):
+    with mock.patch.object(uniref_xml, "_read", side_effect=AssertionError("not by pattern")):
         records = parse_entries(OLD_ENTRY + NEW_ENTRY.rstrip(), "x.xml", 0)
     assert records.headers == [
         parse_header(
@@ -142,7 +141,7 @@ def test_chunks_of_any_size_give_the_same_entries(size: int) -> None:
 def test_entries_without_thought_go_by_the_pattern(root: str, wrapped: bool) -> None:
     clusters = draw_clusters(40)
     plain = [cluster for cluster in clusters if (cluster.header.taxon or "").isascii()]
-    with mock.patch.object(uniref_entries, "_read", side_effect=AssertionError("not by pattern")):
+    with mock.patch.object(uniref_xml, "_read", side_effect=AssertionError("not by pattern")):
         records = read(uniref_files.uniref_xml(plain, root=root, wrapped=wrapped))
     assert records.headers == [cluster.header for cluster in plain]
 
