@@ -21,13 +21,7 @@ _PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.
 
 @dataclass(frozen=True, kw_only=True)
 class Validator:
-    """The facts that tell two versions of a URL's content apart; None if the server gives none.
-
-    Attributes:
-        size: bytes of the whole file.
-        etag: ETag header, in quotes.
-        last_modified: Last-Modified header.
-    """
+    """The facts that tell two versions of a URL's content apart; None if the server gives none."""
 
     size: int | None = None
     etag: str | None = None
@@ -71,11 +65,7 @@ class Session(requests.Session):
         self.headers["User-Agent"] = f"esm1b/{version('esm1b')}"
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return the address that an answer redirects to, if any.
-
-        Raises:
-            Refusal: it is not HTTPS, and the request was.
-        """
+        """Return the address that an answer redirects to, or raise `Refusal`."""
         target = super().get_redirect_target(resp)
         source = str(resp.url)
         allowed = ("https:",) if source.startswith("https:") else ("https:", "http:")

@@ -93,12 +93,7 @@ def find_release(
     """Return the file of a release of UniRef50.
 
     The current release is FASTA, also if it is named by its number; an earlier one is an archive.
-
-    Args:
-        release: `current` or a number.
-        mirrors: root URLs, the preferred ones first.
-        given: user's digests, by algorithm.
-        patience: limits and waits.
+    `given` has the user's digests, by algorithm.
 
     Raises:
         UserError: no mirror has the release, or its digest differs from the user's.

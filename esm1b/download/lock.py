@@ -35,16 +35,9 @@ def make_lock(
     sample: float | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Return the lock of a file.
+    """Return the lock of a file, with other facts as its last entries.
 
-    Args:
-        source: origin of the bytes.
-        remote: URL that they came from; None if the file was found on the disk.
-        file: path of the file; a partial file is recorded under its final name.
-        digests: digests of the file by algorithm.
-        limit: part of the release, if it is the beginning.
-        sample: part of the release, if it is a sample.
-        **facts: other entries.
+    `remote` is None if the file was found on the disk. A partial file gets its final name.
     """
     return {
         **_FORMAT,
@@ -68,12 +61,8 @@ def intact_download(
 ) -> dict[str, Any] | None:
     """Return the lock in `output` if its file exists and matches it.
 
-    A file that has been damaged since is removed.
-
-    Args:
-        output: directory of the download.
-        wanted: requested `name`, `release`, `limit` and `sample`.
-        given: user's digests, by algorithm.
+    A file that has been damaged since is removed. `wanted` has the requested `name`, `release`,
+    `limit` and `sample`, and `given` the user's digests, by algorithm.
 
     Raises:
         UserError: something else was downloaded to `output`, or the file has another digest.

@@ -17,12 +17,7 @@ class MetalinkError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ListedFile:
-    """The facts about a file in a metalink.
-
-    Attributes:
-        size: bytes, or None if missing.
-        digests: digests in lower-case hexadecimal, by the algorithm's name in `hashlib`.
-    """
+    """The size of a file, None if missing, and its digests in lower case by `hashlib` algorithm."""
 
     size: int | None
     digests: Mapping[str, str]

@@ -31,12 +31,7 @@ class PartialFile:
     """
 
     def __init__(self, final: Path, identity: Mapping[str, Any]) -> None:
-        """Keep the bytes that an earlier process left of the same file; delete any others.
-
-        Args:
-            final: path of NAME.
-            identity: JSON that differs for different files.
-        """
+        """Keep the bytes that an earlier process left of the file `identity`; delete any others."""
         self.path = final.with_name(f"{final.name}.partial")
         self._final = final
         self._account_path = final.with_name(f"{final.name}.partial.json")
@@ -109,13 +104,9 @@ class PartialFile:
 
 
 def shown(pieces: Iterable[bytes], name: str, size: int | None, held: int = 0) -> Iterator[bytes]:
-    """Yield `pieces` under a progress bar; without a terminal, log a line at every tenth.
+    """Yield the pieces of a file after its first `held` bytes, and show the progress.
 
-    Args:
-        pieces: bytes of a file, in order.
-        name: file name to show.
-        size: bytes of the whole file, or None if unknown.
-        held: bytes of the file before the first piece.
+    On a terminal a bar shows it, elsewhere a line of the log at every tenth.
     """
     logged = held
     with tqdm(desc=name, total=size, initial=held, unit="B", unit_scale=True, disable=None) as bar:

@@ -32,12 +32,8 @@ def is_archive(start: bytes) -> bool:
 def open_uniref50(chunks: Iterator[bytes], name: str, size: int) -> tuple[str, Iterator[bytes]]:
     """Return the name and the content of the first member of an archive that is UniRef50's.
 
-    Nothing is written to disk; the members before it are skipped.
-
-    Args:
-        chunks: consecutive pieces of the decompressed archive.
-        name: input's name, for messages.
-        size: bytes of a piece of content, after decompression.
+    Nothing is written to disk; the members before it are skipped. The content is decompressed, in
+    chunks of `size` bytes.
 
     Raises:
         UserError: there is no such member, or one has a name that leads out of the archive.

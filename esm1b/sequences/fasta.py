@@ -36,10 +36,6 @@ def cut_fasta(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]
 
     Anywhere else a `>` is a character of the header or sequence.
 
-    Args:
-        chunks: consecutive pieces of the text.
-        name: input's name, for messages.
-
     Yields:
         The number of records before the block, and whole records of about a chunk's size: the text
         begins with `>` and its lines end in LF.
@@ -74,12 +70,7 @@ def cut_fasta(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]
 
 
 def parse_fasta(text: bytes, name: str, first_record: int) -> RecordBlock:
-    """Return the records of a text that `cut_fasta` made.
-
-    Args:
-        text: whole records, beginning with `>`.
-        name: input's name, for messages.
-        first_record: number of records before the text.
+    """Return the records of a block that `cut_fasta` made.
 
     Raises:
         UserError: a header line has no id.

@@ -1,18 +1,10 @@
 """The fields of a record, from a FASTA header line or a UniRef entry."""
 
-import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 MEMBER_DIGITS: Final = 9  # fits 32 bits
 TAXON_DIGITS: Final = 18  # fits 64 bits
-
-# A complete UniRef header whose only '=' are its tags': nearly all are, and it is read twice as
-# fast as tag by tag.
-_COMPLETE: Final = re.compile(
-    rf"(\S+) (?=\S)([^=]*[^=\s]) n=([0-9]{{1,{MEMBER_DIGITS}}}) Tax=(?=\S)([^=]*[^=\s]) "
-    rf"TaxID=([0-9]{{1,{TAXON_DIGITS}}}) RepID=(\S+)"
-)
 
 
 class Header(NamedTuple):
@@ -32,12 +24,7 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RecordBlock:
-    """Some consecutive records.
-
-    Attributes:
-        headers: fields of each record.
-        sequences: one per header, without white space, otherwise as written.
-    """
+    """Some consecutive records; sequences are without white space, otherwise as written."""
 
     headers: list[Header]
     sequences: list[bytes]
@@ -49,9 +36,6 @@ def parse_header(line: str) -> Header:
     The id is the first word. UniRef's tags count at the end of the line, in UniRef's order, each
     one optional; the text before them is the name.
     """
-    if complete := _COMPLETE.fullmatch(line):
-        identifier, name, members, taxon, taxon_id, representative = complete.groups()
-        return Header(identifier, name, int(members), taxon, int(taxon_id), representative)
     identifier, *others = line.split(None, 1)
     name = " " + others[0] if others else ""
     values: dict[str, str] = {}

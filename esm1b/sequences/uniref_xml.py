@@ -78,10 +78,6 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
     checked once `parse_entries` has read the blocks. The members of a very large entry come in
     blocks of their own.
 
-    Args:
-        chunks: consecutive pieces of the XML.
-        name: input's name, for messages.
-
     Yields:
         The number of entries before the block, and whole entries of about a chunk's size, as UTF-8.
 
@@ -130,15 +126,10 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
 
 
 def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
-    """Return the records of the entries of a text.
+    """Return the records of a block that `cut_uniref_xml` made.
 
     Headers are as in the FASTA file of the same release; the sequence is that of the
     representative member, and empty where an entry has none.
-
-    Args:
-        text: whole entries as `cut_uniref_xml` makes them.
-        name: input's name, for messages.
-        first_record: number of entries before the text.
 
     Raises:
         UserError: the XML is not well-formed, an entry has no id, or a sequence does not have the
