@@ -35,6 +35,7 @@ from esm1b.stopping import StopRequests
 
 _log = logging.getLogger(__name__)
 
+_size = partial(tqdm.format_sizeof, suffix="B")
 _TOLERANCE: Final = 0.01  # of the number of ids in the list, which is known to four digits
 
 
@@ -129,17 +130,17 @@ def _fetch(
             raise DamagedFileError(f"{size} bytes; expected {source.size}")
         digests = file_digests(path, sorted({*ALGORITHMS, *source.digests}))
         source.check(digests)
-        more = {"verified_by": source.verified_by, **facts(path)}
-        return make_lock(source, remote, path, digests, **more)
+        more = facts(path)
+        return make_lock(source, remote, path, digests, verified_by=source.verified_by, **more)
 
     def attempt(remote: MirroredFile) -> dict[str, Any]:
         identity = {"name": source.name, "release": source.release, **source.facts()}
-        incomplete = PartialFile(path, identity)
+        incomplete = PartialFile(path, identity, remote)
         held = incomplete.bytes_held
         _check_room(output, (source.size or 0) - held, path.name)
         size = "size unknown" if source.size is None else _size(source.size)
         _log.info("%s: fetching %s (%s), %s already here", source, path.name, size, _size(held))
-        incomplete.fill(remote)
+        incomplete.fill()
         try:
             lock = verified(incomplete.path, remote)
         except DamagedFileError:
@@ -217,7 +218,3 @@ def _check_part(limit: str | None, sample: float | None, given: Mapping[str, str
         raise UserError(f"limit {limit!r} and a digest of the whole file: expected one of the two")
     if limit is not None:
         parse_limit(limit)
-
-
-def _size(number: int) -> str:
-    return tqdm.format_sizeof(number, "B")

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from esm1b.download.metalink import ListedFile, MetalinkError, parse_metalink
-from esm1b.download.mirrors import MirroredFile, MissingFileError, Patience, RefusedError
+from esm1b.download.mirrors import MirroredFile, MissingFileError, Patience, RefusedError, Result
 from esm1b.download.release import (
     CURRENT,
     CURRENT_FILE,
@@ -19,8 +19,6 @@ from esm1b.download.release import (
 from esm1b.errors import DownloadError, UserError
 
 _log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 _LONGEST_METALINK: Final = 4 << 20
 
@@ -83,7 +81,7 @@ class Source:
             except DamagedFileError as error:
                 problems.append(f"{' and '.join(remote.validators)}: {error}")
                 _log.warning("%s; deleted", problems[-1])
-                urls = remote.others_first()
+                urls = sorted(urls, key=remote.validators.__contains__)  # the others first
         raise DownloadError(f"{self}: {'; '.join(problems)}; failed verification twice, deleted")
 
 
@@ -166,8 +164,18 @@ def _look_up(
     remote = MirroredFile(f"UniRef50 {release}", urls, patience)
     while True:
         try:
-            data = remote.from_start(_whole)
-            return _listed(data, path.name, None if path == CURRENT_FILE else release)
+            version, files = parse_metalink(remote.from_start(_whole))
+            if path != CURRENT_FILE and version not in (None, release):
+                raise MetalinkError(f"it is of release {version}; expected {release}")
+            if path != CURRENT_FILE:
+                version = release
+            if version is None:
+                raise MetalinkError("it does not name its release")
+            if path.name not in files:
+                raise MetalinkError(f"it does not list {path.name}")
+            if not files[path.name].digests:
+                raise MetalinkError(f"it gives no digest of {path.name}")
+            return version, files[path.name]
         except MetalinkError as error:
             remote.reject(str(error))
 
@@ -179,17 +187,3 @@ def _whole(remote: MirroredFile) -> bytes:
         if len(data) > _LONGEST_METALINK:
             raise MetalinkError(f"longer than {_LONGEST_METALINK} bytes")
     return data
-
-
-def _listed(data: bytes, name: str, release: str | None) -> tuple[str, ListedFile]:
-    version, files = parse_metalink(data)
-    version = version or release
-    if version is None:
-        raise MetalinkError("it does not name its release")
-    if release not in (None, version):
-        raise MetalinkError(f"it is of release {version}; expected {release}")
-    if name not in files:
-        raise MetalinkError(f"it does not list {name}")
-    if not files[name].digests:
-        raise MetalinkError(f"it gives no digest of {name}")
-    return version, files[name]

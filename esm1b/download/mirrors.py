@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -114,9 +114,10 @@ class MirroredFile:
         """Validator of the URL that the last bytes came from."""
         return self.validators.get(self.url or "", Validator())
 
-    def resume(self, url: str | None, validators: Mapping[str, Validator]) -> None:
+    def resume(self, url: str, validators: Mapping[str, Mapping[str, Any]]) -> None:
         """Continue from bytes of an earlier process, the last of which came from `url`."""
-        self.url, self.validators = url, dict(validators)
+        self.validators = {key: Validator(**facts) for key, facts in validators.items()}
+        self.url = url
         self.size = self.size or self.validator.size
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -165,10 +166,6 @@ class MirroredFile:
         """Read no more from the last URL, whose file is unusable."""
         self._refusals[self.url or ""] = Refusal(reason, is_final=True)
         self._forget()
-
-    def others_first(self) -> list[str]:
-        """Return all URLs, the ones that bytes came from last."""
-        return sorted(self._urls, key=lambda url: url in self.validators)
 
     def _forget(self) -> None:
         self.validators.clear()

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from esm1b.download.answer import Validator
 from esm1b.download.mirrors import FileChangedError, MirroredFile
 from esm1b.errors import DownloadError, UserError
 from esm1b.files import fsync_directory, fsync_file, read_json, write_json
@@ -30,22 +29,22 @@ class PartialFile:
         path: path of NAME.partial.
     """
 
-    def __init__(self, final: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, final: Path, identity: Mapping[str, Any], remote: MirroredFile) -> None:
         """Keep the bytes that an earlier process left of the file `identity`; delete any others."""
         self.path = final.with_name(f"{final.name}.partial")
         self._final = final
+        self._remote = remote
         self._account_path = final.with_name(f"{final.name}.partial.json")
-        self._account: dict[str, Any] = {"identity": dict(identity), "url": None, "validators": {}}
-        self._validators: dict[str, Validator] = {}
+        self._account: dict[str, Any] = {"identity": identity}
         try:
             account = read_json(self._account_path)
             is_known = account["identity"] == identity and self.path.exists()
-            validators = {url: Validator(**value) for url, value in account["validators"].items()}
+            if is_known:
+                remote.resume(account["url"], account["validators"])
+                self._account = account
         except (UserError, KeyError, TypeError, AttributeError):
             is_known = False
-        if is_known:
-            self._account, self._validators = account, validators
-        else:
+        if not is_known:
             self.discard()
 
     @property
@@ -53,7 +52,7 @@ class PartialFile:
         """Number of bytes downloaded so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def fill(self, remote: MirroredFile) -> None:
+    def fill(self) -> None:
         """Fetch the missing bytes.
 
         Raises:
@@ -61,17 +60,16 @@ class PartialFile:
             FileChangedError: the bytes so far are of another file, and are deleted.
             DownloadError: no server delivers the file; the bytes so far are kept.
         """
-        remote.resume(self._account["url"], self._validators)
-        if self.bytes_held == remote.size:
+        if self.bytes_held == self._remote.size:
             return
         try:
             with self.path.open("ab", buffering=_BUFFER_BYTES) as file:
                 held = file.tell()
-                pieces = remote.read(held)
-                for piece in shown(pieces, self._final.name, remote.size, held):
-                    self._record(remote)
+                pieces = self._remote.read(held)
+                for piece in shown(pieces, self._final.name, self._remote.size, held):
+                    self._record_source()
                     file.write(piece)
-            self._record(remote)  # a file without bytes has a source too
+            self._record_source()  # a file without bytes has a source too
         except FileChangedError:
             self.discard()
             raise
@@ -94,10 +92,10 @@ class PartialFile:
         self.path.unlink(missing_ok=True)
         self._account_path.unlink(missing_ok=True)
 
-    def _record(self, remote: MirroredFile) -> None:
+    def _record_source(self) -> None:
         """Write the account of a new source, before the first of its bytes is written."""
-        validators = {url: asdict(value) for url, value in remote.validators.items()}
-        account = {**self._account, "url": remote.url, "validators": validators}
+        validators = {url: asdict(value) for url, value in self._remote.validators.items()}
+        account = {**self._account, "url": self._remote.url, "validators": validators}
         if account != self._account:
             self._account = account
             write_json(self._account_path, account)

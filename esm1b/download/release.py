@@ -44,9 +44,7 @@ def previous_file(release: str) -> PurePosixPath:
 
     A gzip-compressed tar of UniRef100, UniRef90 and UniRef50, in that order, as XML.
     """
-    return PurePosixPath(
-        f"previous_releases/release-{release}/uniref/uniref{release}.tar.gz",
-    )
+    return PurePosixPath(f"previous_releases/release-{release}/uniref/uniref{release}.tar.gz")
 
 
 def check_release_name(name: str) -> None:

@@ -19,14 +19,7 @@ _UNIREF50: Final = re.compile(r"uniref50\.(tar|xml|fasta)(\.gz)?")
 _EXPECTED: Final = (
     "expected a whole archive with uniref50.tar, uniref50.xml.gz or uniref50.fasta.gz"
 )
-_MAGIC: Final = slice(257, 262)  # of the first member's header (POSIX.1-1988)
 _READ_BYTES: Final = 1 << 18
-_SHOWN_NAMES: Final = 8
-
-
-def is_archive(start: bytes) -> bool:
-    """Return whether a stream that begins with `start` (512 bytes or more) is a tar archive."""
-    return start[_MAGIC] == b"ustar"
 
 
 def open_uniref50(chunks: Iterator[bytes], name: str, size: int) -> tuple[str, Iterator[bytes]]:
@@ -56,7 +49,7 @@ def open_uniref50(chunks: Iterator[bytes], name: str, size: int) -> tuple[str, I
                 return member.name, decompressed_chunks(read, size)
             _log.info("%s: passing over %s (%d bytes)", name, member.name, member.size)
             found.append(member.name)
-    shown = ", ".join(found[:_SHOWN_NAMES]) + (", ..." if len(found) > _SHOWN_NAMES else "")
+    shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
     raise UserError(f"{name}: an archive of {shown or 'nothing'}; {_EXPECTED}")
 
 

@@ -9,7 +9,6 @@ from isal import igzip_lib
 from esm1b.errors import UserError
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_EXPECTED: Final = "a complete .gz file"
 # Bytes to read and to decompress at a time: larger pieces leave the processor's cache.
 _READ_BYTES: Final = 1 << 18
 _PIECE_BYTES: Final = 1 << 20
@@ -19,7 +18,7 @@ _HEADER_BYTES: Final = 1 << 17  # the longest optional field has 64 KiB, the oth
 class DamagedInputError(Exception):
     """The input is cut short or corrupt; the message says which."""
 
-    def __init__(self, message: str, *, expected: str = _EXPECTED) -> None:
+    def __init__(self, message: str, *, expected: str = "a complete .gz file") -> None:
         super().__init__(message)
         self._expected = expected
 
@@ -32,11 +31,8 @@ def decompressed_chunks(read: Callable[[int], bytes], size: int) -> Iterator[byt
     """Yield the content in chunks of `size` to 2 `size` bytes; the last may have fewer.
 
     The first bytes tell whether it is compressed. Gzip members may follow one another, with zeros
-    between and after them, as tape and block devices add.
-
-    Args:
-        read: function that returns at most the given number of bytes, and none at the end.
-        size: bytes after decompression.
+    between and after them, as tape and block devices add. `read` returns at most the given number
+    of bytes, and none at the end.
 
     Raises:
         DamagedInputError: the compressed data ends early or is corrupt, or `read` found damage.

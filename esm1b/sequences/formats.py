@@ -7,7 +7,7 @@ from itertools import chain, islice
 from typing import Final, Literal
 
 from esm1b.errors import UserError
-from esm1b.sequences.archive import is_archive, open_uniref50
+from esm1b.sequences.archive import open_uniref50
 from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.fasta import UTF8_MARK, cut_fasta, parse_fasta
 from esm1b.sequences.header import RecordBlock
@@ -24,9 +24,6 @@ _OTHER_FORMATS: Final = {
     b"PK\x03\x04": "a zip archive",
     b"PAR1": "Parquet",
 }
-_EXPECTED: Final = (
-    "expected FASTA, UniRef XML or a UniProt release archive, plain or gzip-compressed"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +59,17 @@ def raw_blocks(file: InputFile, block_bytes: int = CHUNK_BYTES) -> Iterator[RawB
 def cut_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
     """Yield the records of a decompressed stream; see `raw_blocks`."""
     start, whole = _peeked(chunks)
-    if is_archive(start):
+    if start[257:262] == b"ustar":  # in the first member's header (POSIX.1-1988)
         yield from _archived_blocks(whole, name, block_bytes)
         return
     text = start.removeprefix(UTF8_MARK).lstrip()
     others = [what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)]
     others += ["a web page (HTML)"] * bool(_HTML.match(text))
     if others:
-        raise UserError(f"{name}: {others[0]}; {_EXPECTED}")
+        raise UserError(
+            f"{name}: {others[0]}; expected FASTA, UniRef XML or a UniProt release archive, plain "
+            "or gzip-compressed"
+        )
     kind: Literal["fasta", "uniref-xml"] = "uniref-xml" if text.startswith(b"<") else "fasta"
     cut = cut_uniref_xml if kind == "uniref-xml" else cut_fasta
     for first_record, block in cut(whole, name):

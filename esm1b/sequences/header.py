@@ -52,19 +52,9 @@ def header_of(identifier: str, *texts: str | None) -> Header:
 
     An empty text, or one that is not a number where one belongs, becomes None.
     """
-    name, members, taxon, taxon_id, representative = texts
-    return Header(
-        identifier,
-        _text(name),
-        _integer(members, MEMBER_DIGITS),
-        _text(taxon),
-        _integer(taxon_id, TAXON_DIGITS),
-        _text(representative),
-    )
-
-
-def _text(value: str | None) -> str | None:
-    return (value and value.strip()) or None
+    name, taxon, representative = ((text and text.strip()) or None for text in texts[::2])
+    members, taxon_id = _integer(texts[1], MEMBER_DIGITS), _integer(texts[3], TAXON_DIGITS)
+    return Header(identifier, name, members, taxon, taxon_id, representative)
 
 
 def _integer(value: str | None, digits: int) -> int | None:

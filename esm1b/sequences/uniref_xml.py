@@ -143,7 +143,11 @@ def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
     try:
         while position < len(text):
             match = _ENTRY.match(text, position)
-            end = match.end() if match else _end_of_entry(text, position)
+            if match:
+                end = match.end()
+            else:
+                end = text.find(_ENTRY_END, position) + len(_ENTRY_END)
+                end = end if end >= len(_ENTRY_END) else len(text)
             if match and (plain or not _OTHER_REFERENCE.search(text, position, end)):
                 *values, residues = match.groups()
                 entries: list[_Entry] = [([_unescaped(value) for value in values], residues)]
@@ -242,11 +246,6 @@ class _Frame:
 
 class _FaultyEntryError(Exception):
     """An entry cannot be used; the message continues the words "entry 1"."""
-
-
-def _end_of_entry(text: bytes, position: int) -> int:
-    end = text.find(_ENTRY_END, position)
-    return len(text) if end < 0 else end + len(_ENTRY_END)
 
 
 def _unescaped(value: bytes | None) -> str | None:
