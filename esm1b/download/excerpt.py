@@ -17,7 +17,7 @@ import numpy as np
 from esm1b.download.find_release import Source
 from esm1b.download.lock import ALGORITHMS, file_digests, make_lock
 from esm1b.download.mirrors import MirroredFile, Patience
-from esm1b.download.partial_file import shown
+from esm1b.download.partial_file import with_progress
 from esm1b.download.release import LIMIT_PATTERN
 from esm1b.errors import DownloadError, UserError
 from esm1b.files import atomic_file
@@ -93,10 +93,9 @@ def _write_beginning(remote: MirroredFile, path: Path, limit: str) -> dict[str, 
     if not facts["records"]:
         raise UserError(f"limit {limit!r}: no whole record in it; expected a larger one")
     _log.warning(
-        "%d records with a mean length of %.0f residues: UniRef50 files begin with the longest "
-        "proteins, so this is suitable for a smoke test, not for training",
-        facts["records"],
-        facts["mean_length"],
+        "%(records)d records with a mean length of %(mean_length).0f residues: UniRef50 files begin "
+        "with the longest proteins, so this is suitable for a smoke test, not for training",
+        facts,
     )
     return facts
 
@@ -129,7 +128,7 @@ def _write_sample(
     digests = {name: hashlib.new(name, usedforsecurity=False) for name in source.digests}
 
     def pieces() -> Iterator[bytes]:
-        for piece in shown(remote.read(), source.file, source.size):
+        for piece in with_progress(remote.read(), source.file, source.size):
             for digest in digests.values():
                 digest.update(piece)
             yield piece
@@ -175,14 +174,10 @@ def _write_fasta(records: Iterable[bytes], path: Path) -> dict[str, Any]:
 
 def _fasta(header: Header, sequence: bytes) -> bytes:
     """Return a record as UniProt writes it."""
-    tags = {
-        "n": header.member_count,
-        "Tax": header.taxon,
-        "TaxID": header.taxon_id,
-        "RepID": header.representative_id,
-    }
-    words = [header.id] if header.name is None else [header.id, header.name]
-    words += [f"{tag}={value}" for tag, value in tags.items() if value is not None]
+    identifier, name, *values = header
+    words = [identifier] if name is None else [identifier, name]
+    tags = zip(("n", "Tax", "TaxID", "RepID"), values, strict=True)
+    words += [f"{tag}={value}" for tag, value in tags if value is not None]
     starts = range(0, len(sequence), _LINE_LENGTH)
     lines = [sequence[start : start + _LINE_LENGTH] for start in starts]
     return b"\n".join([b">" + " ".join(words).encode(), *lines, b""])

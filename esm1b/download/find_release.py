@@ -109,14 +109,15 @@ def find_release(
         try:
             version, listed = _look_up(path, release, mirrors, patience)
         except RefusedError as error:
-            if not given and isinstance(error, MissingFileError):
+            if given:
+                version, listed = release, ListedFile(size=None, digests={})
+            elif isinstance(error, MissingFileError):
                 raise UserError(
                     f"release {release!r}: no mirror has it ({error}); expected a published "
                     "release, or its digest if it was published without one"
                 ) from error
-            if not given:
+            else:
                 raise
-            version, listed = release, ListedFile(size=None, digests={})
     for algorithm, digest in given.items():
         if listed.digests.get(algorithm, digest) != digest:
             raise UserError(
@@ -162,15 +163,15 @@ def _look_up(
     """
     urls = _urls(path.with_name(METALINK), mirrors)
     remote = MirroredFile(f"UniRef50 {release}", urls, patience)
+    expected = None if path == CURRENT_FILE else release
     while True:
         try:
             version, files = parse_metalink(remote.from_start(_whole))
-            if path != CURRENT_FILE and version not in (None, release):
-                raise MetalinkError(f"it is of release {version}; expected {release}")
-            if path != CURRENT_FILE:
-                version = release
+            version = version or expected
             if version is None:
                 raise MetalinkError("it does not name its release")
+            if expected not in (None, version):
+                raise MetalinkError(f"it is of release {version}; expected {expected}")
             if path.name not in files:
                 raise MetalinkError(f"it does not list {path.name}")
             if not files[path.name].digests:

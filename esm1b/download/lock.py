@@ -17,9 +17,7 @@ from esm1b.files import read_json
 _log = logging.getLogger(__name__)
 
 LOCK: Final = "download.json"
-ALGORITHMS: Final = ("md5", "sha256")
-"""The digests of every lock; UniProt publishes md5."""
-
+ALGORITHMS: Final = ("md5", "sha256")  # of every lock; UniProt publishes md5
 _FORMAT: Final = {"format": "esm1b-download", "format_version": 1}
 _WANTED: Final = ("name", "release", "limit", "sample")
 _BUFFER_BYTES: Final = 1 << 20
@@ -128,9 +126,6 @@ def file_digests(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
 
 
 def _words(wanted: Mapping[str, Any]) -> str:
-    text = f"{wanted['name']} {wanted['release']}"
-    if wanted["limit"]:
-        text += f", its first {wanted['limit']}"
-    if wanted["sample"]:
-        text += f", a sample of {wanted['sample']}"
-    return text
+    limit = f", its first {wanted['limit']}" if wanted["limit"] else ""
+    sample = f", a sample of {wanted['sample']}" if wanted["sample"] else ""
+    return f"{wanted['name']} {wanted['release']}{limit}{sample}"

@@ -7,8 +7,8 @@ from typing import Final
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+# Hexadecimal digits of the digests that are checked.
 DIGEST_DIGITS: Final = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
-"""Hexadecimal digits of the digests that are checked."""
 
 
 class MetalinkError(Exception):

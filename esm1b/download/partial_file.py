@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -35,16 +36,14 @@ class PartialFile:
         self._final = final
         self._remote = remote
         self._account_path = final.with_name(f"{final.name}.partial.json")
-        self._account: dict[str, Any] = {"identity": identity}
-        try:
+        self._identity = identity
+        self._account: dict[str, Any] = {}
+        with suppress(UserError, KeyError, TypeError, AttributeError):
             account = read_json(self._account_path)
-            is_known = account["identity"] == identity and self.path.exists()
-            if is_known:
+            if account["identity"] == identity and self.path.exists():
                 remote.resume(account["url"], account["validators"])
                 self._account = account
-        except (UserError, KeyError, TypeError, AttributeError):
-            is_known = False
-        if not is_known:
+        if not self._account:
             self.discard()
 
     @property
@@ -66,7 +65,7 @@ class PartialFile:
             with self.path.open("ab", buffering=_BUFFER_BYTES) as file:
                 held = file.tell()
                 pieces = self._remote.read(held)
-                for piece in shown(pieces, self._final.name, self._remote.size, held):
+                for piece in with_progress(pieces, self._final.name, self._remote.size, held):
                     self._record_source()
                     file.write(piece)
             self._record_source()  # a file without bytes has a source too
@@ -95,13 +94,15 @@ class PartialFile:
     def _record_source(self) -> None:
         """Write the account of a new source, before the first of its bytes is written."""
         validators = {url: asdict(value) for url, value in self._remote.validators.items()}
-        account = {**self._account, "url": self._remote.url, "validators": validators}
+        account = {"identity": self._identity, "url": self._remote.url, "validators": validators}
         if account != self._account:
             self._account = account
             write_json(self._account_path, account)
 
 
-def shown(pieces: Iterable[bytes], name: str, size: int | None, held: int = 0) -> Iterator[bytes]:
+def with_progress(
+    pieces: Iterable[bytes], name: str, size: int | None, held: int = 0
+) -> Iterator[bytes]:
     """Yield the pieces of a file after its first `held` bytes, and show the progress.
 
     On a terminal a bar shows it, elsewhere a line of the log at every tenth.

@@ -8,16 +8,12 @@ from urllib.parse import urlsplit
 
 from esm1b.errors import UserError
 
-CURRENT: Final = "current"
-"""The name that stands for the newest release."""
-
+CURRENT: Final = "current"  # the newest release
 RELEASE_PATTERN: Final = rf"{CURRENT}|20[0-9]{{2}}_(0[1-9]|1[0-9])"
+# The size of an excerpt, in bytes of the compressed file or in records.
 LIMIT_PATTERN: Final = r"[1-9][0-9]*(B|kB|MB|GB|TB|records)"
-"""The size of an excerpt, in bytes of the compressed file or in records."""
-
+# Beside each release: its name, and the sizes and digests of its files.
 METALINK: Final = "RELEASE.metalink"
-"""The file beside each release with its name and the sizes and digests of its files."""
-
 # The three sites that every RELEASE.metalink lists; they serve the same tree over HTTPS.
 MIRRORS: Final = (
     "https://ftp.uniprot.org/pub/databases/uniprot",

@@ -22,8 +22,8 @@ class DamagedInputError(Exception):
         super().__init__(message)
         self._expected = expected
 
-    def told(self, name: str, place: str = "") -> UserError:
-        """Return the error for the user of the input `name`."""
+    def for_user(self, name: str, place: str = "") -> UserError:
+        """Return the error that names the input and the place."""
         return UserError(f"{name}: {self}{place}; expected {self._expected}")
 
 
@@ -84,7 +84,15 @@ def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
             yield data
             data = read(size)
         return
-    while data := _with_header(read, data.lstrip(b"\0")):
+    while True:
+        # ISA-L 2.32 takes a header for corrupt if it has several optional fields, or a checksum,
+        # and comes in parts: it gets more than the header at once.
+        while len(data) < _HEADER_BYTES and (following := read(_READ_BYTES)):
+            data = (data + following).lstrip(b"\0")
+        if not data:
+            return
+        if not _GZIP_MAGIC.startswith(data[: len(_GZIP_MAGIC)]):
+            raise DamagedInputError("other data follows the gzip data")
         # ISA-L takes half the time of zlib for UniRef's files, and a release is one gzip stream,
         # which only a faster decompressor speeds up.
         member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
@@ -98,17 +106,4 @@ def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
             data = b""
             if member.needs_input and not (data := read(_READ_BYTES)):
                 raise DamagedInputError("the gzip data ends early")
-        data = member.unused_data
-
-
-def _with_header(read: Callable[[int], bytes], data: bytes) -> bytes:
-    """Return the start of the next member, longer than its header; nothing after the last member.
-
-    ISA-L 2.32 takes a header for corrupt if it has several optional fields, or a checksum, and
-    comes in parts.
-    """
-    while len(data) < _HEADER_BYTES and (following := read(_READ_BYTES)):
-        data = (data + following).lstrip(b"\0")
-    if data and not _GZIP_MAGIC.startswith(data[: len(_GZIP_MAGIC)]):
-        raise DamagedInputError("other data follows the gzip data")
-    return data
+        data = member.unused_data.lstrip(b"\0")

@@ -9,11 +9,9 @@ from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.header import RecordBlock, parse_header
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
 
+# Characters of a record, which is held in memory: far above the longest known protein (some 45,000).
 LONGEST_RECORD: Final = 1 << 26
-"""Characters, far above the longest known protein (some 45,000 residues); a record is in memory."""
-
 UTF8_MARK: Final = b"\xef\xbb\xbf"
-
 _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _EXPECTED_HEADER: Final = "expected a FASTA header line beginning with '>'"
 
@@ -63,7 +61,7 @@ def cut_fasta(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]
             records += text.count(b"\n>", 0, end) + 1
             text = text[end + 1 :]
     except DamagedInputError as error:
-        raise error.told(name, f" after {records} complete records") from error
+        raise error.for_user(name, f" after {records} complete records") from error
     if not text:
         raise UserError(f"{name}: empty; {_EXPECTED_HEADER}")
     yield records, text

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Final, Literal
 
 from esm1b.errors import UserError
@@ -109,7 +109,6 @@ def _archived_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> It
         member, content = open_uniref50(chunks, name, block_bytes)
         yield from cut_blocks(prefetch(content), f"{name}: {member}", block_bytes)
         # A release archive ends here, but for padding: one more chunk checks its checksum.
-        for _ in islice(chunks, 1):
-            pass
+        next(chunks, None)
     except DamagedInputError as error:
-        raise error.told(name) from error
+        raise error.for_user(name) from error

@@ -24,11 +24,7 @@ _LONGEST_HEAD: Final = 1 << 20  # the text before the first entry takes some 300
 # beyond this is passed on in parts.
 _LARGE_ENTRY: Final = 1 << 22
 _ENCODINGS: Final = ("utf-8", "us-ascii", "iso-8859-1")
-_CUT_SHORT: Final = (
-    expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS],
-    expat.errors.codes[expat.errors.XML_ERROR_UNCLOSED_TOKEN],
-    expat.errors.codes[expat.errors.XML_ERROR_PARTIAL_CHAR],
-)
+_CUT_SHORT: Final = ("no element found", "unclosed token", "partial character")  # in expat's words
 
 # UniRef's files write every entry alike (https://www.uniprot.org/docs/uniref.xsd), which one
 # pattern checks to the last byte, four times as fast as expat reads it. To expat it leaves what
@@ -119,7 +115,7 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
                     "expected protein sequences"
                 )
     except DamagedInputError as error:
-        raise error.told(name, f" after {records - parted} complete entries") from error
+        raise error.for_user(name, f" after {records - parted} complete entries") from error
     if parted or (frame.root and _ENTRY_START in text):
         raise frame.ends_early(records - parted)
     frame.close(text, records)
@@ -215,9 +211,9 @@ class _Frame:
         try:
             self._parser.Parse(text, not text)
         except expat.ExpatError as error:
-            if error.code in _CUT_SHORT:
-                raise self.ends_early(records) from error
             problem = expat.ErrorString(error.code)
+            if problem in _CUT_SHORT:
+                raise self.ends_early(records) from error
             expected = "expected well-formed UniRef XML"
             raise self.error(f"after {records} complete entries: {problem}; {expected}") from error
 
@@ -275,9 +271,7 @@ def _read(text: bytes) -> list[_Entry]:
     parser.CharacterDataHandler = tree.data
     problem = ""
     try:
-        for part in (b"<UniRef>", text, b"</UniRef>"):
-            parser.Parse(part, False)
-        parser.Parse(b"", True)
+        parser.Parse(b"<UniRef>%b</UniRef>" % text, True)
     except expat.ExpatError as error:
         problem = expat.ErrorString(error.code)
     else:
