@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urljoin
 
 import requests
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 _REDIRECTS: Final = 5
@@ -124,17 +124,11 @@ def broken_connection(error: Exception) -> Refusal:
     while isinstance(cause, BaseException):  # urllib3 and requests wrap it several times
         first = cause
         cause = getattr(first, "reason", None) or first.__cause__ or first.__context__
-    said = " ".join(str(getattr(first, "strerror", None) or first).split()) or type(first).__name__
-    match error:
-        case requests.exceptions.TooManyRedirects():
-            return Refusal(f"more than {_REDIRECTS} redirects", is_final=True)
-        case requests.exceptions.SSLError():
-            is_final = isinstance(first, ssl.SSLCertVerificationError)
-            return Refusal(f"no secure connection: {said}", is_final=is_final)
-        case requests.exceptions.ProxyError():
-            return Refusal(f"no connection through the proxy: {said}")
-        case requests.exceptions.ConnectTimeout():
-            return Refusal("no answer to the request for a connection")
-        case requests.exceptions.ReadTimeout() | ReadTimeoutError():
-            return Refusal("the connection stalled")
-    return Refusal("the connection broke" if isinstance(first, IncompleteRead) else said)
+    text = " ".join(str(getattr(first, "strerror", None) or first).split()) or type(first).__name__
+    if isinstance(first, IncompleteRead):
+        text = "the connection broke"
+    elif isinstance(error, requests.exceptions.ProxyError):
+        text = f"no connection through the proxy: {text}"
+    is_final = isinstance(error, requests.exceptions.TooManyRedirects)
+    is_final |= isinstance(first, ssl.SSLCertVerificationError)
+    return Refusal(text, is_final=is_final)

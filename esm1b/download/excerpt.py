@@ -22,7 +22,7 @@ from esm1b.download.release import LIMIT_PATTERN
 from esm1b.errors import DownloadError, UserError
 from esm1b.files import atomic_file
 from esm1b.sequences.cleaning import clean
-from esm1b.sequences.compressed import ChunkReader, DamagedInputError, decompressed_chunks
+from esm1b.sequences.compressed import ChunkReader, CutShortError, decompressed_chunks
 from esm1b.sequences.fasta import cut_fasta
 from esm1b.sequences.formats import cut_blocks, parse_block
 from esm1b.sequences.hashes import below, sample_hashes
@@ -72,15 +72,15 @@ def fetch_excerpt(
     path = output / f"uniref50.{source.release}.{what}.fasta.gz"
 
     def attempt(remote: MirroredFile) -> dict[str, Any]:
-        facts: dict[str, Any] = {"verified_by": source.verified_by if limit is None else None}
+        facts: dict[str, Any] = {"limit": limit, "sample": sample}
+        facts["verified_by"] = source.verified_by if limit is None else None
         with atomic_file(path) as temporary:
             if limit is not None:
                 facts |= _write_beginning(remote, temporary, limit)
             elif sample is not None:
                 facts |= _write_sample(source, remote, temporary, sample)
-        facts["part_of"] = source.facts()
         digests = file_digests(path, ALGORITHMS)
-        return make_lock(source, remote, path, digests, limit=limit, sample=sample, **facts)
+        return make_lock(source, remote, path, digests, **facts, part_of=source.facts())
 
     return source.fetch(attempt, patience, has_digest=limit is None)
 
@@ -93,8 +93,8 @@ def _write_beginning(remote: MirroredFile, path: Path, limit: str) -> dict[str, 
     if not facts["records"]:
         raise UserError(f"limit {limit!r}: no whole record in it; expected a larger one")
     _log.warning(
-        "%(records)d records with a mean length of %(mean_length).0f residues: UniRef50 files begin "
-        "with the longest proteins, so this is suitable for a smoke test, not for training",
+        "%(records)d records with a mean length of %(mean_length).0f residues: UniRef50 files "
+        "begin with the longest proteins, so this is suitable for a smoke test, not for training",
         facts,
     )
     return facts
@@ -106,15 +106,13 @@ def _first_records(pieces: Iterable[bytes]) -> Iterator[bytes]:
     Raises:
         DownloadError: this is not gzip-compressed FASTA.
     """
-    stream = ChunkReader(pieces)
-    chunks = decompressed_chunks(stream.read, _CHUNK_BYTES)
+    chunks = decompressed_chunks(ChunkReader(pieces).read, _CHUNK_BYTES)
     try:
         for _, text in cut_fasta(chunks, "the server's file"):
             for record in text[1:].split(b"\n>"):
                 yield b">%b\n" % record.rstrip(b"\n")
     except UserError as error:
-        is_cut = isinstance(error.__cause__, DamagedInputError) and stream.has_ended
-        if not is_cut:
+        if not isinstance(error.__cause__, CutShortError):
             raise DownloadError(str(error)) from error
 
 

@@ -161,30 +161,25 @@ def _look_up(
         RefusedError: no mirror has a metalink with these facts.
         DownloadError: no mirror answers.
     """
-    urls = _urls(path.with_name(METALINK), mirrors)
-    remote = MirroredFile(f"UniRef50 {release}", urls, patience)
     expected = None if path == CURRENT_FILE else release
-    while True:
-        try:
-            version, files = parse_metalink(remote.from_start(_whole))
-            version = version or expected
-            if version is None:
-                raise MetalinkError("it does not name its release")
-            if expected not in (None, version):
-                raise MetalinkError(f"it is of release {version}; expected {expected}")
-            if path.name not in files:
-                raise MetalinkError(f"it does not list {path.name}")
-            if not files[path.name].digests:
-                raise MetalinkError(f"it gives no digest of {path.name}")
-            return version, files[path.name]
-        except MetalinkError as error:
-            remote.reject(str(error))
 
+    def listed(remote: MirroredFile) -> tuple[str, ListedFile]:
+        data = b""
+        for piece in remote.read():
+            data += piece
+            if len(data) > _LONGEST_METALINK:
+                raise MetalinkError(f"longer than {_LONGEST_METALINK} bytes")
+        version, files = parse_metalink(data)
+        version = version or expected
+        if version is None:
+            raise MetalinkError("it does not name its release")
+        if expected not in (None, version):
+            raise MetalinkError(f"it is of release {version}; expected {expected}")
+        if path.name not in files:
+            raise MetalinkError(f"it does not list {path.name}")
+        if not files[path.name].digests:
+            raise MetalinkError(f"it gives no digest of {path.name}")
+        return version, files[path.name]
 
-def _whole(remote: MirroredFile) -> bytes:
-    data = b""
-    for piece in remote.read():
-        data += piece
-        if len(data) > _LONGEST_METALINK:
-            raise MetalinkError(f"longer than {_LONGEST_METALINK} bytes")
-    return data
+    urls = _urls(path.with_name(METALINK), mirrors)
+    return MirroredFile(f"UniRef50 {release}", urls, patience).from_start(listed)

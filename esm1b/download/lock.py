@@ -24,16 +24,9 @@ _BUFFER_BYTES: Final = 1 << 20
 
 
 def make_lock(
-    source: Source,
-    remote: MirroredFile | None,
-    file: Path,
-    digests: Mapping[str, str],
-    *,
-    limit: str | None = None,
-    sample: float | None = None,
-    **facts: Any,
+    source: Source, remote: MirroredFile | None, file: Path, digests: Mapping[str, str], **more: Any
 ) -> dict[str, Any]:
-    """Return the lock of a file, with other facts as its last entries.
+    """Return the lock of a file; `more` has its limit and sample, if any, and further entries.
 
     `remote` is None if the file was found on the disk. A partial file gets its final name.
     """
@@ -41,8 +34,8 @@ def make_lock(
         **_FORMAT,
         "name": source.name,
         "release": source.release,
-        "limit": limit,
-        "sample": sample,
+        "limit": None,
+        "sample": None,
         "file": file.name.removesuffix(".partial"),
         "url": remote and remote.url,
         "etag": remote and remote.validator.etag,
@@ -50,7 +43,7 @@ def make_lock(
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "size": file.stat().st_size,
         "digests": dict(digests),
-        **facts,
+        **more,
     }
 
 

@@ -7,12 +7,14 @@ from typing import Final
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from esm1b.download.mirrors import UnusableFileError
+
 # Hexadecimal digits of the digests that are checked.
 DIGEST_DIGITS: Final = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 
 
-class MetalinkError(Exception):
-    """The text is not a metalink; the message says why."""
+class MetalinkError(UnusableFileError):
+    """The text is not a metalink, or without the necessary facts; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)

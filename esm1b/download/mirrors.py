@@ -35,6 +35,10 @@ class FileChangedError(Exception):
     """A server's file may not be the one that the first bytes came from."""
 
 
+class UnusableFileError(Exception):
+    """A server's file is not what it should be; the message says why."""
+
+
 class RefusedError(DownloadError):
     """Every server refused the file for good."""
 
@@ -88,11 +92,11 @@ class MirroredFile:
         size: int | None = None,
         has_digest: bool = False,
     ) -> None:
-        """Prepare to read; no request is sent yet.
+        """Prepare to read from `urls`, the preferred ones first; no request is sent yet.
 
         Args:
             name: description of the file, for messages.
-            urls: addresses, the preferred ones first.
+            urls: addresses of the file.
             patience: limits and waits.
             size: bytes of the file; a server whose file has another size is not read.
             has_digest: whether a digest will show if bytes of different servers do not belong
@@ -154,22 +158,19 @@ class MirroredFile:
             self._wait(rounds)
 
     def from_start(self, action: Callable[["MirroredFile"], Result]) -> Result:
-        """Return the result of `action`, which reads the file; repeat it if the file changes."""
+        """Return the result of `action`, which reads the file; repeat it if the file changes.
+
+        A server whose file makes it raise `UnusableFileError` is asked no more.
+        """
         while True:
             try:
                 return action(self)
             except FileChangedError as error:
                 _log.warning("%s; fetched again from its beginning", error)
-                self._forget()
-
-    def reject(self, reason: str) -> None:
-        """Read no more from the last URL, whose file is unusable."""
-        self._refusals[self.url or ""] = Refusal(reason, is_final=True)
-        self._forget()
-
-    def _forget(self) -> None:
-        self.validators.clear()
-        self.size = self._expected_size
+            except UnusableFileError as error:
+                self._refusals[self.url or ""] = Refusal(str(error), is_final=True)
+            self.validators.clear()
+            self.size = self._expected_size
 
     def _usable(self) -> list[str]:
         refused = {url for url, refusal in self._refusals.items() if refusal.is_final}

@@ -27,6 +27,10 @@ class DamagedInputError(Exception):
         return UserError(f"{name}: {self}{place}; expected {self._expected}")
 
 
+class CutShortError(DamagedInputError):
+    """The gzip data ends early."""
+
+
 def decompressed_chunks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
     """Yield the content in chunks of `size` to 2 `size` bytes; the last may have fewer.
 
@@ -38,14 +42,12 @@ def decompressed_chunks(read: Callable[[int], bytes], size: int) -> Iterator[byt
         DamagedInputError: the compressed data ends early or is corrupt, or `read` found damage.
     """
     pieces: list[bytes] = []
-    gathered = 0
     try:
         for piece in _pieces(read, min(size, _PIECE_BYTES)):
             pieces.append(piece)
-            gathered += len(piece)
-            if gathered >= size:
+            if sum(map(len, pieces)) >= size:
                 yield b"".join(pieces)
-                pieces, gathered = [], 0
+                pieces.clear()
     except DamagedInputError:
         yield b"".join(pieces)  # so that the reader can say how many records are complete
         raise
@@ -54,14 +56,9 @@ def decompressed_chunks(read: Callable[[int], bytes], size: int) -> Iterator[byt
 
 
 class ChunkReader:
-    """Gives chunks a file object's `read`, which several threads may call.
-
-    Attributes:
-        has_ended: whether the last read found no bytes left.
-    """
+    """Gives chunks a file object's `read`, which several threads may call."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
-        self.has_ended = False
         self._chunks = filter(None, chunks)
         self._rest = memoryview(b"")  # sliced without a copy
         self._lock = threading.Lock()
@@ -72,7 +69,6 @@ class ChunkReader:
             while len(self._rest) < size and (chunk := next(self._chunks, b"")):
                 self._rest = memoryview(bytes(self._rest) + chunk)
             data, self._rest = self._rest[:size], self._rest[size:]
-            self.has_ended = not data
             return bytes(data)
 
 
@@ -105,5 +101,5 @@ def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
                 yield piece
             data = b""
             if member.needs_input and not (data := read(_READ_BYTES)):
-                raise DamagedInputError("the gzip data ends early")
+                raise CutShortError("the gzip data ends early")
         data = member.unused_data.lstrip(b"\0")

@@ -9,7 +9,7 @@ from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.header import RecordBlock, parse_header
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
 
-# Characters of a record, which is held in memory: far above the longest known protein (some 45,000).
+# Characters of a record, which is in memory: far above the longest known protein (some 45,000).
 LONGEST_RECORD: Final = 1 << 26
 UTF8_MARK: Final = b"\xef\xbb\xbf"
 _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")

@@ -1,18 +1,26 @@
-"""Records of any input in blocks: cut by one process, parsed by many."""
+"""Records of any input in blocks: cut by one process, parsed by many.
 
+The input is FASTA, UniRef XML, or a UniProt release archive, out of which UniRef50 is streamed.
+"""
+
+import logging
 import re
+import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import PurePosixPath
 from typing import Final, Literal
 
 from esm1b.errors import UserError
-from esm1b.sequences.archive import open_uniref50
-from esm1b.sequences.compressed import DamagedInputError
+from esm1b.sequences.compressed import ChunkReader, DamagedInputError, decompressed_chunks
 from esm1b.sequences.fasta import UTF8_MARK, cut_fasta, parse_fasta
 from esm1b.sequences.header import RecordBlock
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile, prefetch
 from esm1b.sequences.uniref_xml import cut_uniref_xml, parse_entries
+
+_log = logging.getLogger(__name__)
 
 _START_BYTES: Final = 1024  # enough of an input to tell its format
 _HTML: Final = re.compile(rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
@@ -24,15 +32,22 @@ _OTHER_FORMATS: Final = {
     b"PK\x03\x04": "a zip archive",
     b"PAR1": "Parquet",
 }
+# The archive of a release has `uniref50.tar` (in uniref2018_03.tar.gz after uniref100.tar and
+# uniref90.tar), and that has `uniref50.xml.gz`.
+_UNIREF50: Final = re.compile(r"uniref50\.(tar|xml|fasta)(\.gz)?")
+_EXPECTED_MEMBER: Final = (
+    "expected a whole archive with uniref50.tar, uniref50.xml.gz or uniref50.fasta.gz"
+)
+_TAR_BYTES: Final = 1 << 18  # read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawBlock:
-    """Some whole consecutive records of an input, not yet parsed.
+    """Whole consecutive records of an input, as FASTA with lines ending in LF, or as XML in UTF-8.
 
     Attributes:
-        text: FASTA with lines ending in LF, or XML in UTF-8.
-        kind: format of the text.
+        text: records.
+        kind: format.
         source: input's name, for messages.
         first_record: number of records of this input before the block.
     """
@@ -106,9 +121,51 @@ def _raising(error: Exception) -> Iterator[bytes]:
 def _archived_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
     """Yield the blocks of the archive's UniRef50; what follows it in the archive is not read."""
     try:
-        member, content = open_uniref50(chunks, name, block_bytes)
+        member, content = _open_uniref50(chunks, name, block_bytes)
         yield from cut_blocks(prefetch(content), f"{name}: {member}", block_bytes)
         # A release archive ends here, but for padding: one more chunk checks its checksum.
         next(chunks, None)
     except DamagedInputError as error:
         raise error.for_user(name) from error
+
+
+def _open_uniref50(chunks: Iterator[bytes], name: str, size: int) -> tuple[str, Iterator[bytes]]:
+    """Return the name and the content of the first member of an archive that is UniRef50's.
+
+    Nothing is written to disk; the members before it are skipped. The content is decompressed, in
+    chunks of `size` bytes.
+
+    Raises:
+        UserError: there is no such member, or one has a name that leads out of the archive.
+        DamagedInputError: the archive is cut short or corrupt; the content raises it too.
+    """
+    found: list[str] = []
+    with _damage_reported():
+        # not closed here: the content is read after this function returns
+        archive = tarfile.open(  # type: ignore[call-overload]  # a stream needs only `read`  # noqa: SIM115
+            fileobj=ChunkReader(chunks), mode="r|", bufsize=_TAR_BYTES
+        )
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise UserError(
+                    f"{name}: member {member.name!r} leads out of the archive; expected plain names"
+                )
+            if member.isfile() and _UNIREF50.fullmatch(path.name.lower()):
+                read = _damage_reported()(archive.extractfile(member).read)
+                return member.name, decompressed_chunks(read, size)
+            _log.info("%s: passing over %s (%d bytes)", name, member.name, member.size)
+            found.append(member.name)
+    shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+    raise UserError(f"{name}: an archive of {shown or 'nothing'}; {_EXPECTED_MEMBER}")
+
+
+@contextmanager
+def _damage_reported() -> Iterator[None]:
+    """Raise the errors of `tarfile` in this block, or this function, as `DamagedInputError`."""
+    try:
+        yield
+    except (tarfile.TarError, ValueError) as error:
+        raise DamagedInputError(
+            "the tar archive ends early or is corrupt", expected="a complete .tar file"
+        ) from error

@@ -292,18 +292,14 @@ def _read(text: bytes) -> list[_Entry]:
 
 def _taken(entry: Element) -> _Entry:
     """Return the texts and the sequence of an entry, the first where it has several."""
-
-    def attribute(path: str, key: str) -> str | None:
-        element = entry.find(path)
-        return None if element is None else element.get(key)
-
-    texts = [
-        entry.get("id"),
-        entry.findtext("name"),
-        attribute("property[@type='member count']", "value"),
-        attribute("property[@type='common taxon']", "value"),
-        attribute("property[@type='common taxon ID']", "value"),
-        attribute("representativeMember/dbReference", "id"),
-        attribute("representativeMember/sequence", "length"),
-    ]
-    return texts, entry.findtext("representativeMember/sequence", "").encode()
+    attributes = {
+        "property[@type='member count']": "value",
+        "property[@type='common taxon']": "value",
+        "property[@type='common taxon ID']": "value",
+        "representativeMember/dbReference": "id",
+        "representativeMember/sequence": "length",
+    }
+    found = [(entry.find(path), key) for path, key in attributes.items()]
+    texts = [None if element is None else element.get(key) for element, key in found]
+    sequence = entry.findtext("representativeMember/sequence", "")
+    return [entry.get("id"), entry.findtext("name"), *texts], sequence.encode()

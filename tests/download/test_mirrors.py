@@ -151,7 +151,7 @@ def test_a_redirect_to_another_protocol(
 
 def test_a_redirect_without_end(server: ReleaseServer, tmp_path: Path) -> None:
     server.faults[CURRENT] = [Fault(status=302, headers={"Location": CURRENT})]
-    with pytest.raises(DownloadError, match="more than 5 redirects"):
+    with pytest.raises(DownloadError, match="Exceeded 5 redirects"):
         fetch(tmp_path, server)
 
 
@@ -342,7 +342,7 @@ def test_a_connection_that_stalls_always(
     server: ReleaseServer, second: ReleaseServer, tmp_path: Path
 ) -> None:
     server.faults[CURRENT] = [Fault(stall_after=0)]
-    with pytest.raises(DownloadError, match="the connection stalled"):
+    with pytest.raises(DownloadError, match="timed out"):
         fetch(tmp_path, server, patience=replace(IMPATIENT, rounds=2))
     check_whole(tmp_path, fetch(tmp_path, server, second, patience=IMPATIENT))
 
