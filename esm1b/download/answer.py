@@ -1,22 +1,15 @@
-"""One request for a part of a file: its headers, and the meaning of the answer or the failure."""
+"""What a server can answer to a request for a part of a file, and how a connection can fail."""
 
-import re
 import ssl
 from dataclasses import astuple, dataclass
-from http import HTTPStatus
 from http.client import IncompleteRead
 from importlib.metadata import version
 from typing import Final
 from urllib.parse import urljoin
 
 import requests
-from urllib3.exceptions import HTTPError
-from urllib3.util import Retry
 
 _REDIRECTS: Final = 5
-_MISSING: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
-# Client errors that a later request may not meet; all others are permanent.
-_PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,50 +65,6 @@ class Session(requests.Session):
         if target is not None and not urljoin(source, target).startswith(allowed):
             raise Refusal(f"redirected to {target}; expected HTTPS", is_final=True)
         return target
-
-
-def range_headers(position: int, stop: int | None, validator: Validator) -> dict[str, str]:
-    """Return the headers of a request for the bytes from `position` to `stop`, as they are."""
-    headers = {"Accept-Encoding": "identity"}
-    if position or stop is not None:
-        headers["Range"] = f"bytes={position}-{'' if stop is None else stop - 1}"
-    if position and validator.condition:
-        headers["If-Range"] = validator.condition
-    return headers
-
-
-def parse_answer(response: requests.Response, position: int) -> tuple[int, Validator]:
-    """Return the place in the file where the body begins, and the validator.
-
-    Raises:
-        Refusal: the body is not a part of the file that contains the byte at `position`.
-    """
-    status = response.status_code
-    if status == HTTPStatus.OK:
-        offset, size = 0, response.headers.get("Content-Length", "")
-    elif status == HTTPStatus.PARTIAL_CONTENT:
-        text = response.headers.get("Content-Range", "")
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text, re.ASCII | re.IGNORECASE)
-        if found is None or int(found[1]) != position:
-            expected = f"expected from byte {position} on"
-            raise Refusal(f"Content-Range {text!r}; {expected}", is_final=True)
-        offset, size = position, found[2]
-    else:
-        try:
-            retry_after = Retry().get_retry_after(response.raw) or 0.0
-        except HTTPError:  # neither seconds nor a date
-            retry_after = 0.0
-        raise Refusal(
-            f"{status} {response.reason or ''}".rstrip(),
-            is_final=status // 100 == 4 and status not in _PASSING,
-            is_missing=status in _MISSING,
-            retry_after=retry_after,
-        )
-    return offset, Validator(
-        size=int(size) if size.isascii() and size.isdigit() else None,
-        etag=response.headers.get("ETag"),
-        last_modified=response.headers.get("Last-Modified"),
-    )
 
 
 def broken_connection(error: Exception) -> Refusal:

@@ -17,7 +17,7 @@ import numpy as np
 from esm1b.download.find_release import Source
 from esm1b.download.lock import ALGORITHMS, file_digests, make_lock
 from esm1b.download.mirrors import MirroredFile, Patience
-from esm1b.download.partial_file import with_progress
+from esm1b.download.partial_file import tracked
 from esm1b.download.release import LIMIT_PATTERN
 from esm1b.errors import DownloadError, UserError
 from esm1b.files import atomic_file
@@ -126,7 +126,7 @@ def _write_sample(
     digests = {name: hashlib.new(name, usedforsecurity=False) for name in source.digests}
 
     def pieces() -> Iterator[bytes]:
-        for piece in with_progress(remote.read(), source.file, source.size):
+        for piece in tracked(remote.read(), source.file, source.size):
             for digest in digests.values():
                 digest.update(piece)
             yield piece

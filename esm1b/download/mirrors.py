@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,9 @@ from typing import Any, Final, TypeVar
 
 import requests
 from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
-from esm1b.download.answer import (
-    Refusal,
-    Session,
-    Validator,
-    broken_connection,
-    parse_answer,
-    range_headers,
-)
+from esm1b.download.answer import Refusal, Session, Validator, broken_connection
 from esm1b.errors import DownloadError
 
 _log = logging.getLogger(__name__)
@@ -29,6 +24,9 @@ Result = TypeVar("Result")
 _PIECE_BYTES: Final = 1 << 18
 _SLOWEST: Final = 1000.0  # bytes per second; anything slower counts as stuck
 _CHANGES: Final = 3  # after more of them, the server is taken to vary the file by request
+_MISSING: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+# Client errors that a later request may not meet; all others are permanent.
+_PASSING: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class FileChangedError(Exception):
@@ -92,14 +90,14 @@ class MirroredFile:
         size: int | None = None,
         has_digest: bool = False,
     ) -> None:
-        """Prepare to read from `urls`, the preferred ones first; no request is sent yet.
+        """Prepare to read; no request is sent yet.
 
         Args:
             name: description of the file, for messages.
-            urls: addresses of the file.
+            urls: addresses, the preferred ones first.
             patience: limits and waits.
             size: bytes of the file; a server whose file has another size is not read.
-            has_digest: whether a digest will show if bytes of different servers do not belong
+            has_digest: whether a digest will show that bytes of different servers do not belong
                 together; without one they are not put together.
         """
         self.size = self._expected_size = size
@@ -193,32 +191,52 @@ class MirroredFile:
     def _answer(self, url: str, position: int, stop: int | None) -> Iterator[bytes]:
         """Yield the bytes from `position` that one request brings."""
         known = self.validators.get(url, Validator())
-        headers = range_headers(position, stop, known)
+        headers = {"Accept-Encoding": "identity"}
+        if position or stop is not None:
+            headers["Range"] = f"bytes={position}-{'' if stop is None else stop - 1}"
+        if position and known.condition:
+            headers["If-Range"] = known.condition
         timeouts = (self._patience.connection_seconds, self._patience.silence_seconds)
         try:
             with self._session.get(url, headers=headers, stream=True, timeout=timeouts) as response:
-                offset = self._offset(url, response, position, known)
+                offset, size = self._place(url, response, position)
+                found = Validator(
+                    size=size,
+                    etag=response.headers.get("ETag"),
+                    last_modified=response.headers.get("Last-Modified"),
+                )
+                is_safe = self._has_digest or known.condition is not None
+                if position and (known.contradicts(found) or not is_safe):
+                    raise self._changed(url)
+                self.size = self.size if size is None else size
+                self.url = url
+                self.validators.setdefault(url, found)
                 yield from self._body(response, offset, position, stop)
         except (requests.RequestException, HTTPError) as error:
             raise broken_connection(error) from error
 
-    def _offset(
-        self, url: str, response: requests.Response, position: int, known: Validator
-    ) -> int:
-        """Return the place in the file where the body begins, after checking the headers."""
-        if position and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+    def _place(
+        self, url: str, response: requests.Response, position: int
+    ) -> tuple[int, int | None]:
+        """Return the place in the file where the body begins, and the size of the file if known."""
+        status = response.status_code
+        offset, text = 0, response.headers.get("Content-Length", "")
+        if position and status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise self._changed(url)
-        offset, found = parse_answer(response, position)
-        expected = self._expected_size
-        if expected is not None and found.size not in (None, expected):
-            raise Refusal(f"its file has {found.size} bytes; expected {expected}", is_final=True)
-        is_safe = self._has_digest or known.condition is not None
-        if position and (known.contradicts(found) or not is_safe):
-            raise self._changed(url)
-        self.size = self.size if found.size is None else found.size
-        self.url = url
-        self.validators.setdefault(url, found)
-        return offset
+        if status == HTTPStatus.PARTIAL_CONTENT:
+            place = response.headers.get("Content-Range", "")
+            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", place, re.ASCII | re.IGNORECASE)
+            if found is None or int(found[1]) != position:
+                expected = f"expected from byte {position} on"
+                raise Refusal(f"Content-Range {place!r}; {expected}", is_final=True)
+            offset, text = position, found[2]
+        elif status != HTTPStatus.OK:
+            raise _status_refusal(response)
+        size = int(text) if text.isascii() and text.isdigit() else None
+        if size is not None and self._expected_size not in (None, size):
+            problem = f"its file has {size} bytes; expected {self._expected_size}"
+            raise Refusal(problem, is_final=True)
+        return offset, size
 
     def _changed(self, url: str) -> Exception:
         self._changes += 1
@@ -251,3 +269,17 @@ class MirroredFile:
                 clock, counted = time.monotonic(), 0
         if end is not None and offset < end:
             raise Refusal(f"it sends {offset} bytes of {end}")
+
+
+def _status_refusal(response: requests.Response) -> Refusal:
+    status = response.status_code
+    try:
+        retry_after = Retry().get_retry_after(response.raw) or 0.0
+    except HTTPError:  # neither seconds nor a date
+        retry_after = 0.0
+    return Refusal(
+        f"{status} {response.reason or ''}".rstrip(),
+        is_final=status // 100 == 4 and status not in _PASSING,
+        is_missing=status in _MISSING,
+        retry_after=retry_after,
+    )

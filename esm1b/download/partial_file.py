@@ -65,7 +65,7 @@ class PartialFile:
             with self.path.open("ab", buffering=_BUFFER_BYTES) as file:
                 held = file.tell()
                 pieces = self._remote.read(held)
-                for piece in with_progress(pieces, self._final.name, self._remote.size, held):
+                for piece in tracked(pieces, self._final.name, self._remote.size, held):
                     self._record_source()
                     file.write(piece)
             self._record_source()  # a file without bytes has a source too
@@ -100,9 +100,7 @@ class PartialFile:
             write_json(self._account_path, account)
 
 
-def with_progress(
-    pieces: Iterable[bytes], name: str, size: int | None, held: int = 0
-) -> Iterator[bytes]:
+def tracked(pieces: Iterable[bytes], name: str, size: int | None, held: int = 0) -> Iterator[bytes]:
     """Yield the pieces of a file after its first `held` bytes, and show the progress.
 
     On a terminal a bar shows it, elsewhere a line of the log at every tenth.

@@ -139,11 +139,8 @@ def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
     try:
         while position < len(text):
             match = _ENTRY.match(text, position)
-            if match:
-                end = match.end()
-            else:
-                end = text.find(_ENTRY_END, position) + len(_ENTRY_END)
-                end = end if end >= len(_ENTRY_END) else len(text)
+            found = text.find(_ENTRY_END, position)
+            end = match.end() if match else found + len(_ENTRY_END) if found >= 0 else len(text)
             if match and (plain or not _OTHER_REFERENCE.search(text, position, end)):
                 *values, residues = match.groups()
                 entries: list[_Entry] = [([_unescaped(value) for value in values], residues)]
