@@ -34,13 +34,10 @@ class Validator:
 
 @dataclass(eq=False)
 class Refusal(Exception):  # noqa: N818 (what a server does, not an error of this program)
-    """A server does not deliver; the message goes behind its URL.
+    """A server does not deliver, for a reason that messages give after its URL.
 
-    Attributes:
-        reason: message.
-        is_final: whether asking again is useless.
-        is_missing: whether the server has no such file.
-        retry_after: seconds to wait at the server's wish.
+    `is_final` means that asking again is useless, `is_missing` that the server has no such file;
+    `retry_after` is the number of seconds that it asks to wait.
     """
 
     reason: str

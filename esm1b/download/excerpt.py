@@ -55,12 +55,10 @@ def fetch_excerpt(
 ) -> dict[str, Any]:
     """Write the beginning of a release, or a share of its records, as .fasta.gz; return its lock.
 
-    A release's digest needs all its bytes: they all pass by for a sample, which is verified, but
-    not for a beginning, which is not.
+    Only a sample is verified: the digest of a release needs all its bytes.
 
     Raises:
-        UserError: the limit is too small, or the release is an archive, whose beginning is not
-            UniRef50.
+        UserError: the limit is too small, or one of an archive, which begins with UniRef100.
         DownloadError: the mirrors do not deliver the release, or not the right one.
     """
     if limit is not None and source.file.endswith(".tar.gz"):

@@ -61,11 +61,8 @@ def intact_download(
     if not (output / LOCK).exists():
         return None
     lock: dict[str, Any] = read_json(output / LOCK)
-    if (
-        not isinstance(lock, dict)
-        or not _FORMAT.items() <= lock.items()
-        or not {*_WANTED, "file", "digests"} <= lock.keys()
-    ):
+    is_known = isinstance(lock, dict) and _FORMAT.items() <= lock.items()
+    if not is_known or not {*_WANTED, "file", "digests"} <= lock.keys():
         raise UserError(
             f"{output / LOCK}: not of this version of the program; expected another directory"
         )
@@ -92,8 +89,7 @@ def intact_download(
 def read_source(path: Path) -> dict[str, Any]:
     """Return the name, release and URL in a lock, and its limit or sample if it has one.
 
-    Args:
-        path: `download.json` of `esm1b download`, or other JSON with a `name` and a `release`.
+    Any JSON object with a `name` and a `release` will do.
 
     Raises:
         UserError: the file is missing, is not JSON or has no name and release.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
-import requests
+from requests import RequestException, Response
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
@@ -97,8 +97,8 @@ class MirroredFile:
             urls: addresses, the preferred ones first.
             patience: limits and waits.
             size: bytes of the file; a server whose file has another size is not read.
-            has_digest: whether a digest will show that bytes of different servers do not belong
-                together; without one they are not put together.
+            has_digest: presence of a digest, which shows if bytes of different servers do not
+                belong together; without one they are not combined.
         """
         self.size = self._expected_size = size
         self.url: str | None = None
@@ -200,11 +200,8 @@ class MirroredFile:
         try:
             with self._session.get(url, headers=headers, stream=True, timeout=timeouts) as response:
                 offset, size = self._place(url, response, position)
-                found = Validator(
-                    size=size,
-                    etag=response.headers.get("ETag"),
-                    last_modified=response.headers.get("Last-Modified"),
-                )
+                get = response.headers.get
+                found = Validator(size=size, etag=get("ETag"), last_modified=get("Last-Modified"))
                 is_safe = self._has_digest or known.condition is not None
                 if position and (known.contradicts(found) or not is_safe):
                     raise self._changed(url)
@@ -212,12 +209,10 @@ class MirroredFile:
                 self.url = url
                 self.validators.setdefault(url, found)
                 yield from self._body(response, offset, position, stop)
-        except (requests.RequestException, HTTPError) as error:
+        except (RequestException, HTTPError) as error:
             raise broken_connection(error) from error
 
-    def _place(
-        self, url: str, response: requests.Response, position: int
-    ) -> tuple[int, int | None]:
+    def _place(self, url: str, response: Response, position: int) -> tuple[int, int | None]:
         """Return the place in the file where the body begins, and the size of the file if known."""
         status = response.status_code
         offset, text = 0, response.headers.get("Content-Length", "")
@@ -245,7 +240,7 @@ class MirroredFile:
         return FileChangedError(f"{url}: not the file that the first bytes came from")
 
     def _body(
-        self, response: requests.Response, offset: int, position: int, stop: int | None
+        self, response: Response, offset: int, position: int, stop: int | None
     ) -> Iterator[bytes]:
         """Yield the body, which begins at `offset`, from `position` to `stop`."""
         end = self.size if stop is None else min(stop, self.size or stop)
@@ -271,7 +266,7 @@ class MirroredFile:
             raise Refusal(f"it sends {offset} bytes of {end}")
 
 
-def _status_refusal(response: requests.Response) -> Refusal:
+def _status_refusal(response: Response) -> Refusal:
     status = response.status_code
     try:
         retry_after = Retry().get_retry_after(response.raw) or 0.0

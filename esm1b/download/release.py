@@ -36,10 +36,7 @@ _CLUSTERS: Final[Mapping[str, int]] = {"2018_03": 30_160_000, "2026_03": 38_840_
 
 
 def previous_file(release: str) -> PurePosixPath:
-    """Return the path of the archive of a release that is no longer the current one.
-
-    A gzip-compressed tar of UniRef100, UniRef90 and UniRef50, in that order, as XML.
-    """
+    """Return the path of an earlier release: XML of UniRef100, UniRef90 and UniRef50 as .tar.gz."""
     return PurePosixPath(f"previous_releases/release-{release}/uniref/uniref{release}.tar.gz")
 
 

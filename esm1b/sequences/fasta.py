@@ -52,10 +52,8 @@ def cut_fasta(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]
             end = text.rfind(b"\n>")
             if end < 0:
                 if len(text) > LONGEST_RECORD:
-                    raise UserError(
-                        f"{name}: record {records + 1}: longer than {LONGEST_RECORD} "
-                        "characters; expected protein sequences"
-                    )
+                    problem = f"record {records + 1}: longer than {LONGEST_RECORD} characters"
+                    raise UserError(f"{name}: {problem}; expected protein sequences")
                 continue
             yield records, text[:end]
             records += text.count(b"\n>", 0, end) + 1

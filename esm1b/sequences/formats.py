@@ -43,13 +43,9 @@ _TAR_BYTES: Final = 1 << 18  # read at a time
 
 @dataclass(frozen=True, kw_only=True)
 class RawBlock:
-    """Whole consecutive records of an input, as FASTA with lines ending in LF, or as XML in UTF-8.
+    """Whole consecutive records of an input, and the number of its records before them.
 
-    Attributes:
-        text: records.
-        kind: format.
-        source: input's name, for messages.
-        first_record: number of records of this input before the block.
+    The text is FASTA with lines ending in LF, or XML in UTF-8; `source` is the input's name.
     """
 
     text: bytes
@@ -73,7 +69,13 @@ def raw_blocks(file: InputFile, block_bytes: int = CHUNK_BYTES) -> Iterator[RawB
 
 def cut_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
     """Yield the records of a decompressed stream; see `raw_blocks`."""
-    start, whole = _peeked(chunks)
+    start = b""
+    try:
+        while len(start) < _START_BYTES and (chunk := next(chunks, b"")):
+            start += chunk
+    except DamagedInputError as error:
+        chunks = _raising(error)  # after the records before the damage
+    whole = chain([start], chunks)
     if start[257:262] == b"ustar":  # in the first member's header (POSIX.1-1988)
         yield from _archived_blocks(whole, name, block_bytes)
         return
@@ -100,17 +102,6 @@ def parse_block(block: RawBlock) -> RecordBlock:
     """
     parse = parse_entries if block.kind == "uniref-xml" else parse_fasta
     return parse(block.text, block.source, block.first_record)
-
-
-def _peeked(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """Return the start of a stream, and all of it; damage is raised at its place in that."""
-    start = b""
-    try:
-        while len(start) < _START_BYTES and (chunk := next(chunks, b"")):
-            start += chunk
-    except DamagedInputError as error:
-        chunks = _raising(error)
-    return start, chain([start], chunks)
 
 
 def _raising(error: Exception) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -17,9 +18,7 @@ CHUNK_BYTES: Final = 1 << 20
 
 
 class InputFile:
-    """One input, read once from start to end.
-
-    The content tells whether it is compressed, not the name.
+    """One input, read once from start to end; its content tells whether it is compressed.
 
     Attributes:
         name: path as the user gave it, or "standard input" for `-`.
@@ -51,9 +50,7 @@ class InputFile:
         """
         try:
             with self._path.open("rb") if self._path else nullcontext(sys.stdin.buffer) as file:
-                yield from prefetch(
-                    decompressed_chunks(lambda limit: self._read(file, limit), size)
-                )
+                yield from prefetch(decompressed_chunks(partial(self._read, file), size))
         except OSError as error:
             raise UserError(f"{self.name}: {error.strerror}; expected a file to read") from error
 

@@ -88,9 +88,8 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
     try:
         for chunk in chunks:
             if b"\0" in chunk:
-                raise frame.error(
-                    f"a NUL byte after {records} complete entries; expected XML as text"
-                )
+                problem = f"a NUL byte after {records} complete entries"
+                raise frame.error(f"{problem}; expected XML as text")
             text += frame.recoded(chunk)
             if not frame.root:
                 text = frame.open(text)
@@ -110,10 +109,8 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
                 parted = True
                 text = text[end:]
             elif len(text) > LONGEST_RECORD:
-                raise frame.error(
-                    f"entry {records + 1}: longer than {LONGEST_RECORD} characters; "
-                    "expected protein sequences"
-                )
+                problem = f"entry {records + 1}: longer than {LONGEST_RECORD} characters"
+                raise frame.error(f"{problem}; expected protein sequences")
     except DamagedInputError as error:
         raise error.for_user(name, f" after {records - parted} complete entries") from error
     if parted or (frame.root and _ENTRY_START in text):
