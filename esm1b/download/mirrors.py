@@ -147,7 +147,7 @@ class MirroredFile:
                 except Refusal as refusal:
                     self._refusals[url] = refusal
                     if position > before and not refusal.is_final:
-                        _log.debug("%s: %s at byte %d; asked again", url, refusal, position)
+                        _log.debug("%s: %s at byte %d; asking again", url, refusal, position)
                         time.sleep(self._patience.wait(1))
                     else:
                         _log.warning("%s: %s", url, refusal)
@@ -185,7 +185,7 @@ class MirroredFile:
             raise DownloadError(message) if usable else RefusedError(message)
         asked_for = max(self._refusals[url].retry_after for url in usable)
         seconds = max(self._patience.wait(rounds), min(asked_for, self._patience.longest_wait))
-        _log.warning("no server delivers; asked again in %.0f s", seconds)
+        _log.warning("no server delivers; asking again in %.0f s", seconds)
         time.sleep(seconds)
 
     def _answer(self, url: str, position: int, stop: int | None) -> Iterator[bytes]:

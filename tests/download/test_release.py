@@ -12,10 +12,12 @@ from esm1b.download.release import (
 from esm1b.errors import UserError
 
 
-def test_paths_on_a_mirror() -> None:
-    assert f"{MIRRORS[1]}/{CURRENT_FILE}" == (
-        "https://ftp.ebi.ac.uk/pub/databases/uniprot/current_release/uniref/uniref50/uniref50.fasta.gz"
-    )
+def test_paths_on_the_mirrors() -> None:
+    assert [f"{mirror}/{CURRENT_FILE}" for mirror in MIRRORS] == [
+        "https://ftp.uniprot.org/pub/databases/uniprot/current_release/uniref/uniref50/uniref50.fasta.gz",
+        "https://ftp.ebi.ac.uk/pub/databases/uniprot/current_release/uniref/uniref50/uniref50.fasta.gz",
+        "https://ftp.expasy.org/databases/uniprot/current_release/uniref/uniref50/uniref50.fasta.gz",
+    ]
     assert str(previous_file("2018_03")) == (
         "previous_releases/release-2018_03/uniref/uniref2018_03.tar.gz"
     )
