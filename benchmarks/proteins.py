@@ -6,7 +6,8 @@ import numpy as np
 
 from esm1b.alphabet import AMINO_ACIDS
 from esm1b.errors import UserError
-from esm1b.sequences.fasta import read_fasta_records
+from esm1b.sequences.fasta import read_fasta_blocks
+from esm1b.sequences.input_file import InputFile
 
 LONGEST_SEQUENCE: Final = 1022
 
@@ -37,7 +38,11 @@ def read_or_draw(fasta: str | None, *, residues: int, seed: int) -> list[str]:
             chosen.append("".join(random.choice(list(AMINO_ACIDS), size=length)))
             total += length
         return chosen
-    records = [sequence[:LONGEST_SEQUENCE] for _, sequence in read_fasta_records(fasta)]
+    records = [
+        sequence[:LONGEST_SEQUENCE].decode("ascii")
+        for block in read_fasta_blocks(InputFile(fasta))
+        for sequence in block.sequences
+    ]
     for index in random.permutation(len(records)).tolist():
         if total >= residues:
             return chosen

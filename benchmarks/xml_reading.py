@@ -24,9 +24,9 @@ from benchmarks.command import run_command
 from benchmarks.interleaving import Measured, measure
 from benchmarks.machine import describe_machine
 from benchmarks.proteins import read_or_draw
+from benchmarks.uniref_files import tar
 from esm1b.sequences.formats import RawBlock, parse_block, raw_blocks
 from esm1b.sequences.input_file import InputFile
-from tests.sequences.uniref_files import tar
 
 # The archive of 2018_03 as far as it is known: its size between those of the neighbouring releases,
 # clusters from the published list of held-out ones, bytes of uniref50.xml.gz by cluster as in

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from esm1b.config_section import Count, Name, Section, Share
-from esm1b.download.release import VALIDATION_LIST_RELEASE
+from esm1b.download.release import LIMIT_PATTERN, RELEASE_PATTERN, VALIDATION_LIST_RELEASE
 
 PUBLISHED: Final = "published"
 """Name for the list of the clusters that ESM-1b held out."""
@@ -31,18 +31,16 @@ def _text_like(pattern: str, expected: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-_RELEASE: Final = r"current|20[0-9]{2}_(0[1-9]|1[0-9])"
 Release = Annotated[
     str,
-    Field(json_schema_extra={"pattern": f"^({_RELEASE})$"}),
-    _text_like(_RELEASE, "current or a release such as 2018_03"),
+    Field(json_schema_extra={"pattern": f"^({RELEASE_PATTERN})$"}),
+    _text_like(RELEASE_PATTERN, "current or a release such as 2018_03"),
     BeforeValidator(_release_text),
 ]
-_LIMIT: Final = r"[1-9][0-9]*(B|kB|MB|GB|TB|records)"
 Limit = Annotated[
     str,
-    Field(json_schema_extra={"pattern": f"^{_LIMIT}$"}),
-    _text_like(_LIMIT, "bytes or records such as 10MB or 1000records"),
+    Field(json_schema_extra={"pattern": f"^{LIMIT_PATTERN}$"}),
+    _text_like(LIMIT_PATTERN, "bytes or records such as 10MB or 1000records"),
 ]
 
 

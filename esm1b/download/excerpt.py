@@ -1,170 +1,179 @@
-"""A part of a release, written as FASTA: its first records, or a fair sample of all."""
+"""A part of a release, written as FASTA while it is fetched: its first records, or a fair sample.
+
+The release as a whole is never on the disk.
+"""
 
 import gzip
+import hashlib
+import logging
 import re
-import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from esm1b.download.find_release import Source
+from esm1b.download.lock import ALGORITHMS, file_digests, make_lock
+from esm1b.download.mirrors import MirroredFile, Patience
+from esm1b.download.partial_file import tracked
+from esm1b.download.release import LIMIT_PATTERN
 from esm1b.errors import DownloadError, UserError
+from esm1b.files import atomic_file
 from esm1b.sequences.cleaning import clean
-from esm1b.sequences.compressed import DamagedInputError, decompressed_chunks
-from esm1b.sequences.formats import parse_block, raw_blocks
+from esm1b.sequences.compressed import ChunkReader, CutShortError, decompressed_chunks
+from esm1b.sequences.fasta import cut_fasta
+from esm1b.sequences.formats import cut_blocks, parse_block
 from esm1b.sequences.hashes import below, sample_hashes
 from esm1b.sequences.header import Header
-from esm1b.sequences.input_file import InputFile
+from esm1b.sequences.input_file import CHUNK_BYTES, prefetch
+
+_log = logging.getLogger(__name__)
 
 _UNITS: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_CHUNK_BYTES: Final = 1 << 14
+_CHUNK_BYTES: Final = 1 << 14  # of the beginning, so that a small one is found early
 _LINE_LENGTH: Final = 60  # as UniProt writes it
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limit:
-    """How much of the beginning of a file to fetch.
-
-    Attributes:
-        text: as the user wrote it.
-        size: bytes of the compressed file at most, or None.
-        records: at most, or None.
-    """
-
-    text: str
-    size: int | None
-    records: int | None
-
-
-@dataclass
-class RecordCounts:
-    """How many records and residues were written, of how many records that were read."""
-
-    records: int = 0
-    residues: int = 0
-    read: int = 0
-
-    @property
-    def mean_length(self) -> float:
-        """Residues per record."""
-        return self.residues / self.records if self.records else 0.0
-
-
-def parse_limit(text: str) -> Limit:
-    """Return the limit that `10MB` or `1000records` stands for.
+def parse_limit(text: str) -> tuple[int | None, int | None]:
+    """Return the most bytes of the compressed file, or the most records; the other is None.
 
     Raises:
-        UserError: it is neither.
+        UserError: `text` is neither bytes, such as `10MB`, nor records, such as `1000records`.
     """
-    found = re.fullmatch(r"([1-9][0-9]*)(B|kB|MB|GB|TB|records)", text)
+    found = re.fullmatch(LIMIT_PATTERN, text)
     if found is None:
         raise UserError(f"limit {text!r}: expected bytes as in '10MB', or '1000records'")
-    number, unit = int(found[1]), found[2]
-    if unit == "records":
-        return Limit(text=text, size=None, records=number)
-    return Limit(text=text, size=number * _UNITS[unit], records=None)
+    unit = found[1]
+    number = int(text.removesuffix(unit))
+    return (None, number) if unit == "records" else (number * _UNITS[unit], None)
 
 
-def first_records(pieces: Iterable[bytes], records: int | None = None) -> Iterator[bytes]:
-    """Yield the whole records at the beginning of a gzip-compressed FASTA file, as written.
+def fetch_excerpt(
+    source: Source, output: Path, limit: str | None, sample: float | None, patience: Patience
+) -> dict[str, Any]:
+    """Write the beginning of a release, or a share of its records, as .fasta.gz; return its lock.
 
-    Args:
-        pieces: of the file, which may end anywhere; a record that it cuts is left out.
-        records: at most; no piece is asked for that is not needed for them.
+    Only a sample is verified: the digest of a release needs all its bytes.
+
+    Raises:
+        UserError: the limit is too small, or one of an archive, which begins with UniRef100.
+        DownloadError: the mirrors do not deliver the release, or not the right one.
+    """
+    if limit is not None and source.file.endswith(".tar.gz"):
+        raise UserError(
+            f"limit {limit!r}: {source} is an archive in which UniRef50 comes last; expected "
+            "the current release, or a sample"
+        )
+    what = f"sample-{sample}" if limit is None else f"first-{limit}"
+    path = output / f"uniref50.{source.release}.{what}.fasta.gz"
+
+    def attempt(remote: MirroredFile) -> dict[str, Any]:
+        facts: dict[str, Any] = {"limit": limit, "sample": sample}
+        facts["verified_by"] = source.verified_by if limit is None else None
+        with atomic_file(path) as temporary:
+            if limit is not None:
+                facts |= _write_beginning(remote, temporary, limit)
+            elif sample is not None:
+                facts |= _write_sample(source, remote, temporary, sample)
+        digests = file_digests(path, ALGORITHMS)
+        return make_lock(source, remote, path, digests, **facts, part_of=source.facts())
+
+    return source.fetch(attempt, patience, has_digest=limit is None)
+
+
+def _write_beginning(remote: MirroredFile, path: Path, limit: str) -> dict[str, Any]:
+    """Write the first records and return their facts for the lock."""
+    most_bytes, most_records = parse_limit(limit)
+    records = _first_records(remote.read(0, most_bytes))
+    facts = _write_fasta(islice(records, most_records), path)
+    if not facts["records"]:
+        raise UserError(f"limit {limit!r}: no whole record in it; expected a larger one")
+    _log.warning(
+        "%(records)d records with a mean length of %(mean_length).0f residues: UniRef50 files "
+        "begin with the longest proteins, so this is suitable for a smoke test, not for training",
+        facts,
+    )
+    return facts
+
+
+def _first_records(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the whole records of the beginning of a gzip-compressed FASTA file, as written.
 
     Raises:
         DownloadError: this is not gzip-compressed FASTA.
     """
-    stream = PieceReader(pieces)
-    text = b""
+    chunks = decompressed_chunks(ChunkReader(pieces).read, _CHUNK_BYTES)
     try:
-        for chunk in decompressed_chunks(stream.read, _CHUNK_BYTES):
-            if not chunk:
-                continue
-            text += chunk
-            if not text.startswith(b">"):
-                raise DownloadError(f"what is sent begins with {text[:20]!r}; expected FASTA")
-            *whole, last = text[1:].split(b"\n>")
-            for record in whole if records is None else whole[:records]:
-                yield b">" + record + b"\n"
-            if records is not None and (records := records - len(whole)) <= 0:
-                return
-            text = b">" + last
-    except DamagedInputError as error:
-        if not stream.has_ended:
-            raise DownloadError(f"what is sent cannot be read: {error}") from error
-    else:
-        if text:
-            yield text.rstrip(b"\n") + b"\n"
+        for _, text in cut_fasta(chunks, "the server's file"):
+            for record in text[1:].split(b"\n>"):
+                yield b">%b\n" % record.rstrip(b"\n")
+    except UserError as error:
+        if not isinstance(error.__cause__, CutShortError):
+            raise DownloadError(str(error)) from error
 
 
-def sample_records(file: InputFile, fraction: float, counts: RecordCounts) -> Iterator[bytes]:
-    """Yield as FASTA the records of `file` whose sequence's hash is in the sample.
+def _write_sample(
+    source: Source, remote: MirroredFile, path: Path, fraction: float
+) -> dict[str, Any]:
+    """Write the records with a sequence hash in the sample and return their facts for the lock.
 
     They are the ones that `esm1b shard --sample` keeps of the whole file.
-
-    Args:
-        file: FASTA, UniRef XML or a release archive.
-        fraction: above 0 and below 1.
-        counts: its `read` is kept up to date.
     """
-    for raw in raw_blocks(file):
-        block = parse_block(raw)
-        counts.read += len(block.sequences)
-        is_kept = below(sample_hashes(map(clean, block.sequences)), fraction)
-        for index in np.flatnonzero(is_kept):
-            yield _fasta(block.headers[index], block.sequences[index])
+    digests = {name: hashlib.new(name, usedforsecurity=False) for name in source.digests}
+
+    def pieces() -> Iterator[bytes]:
+        for piece in tracked(remote.read(), source.file, source.size):
+            for digest in digests.values():
+                digest.update(piece)
+            yield piece
+
+    stream = ChunkReader(pieces())
+    read = 0
+
+    def sampled() -> Iterator[bytes]:
+        nonlocal read
+        chunks = prefetch(decompressed_chunks(stream.read, CHUNK_BYTES))
+        for raw in cut_blocks(chunks, source.file, CHUNK_BYTES):
+            block = parse_block(raw)
+            read += len(block.sequences)
+            is_kept = below(sample_hashes(map(clean, block.sequences)), fraction)
+            for index in np.flatnonzero(is_kept):
+                yield _fasta(block.headers[index], block.sequences[index])
+
+    unreadable = None
+    try:
+        facts = _write_fasta(sampled(), path)
+    except UserError as error:
+        unreadable = error  # because the bytes are wrong, or the published file is
+    while stream.read(CHUNK_BYTES):  # the rest of an archive, after UniRef50
+        pass
+    source.check({name: digest.hexdigest() for name, digest in digests.items()})
+    if unreadable is not None:
+        raise unreadable
+    _log.info("%d of %d records kept", facts["records"], read)
+    return {**facts, "records_read": read}
 
 
-def write_fasta(records: Iterable[bytes], path: Path, counts: RecordCounts) -> None:
-    """Write records, which end in a line end, to a gzip-compressed file and count them."""
+def _write_fasta(records: Iterable[bytes], path: Path) -> dict[str, Any]:
+    """Write records to a gzip-compressed file and return their number and mean length."""
+    count = residues = 0
     with path.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
         for record in records:
             packed.write(record)
             sequence = record.partition(b"\n")[2]
-            counts.records += 1
-            counts.residues += len(sequence) - sequence.count(b"\n")
-
-
-class PieceReader:
-    """Reads bytes that come in pieces, for several threads.
-
-    Attributes:
-        has_ended: whether there are no more.
-    """
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        self.has_ended = False
-        self._pieces = iter(pieces)
-        self._rest = b""
-        self._lock = threading.Lock()
-
-    def read(self, size: int) -> bytes:
-        """Return at most `size` bytes, and none at the end."""
-        with self._lock:
-            if not self._rest:
-                self._rest = next(self._pieces, b"")
-                self.has_ended = not self._rest
-            data, self._rest = self._rest[:size], self._rest[size:]
-            return data
+            count += 1
+            residues += len(sequence) - sequence.count(b"\n")
+    return {"records": count, "mean_length": round(residues / max(count, 1), 1)}
 
 
 def _fasta(header: Header, sequence: bytes) -> bytes:
     """Return a record as UniProt writes it."""
-    words = [header.id]
-    if header.name is not None:
-        words.append(header.name)
-    for tag, value in (
-        ("n", header.member_count),
-        ("Tax", header.taxon),
-        ("TaxID", header.taxon_id),
-        ("RepID", header.representative_id),
-    ):
-        if value is not None:
-            words.append(f"{tag}={value}")
-    lines = [" ".join(words).encode()]
-    for start in range(0, len(sequence), _LINE_LENGTH):
-        lines.append(sequence[start : start + _LINE_LENGTH])
-    return b">" + b"\n".join(lines) + b"\n"
+    identifier, name, *values = header
+    words = [identifier] if name is None else [identifier, name]
+    tags = zip(("n", "Tax", "TaxID", "RepID"), values, strict=True)
+    words += [f"{tag}={value}" for tag, value in tags if value is not None]
+    starts = range(0, len(sequence), _LINE_LENGTH)
+    lines = [sequence[start : start + _LINE_LENGTH] for start in starts]
+    return b"\n".join([b">" + " ".join(words).encode(), *lines, b""])

@@ -1,49 +1,88 @@
-"""Finding a release on the mirrors: which file it is, how large, and with which digest."""
+"""Finding a release on the mirrors: its file, size and digests."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import PurePosixPath
+from typing import Any, Final
 
 from esm1b.download.metalink import ListedFile, MetalinkError, parse_metalink
-from esm1b.download.mirrors import FileChangedError, MirroredFile, NotOfferedError, Patience
+from esm1b.download.mirrors import MirroredFile, MissingFileError, Patience, RefusedError, Result
 from esm1b.download.release import (
     CURRENT,
     CURRENT_FILE,
     METALINK,
     VALIDATION_LIST,
     VALIDATION_LIST_RELEASE,
-    RemotePath,
     previous_file,
 )
 from esm1b.errors import DownloadError, UserError
 
+_log = logging.getLogger(__name__)
+
 _LONGEST_METALINK: Final = 4 << 20
+
+
+class DamagedFileError(Exception):
+    """A file differs from its published size or digests; the message says how."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file to fetch, and what it must be.
+    """A file to fetch.
 
     Attributes:
-        name: of the data, for people.
-        release: its name, never `current`.
-        path: on every mirror.
-        urls: the file on each mirror.
-        size: bytes, or None where nobody says.
-        digests: by algorithm; none of a file that was published without.
-        verified_by: where the digests come from, in words, or None.
+        name: data set, for messages and the lock.
+        release: number of the release, never `current`.
+        file: file name on every mirror.
+        urls: addresses, the preferred ones first.
+        size: bytes, or None if unknown.
+        digests: published and given digests by algorithm; empty if there are none.
+        verified_by: origin of the digests in words, or None.
     """
 
     name: str
     release: str
-    path: RemotePath
+    file: str
     urls: Sequence[str]
-    size: int | None
+    size: int | None = None
     digests: Mapping[str, str]
     verified_by: str | None
 
     def __str__(self) -> str:
         return f"{self.name} {self.release}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the published facts about the file as JSON."""
+        return {"file": self.file, "size": self.size, "digests": dict(self.digests)}
+
+    def check(self, digests: Mapping[str, str]) -> None:
+        """Raise `DamagedFileError` if `digests` are not those of the file."""
+        for name, expected in self.digests.items():
+            if digests[name] != expected:
+                raise DamagedFileError(f"{name} {digests[name]}; expected {expected}")
+
+    def fetch(
+        self, attempt: Callable[[MirroredFile], Result], patience: Patience, *, has_digest: bool
+    ) -> Result:
+        """Return the result of `attempt`, which reads the file and may find it damaged.
+
+        Then it is tried a second time, from the other mirrors first.
+
+        Raises:
+            DownloadError: the mirrors do not deliver the file, or it is damaged both times.
+        """
+        name, urls = f"{self}: {self.file}", self.urls
+        problems = []
+        for _ in range(2):
+            remote = MirroredFile(name, urls, patience, size=self.size, has_digest=has_digest)
+            try:
+                return remote.from_start(attempt)
+            except DamagedFileError as error:
+                problems.append(f"{' and '.join(remote.validators)}: {error}")
+                _log.warning("%s; deleted", problems[-1])
+                urls = sorted(urls, key=remote.validators.__contains__)  # the others first
+        raise DownloadError(f"{self}: {'; '.join(problems)}; failed verification twice, deleted")
 
 
 def find_release(
@@ -51,46 +90,49 @@ def find_release(
 ) -> Source:
     """Return the file of a release of UniRef50.
 
-    The current release is FASTA, also where it is asked for by its number; an earlier one is an
-    archive.
-
-    Args:
-        release: `current` or a number.
-        mirrors: their roots, in the order of preference.
-        given: digests that the user gives, by algorithm.
-        patience: with the mirrors.
+    The current release is FASTA, also if it is named by its number; an earlier one is an archive.
+    `given` has the user's digests, by algorithm.
 
     Raises:
-        UserError: no mirror has the release, or its digest is not the one that the user gives.
-        DownloadError: the mirrors cannot be asked, or do not say what is needed.
+        UserError: no mirror has the release, or its digest differs from the user's.
+        DownloadError: the mirrors do not answer, or without the necessary facts.
     """
     path = CURRENT_FILE
     version: str | None = None
     try:
-        version, listed = _look_up(path, mirrors, patience)
-    except _NoMetalinkError as error:
+        version, listed = _look_up(path, release, mirrors, patience)
+    except RefusedError:
         if release == CURRENT:
-            raise DownloadError(str(error)) from error
-    if release not in (CURRENT, version):
-        version, path = release, previous_file(release)
-        listed = _look_up_previous(path, release, mirrors, given, patience)
-    assert version is not None
+            raise
+    if version is None or release not in (CURRENT, version):
+        path = previous_file(release)
+        try:
+            version, listed = _look_up(path, release, mirrors, patience)
+        except RefusedError as error:
+            if given:
+                version, listed = release, ListedFile(size=None, digests={})
+            elif isinstance(error, MissingFileError):
+                raise UserError(
+                    f"release {release!r}: no mirror has it ({error}); expected a published "
+                    "release, or its digest if it was published without one"
+                ) from error
+            else:
+                raise
     for algorithm, digest in given.items():
         if listed.digests.get(algorithm, digest) != digest:
             raise UserError(
                 f"digest {algorithm}:{digest}: {METALINK} of {version} says "
                 f"{listed.digests[algorithm]} of {path.name}; expected the same"
             )
+    origins = [METALINK] * bool(listed.digests) + ["a given digest"] * bool(given)
     return Source(
         name="UniRef50",
         release=version,
-        path=path,
-        urls=path.urls(mirrors),
+        file=path.name,
+        urls=_urls(path, mirrors),
         size=listed.size,
         digests={**listed.digests, **given},
-        verified_by=" and ".join(
-            [METALINK] * bool(listed.digests) + ["a given digest"] * bool(given)
-        ),
+        verified_by=" and ".join(origins),
     )
 
 
@@ -99,88 +141,45 @@ def validation_list(mirrors: Sequence[str], given: Mapping[str, str]) -> Source:
     return Source(
         name="ESM-1b validation list",
         release=VALIDATION_LIST_RELEASE,
-        path=VALIDATION_LIST,
-        urls=VALIDATION_LIST.urls(mirrors),
-        size=None,
+        file=VALIDATION_LIST.name,
+        urls=_urls(VALIDATION_LIST, mirrors),
         digests=given,
         verified_by="a given digest" if given else None,
     )
 
 
-class _NoMetalinkError(Exception):
-    """The mirrors answer, but not with a metalink that says what is needed."""
-
-    def __init__(self, message: str, *, is_missing: bool) -> None:
-        super().__init__(message)
-        self.is_missing = is_missing
-
-
-def _look_up_previous(
-    path: RemotePath,
-    release: str,
-    mirrors: Sequence[str],
-    given: Mapping[str, str],
-    patience: Patience,
-) -> ListedFile:
-    try:
-        return _look_up(path, mirrors, patience, release)[1]
-    except _NoMetalinkError as error:
-        if given:
-            return ListedFile(size=None, digests={})
-        if error.is_missing:
-            raise UserError(
-                f"release {release!r}: no mirror has it ({error}); expected a published release, "
-                "or its digest where it has been published without one"
-            ) from error
-        raise DownloadError(str(error)) from error
+def _urls(path: PurePosixPath, mirrors: Sequence[str]) -> list[str]:
+    return [f"{mirror}/{path}" for mirror in mirrors]
 
 
 def _look_up(
-    path: RemotePath, mirrors: Sequence[str], patience: Patience, release: str | None = None
+    path: PurePosixPath, release: str, mirrors: Sequence[str], patience: Patience
 ) -> tuple[str, ListedFile]:
-    """Return the name of the release and what its metalink says of a file.
+    """Return the name of the release and the facts about a file from the metalink beside it.
 
     Raises:
-        _NoMetalinkError: no mirror has one that says it.
+        RefusedError: no mirror has a metalink with these facts.
         DownloadError: no mirror answers.
     """
-    urls = path.beside(METALINK).urls(mirrors)
-    problems: list[str] = []
-    while urls:
-        remote = MirroredFile(urls, patience=patience)
-        try:
-            return _listed(_whole(remote), path.name, release)
-        except NotOfferedError as error:
-            message = "; ".join([*problems, str(error)])
-            raise _NoMetalinkError(message, is_missing=not problems) from error
-        except MetalinkError as error:
-            problems.append(f"{remote.url}: {error}")
-            urls = [url for url in urls if url != remote.url]
-    raise _NoMetalinkError("; ".join(problems), is_missing=False)
+    expected = None if path == CURRENT_FILE else release
 
-
-def _listed(data: bytes, name: str, release: str | None) -> tuple[str, ListedFile]:
-    metalink = parse_metalink(data)
-    version = metalink.version or release
-    if version is None:
-        raise MetalinkError("it does not name its release")
-    if release not in (None, version):
-        raise MetalinkError(f"it is of release {version}; expected {release}")
-    if name not in metalink.files:
-        raise MetalinkError(f"it does not list {name}")
-    if not metalink.files[name].digests:
-        raise MetalinkError(f"it gives no digest of {name}")
-    return version, metalink.files[name]
-
-
-def _whole(remote: MirroredFile) -> bytes:
-    while True:
+    def listed(remote: MirroredFile) -> tuple[str, ListedFile]:
         data = b""
-        try:
-            for piece in remote.read():
-                data += piece
-                if len(data) > _LONGEST_METALINK:
-                    raise MetalinkError(f"longer than {_LONGEST_METALINK} bytes")
-            return data
-        except FileChangedError:  # the mirrors tell after how many times that is enough
-            remote.forget()
+        for piece in remote.read():
+            data += piece
+            if len(data) > _LONGEST_METALINK:
+                raise MetalinkError(f"longer than {_LONGEST_METALINK} bytes")
+        version, files = parse_metalink(data)
+        version = version or expected
+        if version is None:
+            raise MetalinkError("it does not name its release")
+        if expected not in (None, version):
+            raise MetalinkError(f"it is of release {version}; expected {expected}")
+        if path.name not in files:
+            raise MetalinkError(f"it does not list {path.name}")
+        if not files[path.name].digests:
+            raise MetalinkError(f"it gives no digest of {path.name}")
+        return version, files[path.name]
+
+    urls = _urls(path.with_name(METALINK), mirrors)
+    return MirroredFile(f"UniRef50 {release}", urls, patience).from_start(listed)

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from esm1b.alphabet import encode
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, windows_of
-from esm1b.sequences.cleaning import clean, clean_all, fault
-from esm1b.sequences.fasta import FastaBlock, read_fasta_blocks
-from esm1b.sequences.header import parse_header
+from esm1b.sequences.cleaning import clean, drop_reason, fault
+from esm1b.sequences.fasta import read_fasta_blocks
+from esm1b.sequences.header import RecordBlock
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
 
 
@@ -59,7 +59,7 @@ class CheckedFasta:
             for record in zip(block.headers, block.sequences, strict=True)
         )
         for header, sequence in islice(records, start, None):
-            yield EncodedRecord(id=parse_header(header).id, residues=encode(clean(sequence)))
+            yield EncodedRecord(id=header.id, residues=encode(clean(sequence)))
         if _identity(file) != self.identity:
             raise UserError(f"{self.name}: changed while it was read; expected the same content")
 
@@ -118,20 +118,16 @@ def _check(path: Path, name: str, longest: int, long_sequences: LongSequences) -
         desc=f"check {name}", total=file.size, unit="B", unit_scale=True, disable=None
     ) as bar:
         for block in read_fasta_blocks(file):
-            kept, indices, dropped = clean_all(block.sequences)
-            if dropped:
-                bad = next(i for i, kept_index in enumerate([*indices, -1]) if i != kept_index)
-                place = _place(block, bad, name, count)
-                raise UserError(f"{place}: {fault(clean(block.sequences[bad]))}")
-            for index, sequence in enumerate(kept):
+            for index, sequence in enumerate(map(clean, block.sequences)):
+                if drop_reason(sequence) is not None:
+                    raise UserError(f"{_place(block, index, name, count)}: {fault(sequence)}")
                 if len(sequence) > longest and long_sequences == "error":
                     place = _place(block, index, name, count)
                     windows_of(len(sequence), longest, long_sequences, name=place)
-            count += len(kept)
+            count += len(block.headers)
             bar.update(file.bytes_read - bar.n)
     return CheckedFasta(path=path, name=name, count=count, identity=_identity(file))
 
 
-def _place(block: FastaBlock, index: int, name: str, before: int) -> str:
-    identifier = parse_header(block.headers[index]).id
-    return f"{name}: record {before + index + 1} ({identifier})"
+def _place(block: RecordBlock, index: int, name: str, before: int) -> str:
+    return f"{name}: record {before + index + 1} ({block.headers[index].id})"

@@ -1,26 +1,28 @@
-"""Records of any input in blocks: cut by one process, parsed by many."""
+"""Records of any input in blocks: cut by one process, parsed by many.
 
+The input is FASTA, UniRef XML, or a UniProt release archive, out of which UniRef50 is streamed.
+"""
+
+import logging
 import re
+import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
+from pathlib import PurePosixPath
 from typing import Final, Literal
 
 from esm1b.errors import UserError
-from esm1b.sequences.archive import is_archive, open_uniref50
-from esm1b.sequences.compressed import DamagedInputError
-from esm1b.sequences.fasta import cut_fasta, parse_fasta
-from esm1b.sequences.header import Header, parse_header
-from esm1b.sequences.input_file import InputFile
-from esm1b.sequences.prefetch import prefetch
-from esm1b.sequences.uniref_entries import parse_entries
-from esm1b.sequences.uniref_xml import cut_uniref_xml
+from esm1b.sequences.compressed import ChunkReader, DamagedInputError, decompressed_chunks
+from esm1b.sequences.fasta import UTF8_MARK, cut_fasta, parse_fasta
+from esm1b.sequences.header import RecordBlock
+from esm1b.sequences.input_file import CHUNK_BYTES, InputFile, prefetch
+from esm1b.sequences.uniref_xml import cut_uniref_xml, parse_entries
 
-# What one step of the pipeline works on; larger blocks are no faster.
-_BLOCK_BYTES: Final = 4 << 20
-# Enough of an input to tell what it is.
-_START_BYTES: Final = 1024
-_UTF8_MARK: Final = b"\xef\xbb\xbf"
+_log = logging.getLogger(__name__)
+
+_START_BYTES: Final = 1024  # enough of an input to tell its format
 _HTML: Final = re.compile(rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _OTHER_FORMATS: Final = {
     b"\x1f\x8b": "gzip data within gzip data",
@@ -30,20 +32,20 @@ _OTHER_FORMATS: Final = {
     b"PK\x03\x04": "a zip archive",
     b"PAR1": "Parquet",
 }
-_EXPECTED: Final = (
-    "expected FASTA, UniRef XML or a UniProt release archive, plain or gzip-compressed"
+# The archive of a release has `uniref50.tar` (in uniref2018_03.tar.gz after uniref100.tar and
+# uniref90.tar), and that has `uniref50.xml.gz`.
+_UNIREF50: Final = re.compile(r"uniref50\.(tar|xml|fasta)(\.gz)?")
+_EXPECTED_MEMBER: Final = (
+    "expected a whole archive with uniref50.tar, uniref50.xml.gz or uniref50.fasta.gz"
 )
+_TAR_BYTES: Final = 1 << 18  # read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawBlock:
-    """Some whole consecutive records of an input, not yet parsed.
+    """Whole consecutive records of an input, and the number of its records before them.
 
-    Attributes:
-        text: the records; FASTA with lines ending in LF, or XML in UTF-8.
-        kind: what they are written in.
-        source: the input's name, for messages.
-        first_record: records of this input before the block.
+    The text is FASTA with lines ending in LF, or XML in UTF-8; `source` is the input's name.
     """
 
     text: bytes
@@ -52,76 +54,43 @@ class RawBlock:
     first_record: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordBlock:
-    """Some consecutive records.
-
-    Attributes:
-        headers: what is known of each record.
-        sequences: one per header, without white space, otherwise as written.
-    """
-
-    headers: list[Header]
-    sequences: list[bytes]
-
-
-def raw_blocks(file: InputFile, block_bytes: int = _BLOCK_BYTES) -> Iterator[RawBlock]:
+def raw_blocks(file: InputFile, block_bytes: int = CHUNK_BYTES) -> Iterator[RawBlock]:
     """Yield the records of `file` in blocks of about `block_bytes` bytes of text.
 
-    What the input is (FASTA, UniRef XML, or an archive with either for UniRef50) is told by its
-    content. Cheap, so that one process can feed many that call `parse_block`.
+    The content tells what the input is: FASTA, UniRef XML, or an archive with either for UniRef50.
+    Cheap, so that one process can feed many that call `parse_block`.
 
     Raises:
-        UserError: the file is of no known kind, is empty, is cut short, or holds a record so long
-            that it cannot be a protein; the message names the file and the place.
+        UserError: the file is of no known kind, is empty, is cut short, or holds a record too long
+            for a protein; the message names the file and the place.
     """
-    chunks = prefetch(file.chunks(block_bytes))
-    yield from _blocks(chunks, file.name, block_bytes)
+    return cut_blocks(file.chunks(block_bytes), file.name, block_bytes)
 
 
-def _blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
-    start, whole = _peeked(chunks)
-    if is_archive(start):
-        yield from _archived_blocks(whole, name, block_bytes)
-        return
-    for magic, what in _OTHER_FORMATS.items():
-        if start.startswith(magic):
-            raise UserError(f"{name}: {what}; {_EXPECTED}")
-    text = start.removeprefix(_UTF8_MARK).lstrip()
-    if _HTML.match(text):
-        raise UserError(f"{name}: a web page (HTML); {_EXPECTED}")
-    kind: Literal["fasta", "uniref-xml"] = "uniref-xml" if text.startswith(b"<") else "fasta"
-    cut = cut_uniref_xml if kind == "uniref-xml" else cut_fasta
-    for first_record, block in cut(whole, name):
-        yield RawBlock(text=block, kind=kind, source=name, first_record=first_record)
-
-
-def _peeked(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """Return the start of a stream, and all of it; damage comes out at its place in that."""
+def cut_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
+    """Yield the records of a decompressed stream; see `raw_blocks`."""
     start = b""
     try:
         while len(start) < _START_BYTES and (chunk := next(chunks, b"")):
             start += chunk
     except DamagedInputError as error:
-        return start, chain([start], _raising(error))
-    return start, chain([start], chunks)
-
-
-def _raising(error: Exception) -> Iterator[bytes]:
-    yield b""
-    raise error
-
-
-def _archived_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
-    """Yield the blocks of the archive's UniRef50, and no more of the archive than its end."""
-    try:
-        member, content = open_uniref50(chunks, name, block_bytes)
-        yield from _blocks(prefetch(content), f"{name}: {member}", block_bytes)
-        # A release archive ends here, but for padding: then its checksum is checked, too.
-        for _ in islice(chunks, 1):
-            pass
-    except DamagedInputError as error:
-        raise UserError(f"{name}: {error}; expected {error.expected}") from error
+        chunks = _raising(error)  # after the records before the damage
+    whole = chain([start], chunks)
+    if start[257:262] == b"ustar":  # in the first member's header (POSIX.1-1988)
+        yield from _archived_blocks(whole, name, block_bytes)
+        return
+    text = start.removeprefix(UTF8_MARK).lstrip()
+    others = [what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)]
+    others += ["a web page (HTML)"] * bool(_HTML.match(text))
+    if others:
+        raise UserError(
+            f"{name}: {others[0]}; expected FASTA, UniRef XML or a UniProt release archive, plain "
+            "or gzip-compressed"
+        )
+    kind: Literal["fasta", "uniref-xml"] = "uniref-xml" if text.startswith(b"<") else "fasta"
+    cut = cut_uniref_xml if kind == "uniref-xml" else cut_fasta
+    for first_record, block in cut(whole, name):
+        yield RawBlock(text=block, kind=kind, source=name, first_record=first_record)
 
 
 def parse_block(block: RawBlock) -> RecordBlock:
@@ -131,8 +100,63 @@ def parse_block(block: RawBlock) -> RecordBlock:
         UserError: a record has no id, or its XML is wrong; the message names the input and the
             record.
     """
-    if block.kind == "uniref-xml":
-        headers, sequences = parse_entries(block.text, block.source, block.first_record)
-        return RecordBlock(headers=headers, sequences=sequences)
-    lines, sequences = parse_fasta(block.text, block.source, block.first_record)
-    return RecordBlock(headers=[parse_header(line) for line in lines], sequences=sequences)
+    parse = parse_entries if block.kind == "uniref-xml" else parse_fasta
+    return parse(block.text, block.source, block.first_record)
+
+
+def _raising(error: Exception) -> Iterator[bytes]:
+    yield b""
+    raise error
+
+
+def _archived_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
+    """Yield the blocks of the archive's UniRef50; what follows it in the archive is not read."""
+    try:
+        member, content = _open_uniref50(chunks, name, block_bytes)
+        yield from cut_blocks(prefetch(content), f"{name}: {member}", block_bytes)
+        # A release archive ends here, but for padding: one more chunk checks its checksum.
+        next(chunks, None)
+    except DamagedInputError as error:
+        raise error.for_user(name) from error
+
+
+def _open_uniref50(chunks: Iterator[bytes], name: str, size: int) -> tuple[str, Iterator[bytes]]:
+    """Return the name and the content of the first member of an archive that is UniRef50's.
+
+    Nothing is written to disk; the members before it are skipped. The content is decompressed, in
+    chunks of `size` bytes.
+
+    Raises:
+        UserError: there is no such member, or one has a name that leads out of the archive.
+        DamagedInputError: the archive is cut short or corrupt; the content raises it too.
+    """
+    found: list[str] = []
+    with _damage_reported():
+        # not closed here: the content is read after this function returns
+        archive = tarfile.open(  # type: ignore[call-overload]  # a stream needs only `read`  # noqa: SIM115
+            fileobj=ChunkReader(chunks), mode="r|", bufsize=_TAR_BYTES
+        )
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise UserError(
+                    f"{name}: member {member.name!r} leads out of the archive; expected plain names"
+                )
+            if member.isfile() and _UNIREF50.fullmatch(path.name.lower()):
+                read = _damage_reported()(archive.extractfile(member).read)
+                return member.name, decompressed_chunks(read, size)
+            _log.info("%s: passing over %s (%d bytes)", name, member.name, member.size)
+            found.append(member.name)
+    shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+    raise UserError(f"{name}: an archive of {shown or 'nothing'}; {_EXPECTED_MEMBER}")
+
+
+@contextmanager
+def _damage_reported() -> Iterator[None]:
+    """Raise the errors of `tarfile` in this block, or this function, as `DamagedInputError`."""
+    try:
+        yield
+    except (tarfile.TarError, ValueError) as error:
+        raise DamagedInputError(
+            "the tar archive ends early or is corrupt", expected="a complete .tar file"
+        ) from error

@@ -1,4 +1,4 @@
-"""Keyed hashes, which decide where a record goes whatever the other records are."""
+"""Keyed hashes: they place a record in a corpus independently of all other records."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,30 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-# Fixed for good: other keys would move the held-out sequences of every corpus, and shuffle it.
+# Never change them: other keys would move the held-out sequences of every corpus, and shuffle it.
 SEQUENCE_KEY: Final = b"esm1b validation split"
 SAMPLE_KEY: Final = b"esm1b sample"
 _ID_KEY: Final = b"esm1b corpus order"
 
 _WORD: Final = 8
 _LONGEST_ID: Final = 128
-# `[9]` what to keep of a word of which 0 to 8 bytes, the lowest, count
+# `[9]` mask of the lowest 0 to 8 bytes of a word
 _MASKS: Final = np.array([2 ** (8 * size) - 1 for size in range(_WORD + 1)], np.uint64)
 
 
 def sequence_hashes(sequences: Iterable[bytes]) -> NDArray[np.uint64]:
     """Return the 64-bit keyed hash of each cleaned sequence, uniform over the whole range."""
-    return _hashes(sequences, seed(SEQUENCE_KEY))
+    return _hashes(sequences, SEQUENCE_KEY)
 
 
 def sample_hashes(sequences: Iterable[bytes]) -> NDArray[np.uint64]:
     """Return another hash of each cleaned sequence, which decides whether it is in a sample."""
-    return _hashes(sequences, seed(SAMPLE_KEY))
-
-
-def seed(key: bytes) -> int:
-    """Return what a key makes the hash begin with: its BLAKE2b digest of eight bytes."""
-    return int.from_bytes(hashlib.blake2b(key, digest_size=_WORD).digest(), "big")
+    return _hashes(sequences, SAMPLE_KEY)
 
 
 def id_hashes(
@@ -43,43 +38,47 @@ def id_hashes(
     for all ids at once, which is faster than a call for each.
 
     Args:
-        text: holds the ids.
-        starts: `[ids]` where each begins.
-        lengths: `[ids]`, in bytes.
+        text: all ids.
+        starts: `[ids]` place of each id in `text`.
+        lengths: `[ids]` bytes of each id.
     """
-    padded = text + bytes(_WORD)
-    # the eight bytes from every place on, as little-endian numbers
-    words = np.ndarray(len(text) + 1, "<u8", padded, strides=(1,))
-    hashes = _mixed(lengths.astype(np.uint64) ^ np.uint64(seed(_ID_KEY)))
+    start = _seed(_ID_KEY)
+    # the eight bytes from every place, as little-endian numbers
+    words = np.ndarray(len(text) + 1, "<u8", text + bytes(_WORD), strides=(1,))
+    hashes = _mixed(lengths.astype(np.uint64) ^ np.uint64(start))
     for place in range(0, min(int(lengths.max(initial=0)), _LONGEST_ID), _WORD):
         rest = lengths - place
         word = words[np.minimum(starts + place, len(text))]
         word &= _MASKS.take(rest, mode="clip")
         hashes = np.where(rest > 0, _mixed(hashes ^ word), hashes)
     for number in np.flatnonzero(lengths > _LONGEST_ID).tolist():
-        start = int(starts[number])
-        name = text[start : start + int(lengths[number])]
-        hashes[number] = xxh3_64_intdigest(name, seed(_ID_KEY))
+        name = text[starts[number] : starts[number] + lengths[number]]
+        hashes[number] = xxh3_64_intdigest(name, start)
     return hashes
 
 
 def joined(ids: Sequence[bytes]) -> tuple[bytes, NDArray[np.int64], NDArray[np.int32]]:
-    """Return one text with all `ids`, and where they begin and how long they are."""
+    """Return one text with all `ids`, and their places and lengths; see `id_hashes`."""
     lengths = np.array([len(name) for name in ids], dtype=np.int32)
     return b"".join(ids), np.cumsum(lengths, dtype=np.int64) - lengths, lengths
 
 
 def below(hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
-    """Return which hashes are in the lowest `fraction` (above 0, below 1) of their range."""
+    """Return a mask of the hashes in the lowest `fraction` (above 0, below 1) of their range."""
     return np.less(hashes, np.uint64(int(fraction * 2**64)))
 
 
-def _hashes(values: Iterable[bytes], start: int) -> NDArray[np.uint64]:
+def _seed(key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key, digest_size=_WORD).digest(), "big")
+
+
+def _hashes(values: Iterable[bytes], key: bytes) -> NDArray[np.uint64]:
+    start = _seed(key)
     return np.array([xxh3_64_intdigest(value, start) for value in values], dtype=np.uint64)
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return values in which every bit depends on every bit of those given, one to one.
+    """Return a permutation of the 64-bit numbers in which every bit depends on all bits.
 
     The finaliser of SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2714064.2660195), with
     the constants of Stafford's "Mix13".

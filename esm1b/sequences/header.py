@@ -1,15 +1,10 @@
-"""What a FASTA header line or a UniRef entry says of a record."""
+"""The fields of a record, from a FASTA header line or a UniRef entry."""
 
-import re
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-_MEMBERS_DIGITS: Final = 9  # fits 32 bits
-_TAXON_DIGITS: Final = 18  # fits 64 bits
-# A complete UniRef header with no '=' but its tags': nearly all are, and it is read twice as fast.
-_COMPLETE: Final = re.compile(
-    r"(\S+) (?=\S)([^=]*[^=\s]) n=([0-9]{1,9}) Tax=(?=\S)([^=]*[^=\s]) "
-    r"TaxID=([0-9]{1,18}) RepID=(\S+)"
-)
+MEMBER_DIGITS: Final = 9  # fits 32 bits
+TAXON_DIGITS: Final = 18  # fits 64 bits
 
 
 class Header(NamedTuple):
@@ -27,57 +22,39 @@ class Header(NamedTuple):
     representative_id: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordBlock:
+    """Some consecutive records; sequences are without white space, otherwise as written."""
+
+    headers: list[Header]
+    sequences: list[bytes]
+
+
 def parse_header(line: str) -> Header:
     """Return the fields of a non-empty header line without `>` and without white space around it.
 
     The id is the first word. UniRef's tags count at the end of the line, in UniRef's order, each
-    one optional; what stands before them is the name.
+    one optional; the text before them is the name.
     """
-    if complete := _COMPLETE.fullmatch(line):
-        first, name, members, taxon, taxon_id, representative = complete.groups()
-        return Header(first, name, int(members), taxon, int(taxon_id), representative)
-    return _parse_tags(line)
+    identifier, *others = line.split(None, 1)
+    name = " " + others[0] if others else ""
+    values: dict[str, str] = {}
+    for tag in ("RepID", "TaxID", "Tax", "n"):  # from the end of the line
+        before, found, value = name.rpartition(f" {tag}=")
+        # a text after "n=" that is not a number is part of the name
+        if found and (tag != "n" or _integer(value.strip(), MEMBER_DIGITS) is not None):
+            name, values[tag] = before, value.strip()
+    return header_of(identifier, name, *map(values.get, ("n", "Tax", "TaxID", "RepID")))
 
 
-def header_of(
-    identifier: str,
-    name: str | None,
-    members: str | None,
-    taxon: str | None,
-    taxon_id: str | None,
-    representative: str | None,
-) -> Header:
-    """Return the fields given as text; what is empty, or no number where one belongs, is None."""
-    return Header(
-        identifier,
-        _text(name),
-        _integer(members, _MEMBERS_DIGITS),
-        _text(taxon),
-        _integer(taxon_id, _TAXON_DIGITS),
-        _text(representative),
-    )
+def header_of(identifier: str, *texts: str | None) -> Header:
+    """Return a header from the text of its fields, in the order of `Header`.
 
-
-def _parse_tags(line: str) -> Header:
-    first, *others = line.split(None, 1)
-    rest = " " + others[0] if others else ""
-    rest, representative = _tag(rest, " RepID=")
-    rest, taxon_id = _tag(rest, " TaxID=")
-    rest, taxon = _tag(rest, " Tax=")
-    name, members = _tag(rest, " n=")
-    if members is not None and _integer(members, _MEMBERS_DIGITS) is None:
-        name, members = rest, None  # no tag but a part of the name
-    return header_of(first, name, members, taxon, taxon_id, representative)
-
-
-def _tag(text: str, key: str) -> tuple[str, str | None]:
-    """Return what stands before and after the last `key`."""
-    before, found, value = text.rpartition(key)
-    return (before, value.strip()) if found else (text, None)
-
-
-def _text(value: str | None) -> str | None:
-    return (value and value.strip()) or None
+    An empty text, or one that is not a number where one belongs, becomes None.
+    """
+    name, taxon, representative = ((text and text.strip()) or None for text in texts[::2])
+    members, taxon_id = _integer(texts[1], MEMBER_DIGITS), _integer(texts[3], TAXON_DIGITS)
+    return Header(identifier, name, members, taxon, taxon_id, representative)
 
 
 def _integer(value: str | None, digits: int) -> int | None:

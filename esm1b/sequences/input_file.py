@@ -3,7 +3,9 @@
 import hashlib
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -11,17 +13,15 @@ from esm1b.errors import UserError
 from esm1b.sequences.compressed import decompressed_chunks
 
 STANDARD_INPUT: Final = "-"
-
-_CHUNK_BYTES: Final = 1 << 20
+# Large enough that NumPy's overhead per block does not count, small enough to stay in the cache.
+CHUNK_BYTES: Final = 1 << 20
 
 
 class InputFile:
-    """One input, read once from start to end.
-
-    Whether it is compressed is told by its content, not by its name.
+    """One input, read once from start to end; its content tells whether it is compressed.
 
     Attributes:
-        name: as the user gave it; `-` is standard input.
+        name: path as the user gave it, or "standard input" for `-`.
         bytes_read: bytes read so far, before decompression.
         size: bytes of the file before decompression, or None for standard input.
     """
@@ -41,18 +41,21 @@ class InputFile:
             if self._path.is_dir():
                 raise UserError(f"{name}: is a directory; expected a file")
 
-    def chunks(self, size: int = _CHUNK_BYTES) -> Iterator[bytes]:
-        """Yield the decompressed content in pieces of `size` to 2 `size` bytes (the last: fewer).
+    def chunks(self, size: int = CHUNK_BYTES) -> Iterator[bytes]:
+        """Yield the decompressed content in chunks of `size` to 2 `size` bytes; the last: fewer.
 
         Raises:
             UserError: the file cannot be read.
             DamagedInputError: the compressed data ends early or is corrupt.
         """
-        with self._open() as file:
-            yield from decompressed_chunks(lambda limit: self._read(file, limit), size)
+        try:
+            with self._path.open("rb") if self._path else nullcontext(sys.stdin.buffer) as file:
+                yield from prefetch(decompressed_chunks(partial(self._read, file), size))
+        except OSError as error:
+            raise UserError(f"{self.name}: {error.strerror}; expected a file to read") from error
 
     def identity(self) -> dict[str, Any]:
-        """Return name without folder, size and SHA-256, once all that is needed has been read.
+        """Return name without folder, size and SHA-256, after all necessary data has been read.
 
         The digest is None if that was not all of the file: a release archive is read up to the end
         of its UniRef50.
@@ -63,20 +66,22 @@ class InputFile:
             "sha256": self._digest.hexdigest() if self._ended else None,
         }
 
-    def _open(self) -> AbstractContextManager[BinaryIO]:
-        if self._path is None:
-            return nullcontext(sys.stdin.buffer)
-        try:
-            return self._path.open("rb")
-        except OSError as error:
-            raise UserError(f"{self.name}: {error.strerror}; expected a file to read") from error
-
     def _read(self, file: BinaryIO, size: int) -> bytes:
-        try:
-            data = file.read(size)
-        except OSError as error:
-            raise UserError(f"{self.name}: {error.strerror}; expected a file to read") from error
+        data = file.read(size)
         self.bytes_read += len(data)
         self._digest.update(data)
         self._ended = not data
         return data
+
+
+def prefetch(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield `chunks` while a thread makes the next one.
+
+    Decompression and digests release the interpreter's lock. An error raised by `chunks` comes out
+    at its place in the order.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        following = pool.submit(next, chunks, None)
+        while (chunk := following.result()) is not None:
+            following = pool.submit(next, chunks, None)
+            yield chunk

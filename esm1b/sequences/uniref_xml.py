@@ -1,45 +1,81 @@
-"""UniRef XML of any size cut into blocks of whole entries."""
+"""UniRef XML of any size: cut into blocks of whole entries, and read as records.
+
+Entries are read by a pattern where they look as usual, else by a parser.
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
+from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
+from xml.sax.saxutils import unescape
 
 from esm1b.errors import UserError
+from esm1b.sequences.cleaning import WHITE_SPACE
 from esm1b.sequences.compressed import DamagedInputError
-from esm1b.sequences.uniref_entries import ENTRY_END
+from esm1b.sequences.fasta import LONGEST_RECORD
+from esm1b.sequences.header import Header, RecordBlock, header_of
 
 _ENTRY_START: Final = b"<entry"
+_ENTRY_END: Final = b"</entry>"
 _MEMBER_END: Final = b"</member>"
-# What stands before the first entry takes some 300 bytes.
-_LONGEST_HEAD: Final = 1 << 20
+_LONGEST_HEAD: Final = 1 << 20  # the text before the first entry takes some 300 bytes
 # The largest clusters have a hundred thousand members, at some 700 bytes each: an entry that grows
 # beyond this is passed on in parts.
 _LARGE_ENTRY: Final = 1 << 22
-# As for FASTA: far above the longest known protein.
-_LONGEST_RECORD: Final = 1 << 26
 _ENCODINGS: Final = ("utf-8", "us-ascii", "iso-8859-1")
-_ROOT: Final = re.compile("UniRef(50|90|100)")
-_CUT_SHORT: Final = (
-    expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS],
-    expat.errors.codes[expat.errors.XML_ERROR_UNCLOSED_TOKEN],
-    expat.errors.codes[expat.errors.XML_ERROR_PARTIAL_CHAR],
+_CUT_SHORT: Final = ("no element found", "unclosed token", "partial character")  # in expat's words
+
+# UniRef's files write every entry alike (https://www.uniprot.org/docs/uniref.xsd), which one
+# pattern checks to the last byte, four times as fast as expat reads it. To expat it leaves what
+# takes thought: other attributes, quotes or order, comments, bytes beyond printable ASCII.
+_SPACE: Final = r"[ \t\r\n]*"
+_VALUE: Final = r'"[ !#-;=-~]*"'
+_KEPT_VALUE: Final = r'"([ !#-;=-~]*)"'
+_PROPERTIES: Final = rf"(?:<property\ type={_VALUE}\ value={_VALUE}/>{_SPACE})*"
+_MEMBERS_PATTERN: Final = rf"""
+    (?:<member>{_SPACE}
+      <dbReference\ type={_VALUE}\ id={_VALUE}>{_SPACE}{_PROPERTIES}</dbReference>{_SPACE}
+      (?:<sequence\ length={_VALUE}\ checksum={_VALUE}>[A-Z \t\r\n]*</sequence>{_SPACE})?
+    </member>{_SPACE})*
+"""
+_ENTRY: Final = re.compile(
+    rf"""
+    {_SPACE}<entry\ id={_KEPT_VALUE}\ updated={_VALUE}>{_SPACE}
+    <name>([ -;=?-~]*)</name>{_SPACE}
+    <property\ type="member\ count"\ value={_KEPT_VALUE}/>{_SPACE}
+    (?:<property\ type="common\ taxon"\ value={_KEPT_VALUE}/>{_SPACE})?
+    (?:<property\ type="common\ taxon\ ID"\ value={_KEPT_VALUE}/>{_SPACE})?
+    (?:<property\ type="GO\ [A-Za-z ]+"\ value={_VALUE}/>{_SPACE})*
+    <representativeMember>{_SPACE}
+      <dbReference\ type={_VALUE}\ id={_KEPT_VALUE}>{_SPACE}{_PROPERTIES}</dbReference>{_SPACE}
+      <sequence\ length={_KEPT_VALUE}\ checksum={_VALUE}>([A-Z \t\r\n]*)</sequence>{_SPACE}
+    </representativeMember>{_SPACE}
+    {_MEMBERS_PATTERN}
+    </entry>
+    """.encode(),
+    re.VERBOSE,
 )
+# The remaining members of an entry that was cut for its size.
+_MEMBERS: Final = re.compile((_SPACE + _MEMBERS_PATTERN).encode(), re.VERBOSE)
+# An ampersand that begins none of XML's own references.
+_OTHER_REFERENCE: Final = re.compile(rb"&(?!(?:amp|lt|gt|quot|apos);)")
+_QUOTES: Final = {"&quot;": '"', "&apos;": "'"}
+
+# An entry as written: its texts, None where it has none (id, name, member count, common taxon and
+# its id, id of the representative member, length of the sequence), and its sequence.
+_Entry = tuple[Sequence[str | None], bytes]
 
 
 def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]:
     """Cut UniRef XML where entries end.
 
-    This process reads with expat what stands around the entries, so that all of the XML has been
-    checked once `parse_entries` has read the blocks. Of a very large entry, the members come in
+    This process reads the text around the entries with expat, so that all of the XML has been
+    checked once `parse_entries` has read the blocks. The members of a very large entry come in
     blocks of their own.
 
-    Args:
-        chunks: the XML, cut anywhere.
-        name: the input's name, for messages.
-
     Yields:
-        How many entries stand before, and whole entries of about a chunk's size, as UTF-8.
+        The number of entries before the block, and whole entries of about a chunk's size, as UTF-8.
 
     Raises:
         UserError: it is not UniRef XML, has a document type declaration (and with it entities), is
@@ -48,55 +84,86 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
     frame = _Frame(name)
     records = 0
     text = b""
-    parted = False  # the entry that `text` goes on with has been passed on in part
+    parted = False  # whether the beginning of the entry at the start of `text` has been passed on
     try:
         for chunk in chunks:
             if b"\0" in chunk:
-                raise UserError(
-                    f"{name}: a NUL byte after {records} complete entries; expected XML as text"
-                )
+                problem = f"a NUL byte after {records} complete entries"
+                raise frame.error(f"{problem}; expected XML as text")
             text += frame.recoded(chunk)
-            if not frame.opened:
+            if not frame.root:
                 text = frame.open(text)
-            if parted and (end := text.find(ENTRY_END)) >= 0:
+            if parted and (end := text.find(_ENTRY_END)) >= 0:
                 yield records - 1, text[:end]
-                text = text[end + len(ENTRY_END) :]
+                text = text[end + len(_ENTRY_END) :]
                 parted = False
-            if not parted and (end := text.rfind(ENTRY_END)) >= 0:
-                end += len(ENTRY_END)
+            if not parted and (end := text.rfind(_ENTRY_END)) >= 0:
+                end += len(_ENTRY_END)
                 yield records, text[:end]
-                records += text.count(ENTRY_END, 0, end)
+                records += text.count(_ENTRY_END, 0, end)
                 text = text[end:]
             elif len(text) > _LARGE_ENTRY and (end := text.rfind(_MEMBER_END)) >= 0:
                 end += len(_MEMBER_END)
-                if parted:
-                    yield records - 1, text[:end]
-                else:
-                    yield records, text[:end] + ENTRY_END
-                    records += 1
-                    parted = True
+                yield records - parted, text[:end] + (b"" if parted else _ENTRY_END)
+                records += not parted
+                parted = True
                 text = text[end:]
-            elif len(text) > _LONGEST_RECORD:
-                raise UserError(
-                    f"{name}: entry {records + 1}: longer than {_LONGEST_RECORD} characters; "
-                    "expected protein sequences"
-                )
+            elif len(text) > LONGEST_RECORD:
+                problem = f"entry {records + 1}: longer than {LONGEST_RECORD} characters"
+                raise frame.error(f"{problem}; expected protein sequences")
     except DamagedInputError as error:
-        raise UserError(
-            f"{name}: {error} after {records - parted} complete entries; expected {error.expected}"
-        ) from error
-    if parted or (frame.opened and _ENTRY_START in text):
-        raise UserError(frame.ends_early(records - parted))
+        raise error.for_user(name, f" after {records - parted} complete entries") from error
+    if parted or (frame.root and _ENTRY_START in text):
+        raise frame.ends_early(records - parted)
     frame.close(text, records)
 
 
+def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
+    """Return the records of a block that `cut_uniref_xml` made.
+
+    Headers are as in the FASTA file of the same release; the sequence is that of the
+    representative member, and empty where an entry has none.
+
+    Raises:
+        UserError: the XML is not well-formed, an entry has no id, or a sequence does not have the
+            length written beside it.
+    """
+    block = RecordBlock(headers=[], sequences=[])
+    plain = not _OTHER_REFERENCE.search(text)
+    if plain and _MEMBERS.fullmatch(text):
+        return block
+    position = 0
+    try:
+        while position < len(text):
+            match = _ENTRY.match(text, position)
+            found = text.find(_ENTRY_END, position)
+            end = match.end() if match else found + len(_ENTRY_END) if found >= 0 else len(text)
+            if match and (plain or not _OTHER_REFERENCE.search(text, position, end)):
+                *values, residues = match.groups()
+                entries: list[_Entry] = [([_unescaped(value) for value in values], residues)]
+            else:
+                entries = _read(text[position:end])
+            for entry in entries:
+                header, sequence = _record(entry)
+                block.headers.append(header)
+                block.sequences.append(sequence)
+            position = end
+    except _FaultyEntryError as fault:
+        number = first_record + len(block.headers) + 1
+        raise UserError(f"{name}: entry {number}{fault}") from fault
+    return block
+
+
 class _Frame:
-    """What stands around the entries: XML declaration, root element, end."""
+    """Reads the XML around the entries: declaration, root element, end.
+
+    Attributes:
+        root: name of the root element, empty before the first entry.
+    """
 
     def __init__(self, name: str) -> None:
-        self.opened = False
+        self.root = ""
         self._name = name
-        self._root = ""
         self._latin = False
         self._parser = expat.ParserCreate()
         self._parser.XmlDeclHandler = self._declaration
@@ -109,14 +176,13 @@ class _Frame:
         return chunk.decode("latin-1").encode() if self._latin and not chunk.isascii() else chunk
 
     def open(self, text: bytes) -> bytes:
-        """Read the head if it is all there; return what is left of `text`, as UTF-8."""
+        """Read the head if `text` has all of it; return the rest of `text`, as UTF-8."""
         start = text.find(_ENTRY_START)
         if start < 0 and len(text) <= _LONGEST_HEAD:
             return text
         self._parse(text[:start] if start >= 0 else text, 0)
-        if not self._root or start < 0:
-            raise UserError(f"{self._name}: no entry after {len(text)} bytes; expected UniRef XML")
-        self.opened = True
+        if not self.root or start < 0:
+            raise self.error(f"no entry after {len(text)} bytes; expected UniRef XML")
         return self.recoded(text[start:])
 
     def close(self, text: bytes, records: int) -> None:
@@ -124,50 +190,110 @@ class _Frame:
         self._parse(text, records)
         self._parse(b"", records)
         if not records:
-            raise UserError(f"{self._name}: no entry; expected UniRef XML with entries")
+            raise self.error("no entry; expected UniRef XML with entries")
 
-    def ends_early(self, records: int) -> str:
-        """Return the message for XML that is cut short."""
-        root = self._root or "UniRef50"
-        return (
-            f"{self._name}: the XML ends early after {records} complete entries; expected </{root}>"
-        )
+    def error(self, problem: str) -> UserError:
+        """Return the error that names the input and a problem with it."""
+        return UserError(f"{self._name}: {problem}")
+
+    def ends_early(self, records: int) -> UserError:
+        """Return the error for XML that is cut short."""
+        end = f"</{self.root or 'UniRef50'}>"
+        return self.error(f"the XML ends early after {records} complete entries; expected {end}")
 
     def _parse(self, text: bytes, records: int) -> None:
         try:
             self._parser.Parse(text, not text)
         except expat.ExpatError as error:
-            if error.code in _CUT_SHORT:
-                raise UserError(self.ends_early(records)) from error
-            raise UserError(
-                f"{self._name}: after {records} complete entries: "
-                f"{expat.ErrorString(error.code)}; expected well-formed UniRef XML"
-            ) from error
+            problem = expat.ErrorString(error.code)
+            if problem in _CUT_SHORT:
+                raise self.ends_early(records) from error
+            expected = "expected well-formed UniRef XML"
+            raise self.error(f"after {records} complete entries: {problem}; {expected}") from error
 
     def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
         if encoding and encoding.lower() not in _ENCODINGS:
-            raise UserError(
-                f"{self._name}: encoding {encoding!r}; expected one of {', '.join(_ENCODINGS)}"
-            )
-        self._latin = encoding is not None and encoding.lower() == "iso-8859-1"
+            raise self.error(f"encoding {encoding!r}; expected one of {', '.join(_ENCODINGS)}")
+        self._latin = (encoding or "").lower() == "iso-8859-1"
 
     def _document_type(self, root: str, *_: object) -> None:
-        raise UserError(
-            f"{self._name}: a document type declaration (DOCTYPE {root}), which can define "
-            "entities; expected UniRef XML, which has none"
+        raise self.error(
+            f"a document type declaration (DOCTYPE {root}), which can define entities; "
+            "expected UniRef XML, which has none"
         )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
-        if self._root:
-            raise UserError(f"{self._name}: element {tag!r} beside the entries; expected entries")
-        if not _ROOT.fullmatch(tag):
-            raise UserError(
-                f"{self._name}: root element {tag!r}; expected UniRef50, as in uniref50.xml"
-            )
-        self._root = tag
+        if self.root:
+            raise self.error(f"element {tag!r} beside the entries; expected entries")
+        if tag not in ("UniRef50", "UniRef90", "UniRef100"):
+            raise self.error(f"root element {tag!r}; expected UniRef50, as in uniref50.xml")
+        self.root = tag
 
     def _characters(self, text: str) -> None:
-        if text.strip():
-            raise UserError(
-                f"{self._name}: text {text.strip()[:40]!r} beside the entries; expected entries"
-            )
+        if shown := text.strip()[:40]:
+            raise self.error(f"text {shown!r} beside the entries; expected entries")
+
+
+class _FaultyEntryError(Exception):
+    """An entry cannot be used; the message continues the words "entry 1"."""
+
+
+def _unescaped(value: bytes | None) -> str | None:
+    text = None if value is None else value.decode("ascii")
+    return unescape(text, _QUOTES) if text and "&" in text else text
+
+
+def _record(entry: _Entry) -> tuple[Header, bytes]:
+    (identifier, name, *others, length), residues = entry
+    if not identifier or len(identifier.split()) != 1:
+        raise _FaultyEntryError(f": id {identifier!r}; expected one word")
+    sequence = residues.translate(None, WHITE_SPACE)
+    if length is not None and length != str(len(sequence)):
+        raise _FaultyEntryError(
+            f" ({identifier}): a sequence of {len(sequence)} residues with length {length!r}; "
+            "expected them to agree"
+        )
+    cluster = name and name.strip().removeprefix("Cluster: ")
+    return header_of(identifier, cluster, *others), sequence
+
+
+def _read(text: bytes) -> list[_Entry]:
+    """Return the entries of `text`, read by expat."""
+    tree = TreeBuilder()
+    parser = expat.ParserCreate("UTF-8")
+    parser.StartElementHandler, parser.EndElementHandler = tree.start, tree.end
+    parser.CharacterDataHandler = tree.data
+    problem = ""
+    try:
+        parser.Parse(b"<UniRef>%b</UniRef>" % text, True)
+    except expat.ExpatError as error:
+        problem = expat.ErrorString(error.code)
+    else:
+        entries = tree.close()
+        between = "".join([entries.text or "", *(child.tail or "" for child in entries)]).strip()
+        others = [child.tag for child in entries if child.tag not in ("entry", "member")]
+        if others:
+            problem = f"element {others[0]!r} where an entry belongs"
+        elif between:
+            problem = f"text {between[:40]!r} between entries"
+    if problem:
+        found = re.search(rb"<entry[^>]*\sid=[\"']([^\"'<>]*)", text)
+        # on one line, although damaged text may hold anything
+        identifier = f" ({' '.join(found[1].decode('utf-8', 'replace').split())})" if found else ""
+        raise _FaultyEntryError(f"{identifier}: {problem}; expected well-formed UniRef XML")
+    return [_taken(entry) for entry in entries.iterfind("entry")]
+
+
+def _taken(entry: Element) -> _Entry:
+    """Return the texts and the sequence of an entry, the first where it has several."""
+    attributes = {
+        "property[@type='member count']": "value",
+        "property[@type='common taxon']": "value",
+        "property[@type='common taxon ID']": "value",
+        "representativeMember/dbReference": "id",
+        "representativeMember/sequence": "length",
+    }
+    found = [(entry.find(path), key) for path, key in attributes.items()]
+    texts = [None if element is None else element.get(key) for element, key in found]
+    sequence = entry.findtext("representativeMember/sequence", "")
+    return [entry.get("id"), entry.findtext("name"), *texts], sequence.encode()

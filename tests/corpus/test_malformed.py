@@ -18,17 +18,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from esm1b.cli import main
-from esm1b.errors import UserError
-from esm1b.sequences.formats import parse_block, raw_blocks
-from esm1b.sequences.input_file import InputFile
-from tests.sequences.uniref_files import (
+from benchmarks.uniref_files import (
     draw_clusters,
     release_archive,
     tar,
     uniref_fasta,
     uniref_xml,
 )
+from esm1b.cli import main
+from esm1b.errors import UserError
+from esm1b.sequences.formats import parse_block, raw_blocks
+from esm1b.sequences.input_file import InputFile
 
 # Records of a second input, so that there is something on either side of the split.
 GOOD = b">good1\nMKTVRQG\n>good2\nKALTAISQP\n"

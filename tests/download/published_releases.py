@@ -11,25 +11,6 @@ from esm1b.download.download import download_release
 from esm1b.download.mirrors import Patience
 from tests.download.server import Fault, ReleaseServer, metalink
 
-__all__ = [
-    "ARCHIVE",
-    "ARCHIVE_METALINK",
-    "CURRENT",
-    "CURRENT_METALINK",
-    "FASTA",
-    "KIB_64",
-    "LIST",
-    "QUICK",
-    "RECORDS",
-    "UNAVAILABLE",
-    "WRONG",
-    "XML",
-    "check_nothing",
-    "check_whole",
-    "fetch",
-    "publish",
-]
-
 CURRENT = "/current_release/uniref/uniref50/uniref50.fasta.gz"
 CURRENT_METALINK = "/current_release/uniref/uniref50/RELEASE.metalink"
 ARCHIVE = "/previous_releases/release-2018_03/uniref/uniref2018_03.tar.gz"

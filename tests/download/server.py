@@ -11,8 +11,6 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-__all__ = ["Fault", "ReleaseServer", "Request", "dead_url", "metalink", "running_server"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:

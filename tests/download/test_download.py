@@ -180,7 +180,9 @@ def test_a_cut_validation_list(server: ReleaseServer, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [gzip.compress(IDS)[:-9], b"<html>not here</html>"])
 def test_a_damaged_validation_list(content: bytes, server: ReleaseServer, tmp_path: Path) -> None:
     server.files[LIST] = content
-    with pytest.raises(DownloadError, match=r"^ESM-1b validation list 2018_03: .*fetched twice"):
+    with pytest.raises(
+        DownloadError, match=r"^ESM-1b validation list 2018_03: .*failed verification twice"
+    ):
         fetch_list(tmp_path, server)
     check_nothing(tmp_path)
 

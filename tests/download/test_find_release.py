@@ -76,7 +76,7 @@ def test_a_given_digest(server: ReleaseServer, tmp_path: Path) -> None:
     other = f"sha256:{'0' * 64}"
     with pytest.raises(UserError, match=f"expected {'0' * 64}"):
         fetch(tmp_path, server, release="2026_03", digest=other)
-    with pytest.raises(DownloadError, match=f"expected {'0' * 64}; fetched twice"):
+    with pytest.raises(DownloadError, match=f"expected {'0' * 64}; failed verification twice"):
         fetch(tmp_path / "other", server, digest=other)
     check_nothing(tmp_path / "other")
 

@@ -44,9 +44,9 @@ UNIPROT = b"""<metalink xmlns="http://www.metalinker.org/" version="3.0">
 
 
 def test_the_form_that_uniprot_writes() -> None:
-    metalink = parse_metalink(UNIPROT)
-    assert metalink.version == "2026_03"
-    assert metalink.files == {
+    version, files = parse_metalink(UNIPROT)
+    assert version == "2026_03"
+    assert files == {
         "uniref50.fasta.gz": ListedFile(
             size=8780552383, digests={"md5": "0492e3cf4093276ae4319ba24d52514f"}
         ),
@@ -61,13 +61,13 @@ def test_the_form_that_uniprot_writes() -> None:
 
 
 def test_metalink_4() -> None:
-    metalink = parse_metalink(
+    version, files = parse_metalink(
         b'<metalink xmlns="urn:ietf:params:xml:ns:metalink"><file name="a.gz"><size>3</size>'
         b'<hash type="sha-1">a9993e364706816aba3e25717850c26c9cd0d89d</hash>'
         b'<hash type="whirlpool">abc</hash></file></metalink>'
     )
-    assert metalink.version is None
-    assert metalink.files == {
+    assert version is None
+    assert files == {
         "a.gz": ListedFile(size=3, digests={"sha1": "a9993e364706816aba3e25717850c26c9cd0d89d"})
     }
 

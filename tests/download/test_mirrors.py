@@ -4,10 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import requests
 
-from esm1b.download import mirrors as mirrors_module
-from esm1b.download.mirrors import FileChangedError, MirroredFile, NotOfferedError, Patience
+from esm1b.download.mirrors import FileChangedError, MirroredFile, MissingFileError, Patience
 from esm1b.errors import DownloadError
 from tests.download.published_releases import (
     CURRENT,
@@ -151,29 +149,9 @@ def test_a_redirect_to_another_protocol(
     check_whole(tmp_path, fetch(tmp_path, server, second))
 
 
-def test_a_redirect_out_of_https() -> None:
-    response = requests.Response()
-    response.status_code = 302
-    response.url = "https://ftp.uniprot.org/a"
-    session = mirrors_module._Session()
-    for target, allowed in (
-        ("https://ftp.ebi.ac.uk/a", True),
-        ("/b", True),
-        ("//ftp.ebi.ac.uk/a", True),
-        ("http://ftp.uniprot.org/a", False),
-        ("HTTP://ftp.uniprot.org/a", False),
-    ):
-        response.headers["Location"] = target
-        if allowed:
-            assert session.get_redirect_target(response) == target
-        else:
-            with pytest.raises(mirrors_module._Refusal, match="expected HTTPS"):
-                session.get_redirect_target(response)
-
-
 def test_a_redirect_without_end(server: ReleaseServer, tmp_path: Path) -> None:
     server.faults[CURRENT] = [Fault(status=302, headers={"Location": CURRENT})]
-    with pytest.raises(DownloadError, match="more than 5 redirects"):
+    with pytest.raises(DownloadError, match="Exceeded 5 redirects"):
         fetch(tmp_path, server)
 
 
@@ -225,7 +203,7 @@ def test_a_wrong_digest(server: ReleaseServer, tmp_path: Path) -> None:
     found, expected = hashlib.md5(WRONG).hexdigest(), hashlib.md5(FASTA).hexdigest()
     problem = f"{server.url}{CURRENT}: md5 {found}; expected {expected}"
     assert str(caught.value) == (
-        f"UniRef50 2026_03: {problem}; {problem}; fetched twice, nothing of it is kept"
+        f"UniRef50 2026_03: {problem}; {problem}; failed verification twice, deleted"
     )
     check_nothing(tmp_path)
     assert server.ranges(CURRENT) == [None, None]
@@ -326,7 +304,7 @@ def test_a_file_that_is_another_one_at_every_request(server: ReleaseServer, tmp_
     server.faults[CURRENT] = [
         Fault(cut_after=100_000, headers={"ETag": f'"{number}"'}) for number in range(50)
     ]
-    with pytest.raises(DownloadError, match="its file is another one at every request"):
+    with pytest.raises(DownloadError, match="the server returns a different file on each request"):
         fetch(tmp_path, server)
     assert len(server.ranges(CURRENT)) < 20
 
@@ -364,7 +342,7 @@ def test_a_connection_that_stalls_always(
     server: ReleaseServer, second: ReleaseServer, tmp_path: Path
 ) -> None:
     server.faults[CURRENT] = [Fault(stall_after=0)]
-    with pytest.raises(DownloadError, match="the connection stalled"):
+    with pytest.raises(DownloadError, match="timed out"):
         fetch(tmp_path, server, patience=replace(IMPATIENT, rounds=2))
     check_whole(tmp_path, fetch(tmp_path, server, second, patience=IMPATIENT))
 
@@ -383,7 +361,7 @@ def test_a_file_without_a_digest_is_not_pieced_together(
     server: ReleaseServer, second: ReleaseServer
 ) -> None:
     server.faults[CURRENT] = [Fault(cut_after=1000), UNAVAILABLE]
-    file = MirroredFile([server.url + CURRENT, second.url + CURRENT], patience=QUICK)
+    file = MirroredFile("file", [server.url + CURRENT, second.url + CURRENT], QUICK)
     pieces = file.read()
     with pytest.raises(FileChangedError):
         b"".join(pieces)
@@ -391,14 +369,14 @@ def test_a_file_without_a_digest_is_not_pieced_together(
 
 
 def test_nobody_offers_it(server: ReleaseServer) -> None:
-    file = MirroredFile([server.url + "/none"], patience=QUICK)
-    with pytest.raises(NotOfferedError, match="/none: 404 Not Found"):
+    file = MirroredFile("file", [server.url + "/none"], QUICK)
+    with pytest.raises(MissingFileError, match="/none: 404 Not Found"):
         next(file.read())
 
 
 @pytest.mark.parametrize("ignores_range", [False, True])
 def test_only_the_beginning_is_read(ignores_range: bool, server: ReleaseServer) -> None:
     server.faults[CURRENT] = [Fault(cut_after=300, ignores_range=ignores_range), Fault()]
-    file = MirroredFile([server.url + CURRENT], patience=QUICK)
+    file = MirroredFile("file", [server.url + CURRENT], QUICK)
     assert b"".join(file.read(0, 1000)) == FASTA[:1000]
     assert server.ranges(CURRENT) == ["bytes=0-999", "bytes=300-999"]

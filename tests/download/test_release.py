@@ -2,6 +2,7 @@ import pytest
 
 from esm1b.download.release import (
     CURRENT_FILE,
+    LIST_MIRRORS,
     MIRRORS,
     VALIDATION_LIST,
     check_mirror,
@@ -11,31 +12,19 @@ from esm1b.download.release import (
 from esm1b.errors import UserError
 
 
-def test_the_current_release_on_every_mirror() -> None:
-    assert CURRENT_FILE.urls(MIRRORS) == [
+def test_paths_on_the_mirrors() -> None:
+    assert [f"{mirror}/{CURRENT_FILE}" for mirror in MIRRORS] == [
         "https://ftp.uniprot.org/pub/databases/uniprot/current_release/uniref/uniref50/uniref50.fasta.gz",
         "https://ftp.ebi.ac.uk/pub/databases/uniprot/current_release/uniref/uniref50/uniref50.fasta.gz",
         "https://ftp.expasy.org/databases/uniprot/current_release/uniref/uniref50/uniref50.fasta.gz",
     ]
-    assert not CURRENT_FILE.is_archive
-
-
-def test_an_earlier_release() -> None:
-    file = previous_file("2018_03")
-    assert file.urls(["https://mirror.org/uniprot"]) == [
-        "https://mirror.org/uniprot/previous_releases/release-2018_03/uniref/uniref2018_03.tar.gz"
-    ]
-    assert file.is_archive
-    assert file.beside("RELEASE.metalink").urls(["https://mirror.org/uniprot"]) == [
-        "https://mirror.org/uniprot/previous_releases/release-2018_03/uniref/RELEASE.metalink"
-    ]
-
-
-def test_the_validation_list() -> None:
-    assert VALIDATION_LIST.urls(["https://dl.fbaipublicfiles.com"]) == [
+    assert str(previous_file("2018_03")) == (
+        "previous_releases/release-2018_03/uniref/uniref2018_03.tar.gz"
+    )
+    assert f"{LIST_MIRRORS[0]}/{VALIDATION_LIST}" == (
         "https://dl.fbaipublicfiles.com/fair-esm/pretraining-data/"
         "uniref201803_ur50_valid_headers.txt.gz"
-    ]
+    )
 
 
 @pytest.mark.parametrize("name", ["current", "2018_03", "2010_12", "2026_01"])

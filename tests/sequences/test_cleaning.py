@@ -1,10 +1,6 @@
-from collections import Counter
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from esm1b.sequences.cleaning import clean, clean_all, drop_reason, fault
+from esm1b.sequences.cleaning import clean, drop_reason, fault
 
 
 @pytest.mark.parametrize(
@@ -40,20 +36,3 @@ def test_clean_and_reason(sequence: bytes, cleaned: bytes, reason: str | None) -
 )
 def test_fault_in_words(cleaned: bytes, words: str) -> None:
     assert fault(cleaned) == words
-
-
-def test_kept_and_dropped_of_a_block() -> None:
-    kept, indices, dropped = clean_all([b"MKV", b"", b"mk*", b"M?", b"*", b"W"])
-    assert kept == [b"MKV", b"MK", b"W"]
-    assert indices == [0, 2, 5]
-    assert dropped == Counter({"empty_sequence": 2, "other_characters": 1})
-
-
-@given(st.lists(st.binary(max_size=12) | st.from_regex(rb"[A-Z]{1,12}", fullmatch=True)))
-def test_a_block_is_cleaned_as_its_sequences_are(sequences: list[bytes]) -> None:
-    kept, indices, dropped = clean_all(sequences)
-    assert kept == [clean(sequences[index]) for index in indices]
-    assert indices == [
-        index for index, sequence in enumerate(sequences) if drop_reason(clean(sequence)) is None
-    ]
-    assert len(kept) + dropped.total() == len(sequences)

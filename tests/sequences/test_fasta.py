@@ -12,10 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from esm1b.errors import UserError
-from esm1b.sequences.fasta import read_fasta_blocks, read_fasta_records
+from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.formats import parse_block, raw_blocks
 from esm1b.sequences.header import Header, parse_header
-from esm1b.sequences.input_file import InputFile
+from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
 
 TITIN = "UniRef50_K7G060 Titin n=25 Tax=Amniota TaxID=32524 RepID=K7G060_PELSI"
 
@@ -26,19 +26,28 @@ def written(folder: Path, content: bytes, name: str = "input.fasta") -> str:
     return str(path)
 
 
-def by_biopython(file: TextIO) -> list[tuple[str, str]]:
-    parser = SimpleFastaParser(file)  # type: ignore[no-untyped-call]  # not annotated there
-    return [(header.strip(), letters) for header, letters in parser]
+def records_of(name: str, block_bytes: int = CHUNK_BYTES) -> list[tuple[Header, str]]:
+    return [
+        (header, sequence.decode())
+        for block in read_fasta_blocks(InputFile(name), block_bytes)
+        for header, sequence in zip(block.headers, block.sequences, strict=True)
+    ]
+
+
+def parsed(*records: tuple[str, str]) -> list[tuple[Header, str]]:
+    """Return header lines and sequences with the headers' fields."""
+    return [(parse_header(header.strip()), sequence) for header, sequence in records]
+
+
+def by_biopython(file: TextIO) -> list[tuple[Header, str]]:
+    return parsed(*SimpleFastaParser(file))  # type: ignore[no-untyped-call]  # not annotated there
 
 
 def test_records_of_a_plain_file(tmp_path: Path) -> None:
     name = written(tmp_path, b"\n>a one > two \nMKV\nLA\n\n>b\nmk *\n>empty\n>c\nW")
-    assert list(read_fasta_records(name)) == [
-        ("a one > two", "MKVLA"),
-        ("b", "mk*"),
-        ("empty", ""),
-        ("c", "W"),
-    ]
+    assert records_of(name) == parsed(
+        ("a one > two", "MKVLA"), ("b", "mk*"), ("empty", ""), ("c", "W")
+    )
 
 
 def test_compression_is_told_by_content_and_members_follow_one_another(tmp_path: Path) -> None:
@@ -48,12 +57,12 @@ def test_compression_is_told_by_content_and_members_follow_one_another(tmp_path:
         + gzip.compress(b"V\n>b\nLA\n", mtime=0)
     )
     name = written(tmp_path, members + b"\0" * 512, "not-named-gz.txt")
-    assert list(read_fasta_records(name)) == [("a", "MKV"), ("b", "LA")]
+    assert records_of(name) == parsed(("a", "MKV"), ("b", "LA"))
 
 
 def test_byte_order_mark_and_latin_headers_are_read(tmp_path: Path) -> None:
     name = written(tmp_path, b"\xef\xbb\xbf>a caf\xc3\xa9\nMK\n>b caf\xe9\nV\n")
-    assert list(read_fasta_records(name)) == [("a café", "MK"), ("b café", "V")]
+    assert records_of(name) == parsed(("a café", "MK"), ("b café", "V"))
 
 
 def test_blocks_of_any_size_give_the_same_records(tmp_path: Path) -> None:
@@ -61,12 +70,7 @@ def test_blocks_of_any_size_give_the_same_records(tmp_path: Path) -> None:
     text = "".join(f">{header}\r\n{sequence}\r\n" for header, sequence in records).encode()
     path = written(tmp_path, gzip.compress(text, mtime=0))
     for block_bytes in (1, 7, 1000, 1 << 20):
-        found = [
-            (header, sequence.decode())
-            for block in read_fasta_blocks(InputFile(path), block_bytes)
-            for header, sequence in zip(block.headers, block.sequences, strict=True)
-        ]
-        assert found == records
+        assert records_of(path, block_bytes) == parsed(*records)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_blocks_of_any_size_give_the_same_records(tmp_path: Path) -> None:
 def test_malformed_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     name = written(tmp_path, content)
     with pytest.raises(UserError) as caught:
-        list(read_fasta_records(name))
+        records_of(name)
     assert str(caught.value) == f"{tmp_path}/{message}"
 
 
@@ -127,13 +131,13 @@ def test_damaged_checksum_is_refused(tmp_path: Path) -> None:
     content = bytearray(gzip.compress(b">a\nMK\n", mtime=0))
     content[-5] ^= 1
     with pytest.raises(UserError, match=r"the gzip data is corrupt after 0 complete records"):
-        list(read_fasta_records(written(tmp_path, bytes(content))))
+        records_of(written(tmp_path, bytes(content)))
 
 
 def test_record_too_long_for_a_protein_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esm1b.sequences.fasta._LONGEST_RECORD", 100)
+    monkeypatch.setattr("esm1b.sequences.fasta.LONGEST_RECORD", 100)
     file = InputFile(written(tmp_path, b">a\nMK\n>chromosome\n" + b"ACGT" * 100))
     with pytest.raises(UserError, match="record 2: longer than 100 characters"):
         list(read_fasta_blocks(file, 10))
@@ -257,20 +261,15 @@ def test_any_wrapping_gives_the_same_records(
     path = written(
         tmp_path_factory.mktemp("fasta"), gzip.compress(content, mtime=0) if compressed else content
     )
-    blocks = list(read_fasta_blocks(InputFile(path), block_bytes))
-    found = [
-        (header, sequence.decode())
-        for block in blocks
-        for header, sequence in zip(block.headers, block.sequences, strict=True)
-    ]
-    assert found == records
+    found = records_of(path, block_bytes)
+    assert found == parsed(*records)
     assert found == by_biopython(StringIO(text, newline=None))
-    parsed = [parse_block(block) for block in raw_blocks(InputFile(path), block_bytes)]
-    assert [header for block in parsed for header in block.headers] == [
-        parse_header(header) for header, _ in records
+    blocks = [parse_block(block) for block in raw_blocks(InputFile(path), block_bytes)]
+    assert [header for block in blocks for header in block.headers] == [
+        header for header, _ in found
     ]
-    assert [sequence.decode() for block in parsed for sequence in block.sequences] == [
-        sequence for _, sequence in records
+    assert [sequence.decode() for block in blocks for sequence in block.sequences] == [
+        sequence for _, sequence in found
     ]
 
 
@@ -284,4 +283,4 @@ def test_real_files_equal_biopython() -> None:
     for path in paths:
         with gzip.open(path, "rt") as file:
             expected = by_biopython(file)
-        assert list(read_fasta_records(str(path))) == expected
+        assert records_of(str(path)) == expected

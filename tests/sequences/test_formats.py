@@ -2,22 +2,24 @@ import gzip
 import io
 import pickle
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from esm1b.corpus.sharding.shard import shard
-from esm1b.errors import UserError
-from esm1b.files import sha256_file
-from esm1b.sequences.formats import RawBlock, RecordBlock, parse_block, raw_blocks
-from esm1b.sequences.input_file import InputFile
-from tests.sequences.uniref_files import (
+from benchmarks.uniref_files import (
     draw_clusters,
     release_archive,
     tar,
     uniref_fasta,
     uniref_xml,
 )
+from esm1b.corpus.sharding.shard import shard
+from esm1b.errors import UserError
+from esm1b.files import sha256_file
+from esm1b.sequences.formats import RawBlock, parse_block, raw_blocks
+from esm1b.sequences.header import RecordBlock
+from esm1b.sequences.input_file import InputFile
 
 CLUSTERS = draw_clusters(60, seed=1)
 
@@ -125,3 +127,136 @@ def test_error_of_a_record_names_input_and_record() -> None:
     block = RawBlock(text=b">a\nMK\n> \nMK", kind="fasta", source="x.fasta", first_record=7)
     with pytest.raises(UserError, match=r"^x\.fasta: record 9: a header line without an id;"):
         parse_block(block)
+
+
+XML = uniref_xml(draw_clusters(30))
+ARCHIVE = release_archive(XML)
+PLAIN = gzip.decompress(ARCHIVE)
+
+
+def read(folder: Path, content: bytes) -> int:
+    """Return the number of records."""
+    path = folder / "release.tar.gz"
+    path.write_bytes(content)
+    return sum(len(parse_block(block).headers) for block in raw_blocks(InputFile(str(path)), 4096))
+
+
+def refusal(folder: Path, content: bytes) -> str:
+    with pytest.raises(UserError) as caught:
+        read(folder, content)
+    return str(caught.value).removeprefix(f"{folder}/")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (
+            {"README": b"", "uniref90.tar": b"", "uniref90.xml.gz": b""},
+            "release.tar.gz: an archive of README, uniref90.tar, uniref90.xml.gz; expected a whole "
+            "archive with uniref50.tar, uniref50.xml.gz or uniref50.fasta.gz",
+        ),
+        (
+            {f"{number}.txt": b"" for number in range(20)},
+            "release.tar.gz: an archive of 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, 5.txt, 6.txt, 7.txt, "
+            "...; expected a whole archive with uniref50.tar, uniref50.xml.gz or uniref50.fasta.gz",
+        ),
+        (
+            {"../uniref50.xml": XML},
+            "release.tar.gz: member '../uniref50.xml' leads out of the archive; "
+            "expected plain names",
+        ),
+        (
+            {"a/../../x": b"", "uniref50.xml": XML},
+            "release.tar.gz: member 'a/../../x' leads out of the archive; expected plain names",
+        ),
+        (
+            {"/etc/passwd": b"", "uniref50.xml": XML},
+            "release.tar.gz: member '/etc/passwd' leads out of the archive; expected plain names",
+        ),
+        (
+            {"uniref50.tar": tar({"README": b"", "uniref50.release_note": b""})},
+            "release.tar.gz: uniref50.tar: an archive of README, uniref50.release_note; expected a "
+            "whole archive with uniref50.tar, uniref50.xml.gz or uniref50.fasta.gz",
+        ),
+        (
+            {"uniref50.xml.gz": gzip.compress(gzip.compress(XML, mtime=0), mtime=0)},
+            "release.tar.gz: uniref50.xml.gz: gzip data within gzip data; "
+            "expected FASTA, UniRef XML or a UniProt release archive, plain or gzip-compressed",
+        ),
+        (
+            {"uniref50.xml": b""},
+            "release.tar.gz: uniref50.xml: empty; expected a FASTA header line beginning with '>'",
+        ),
+        (
+            {"uniref50.xml": XML[:-40]},
+            "release.tar.gz: uniref50.xml: the XML ends early after 29 complete entries; "
+            "expected </UniRef50>",
+        ),
+        (
+            {"uniref50.xml.gz": gzip.compress(XML, mtime=0)[:-4]},
+            "release.tar.gz: uniref50.xml.gz: the gzip data ends early after 30 complete entries; "
+            "expected a complete .gz file",
+        ),
+    ],
+)
+def test_archives_without_a_whole_uniref50(
+    tmp_path: Path, members: dict[str, bytes], message: str
+) -> None:
+    assert refusal(tmp_path, tar(members)) == message
+    assert refusal(tmp_path, gzip.compress(tar(members), mtime=0)) == message
+
+
+def test_an_empty_archive(tmp_path: Path) -> None:
+    assert refusal(tmp_path, tar({})) == (
+        "release.tar.gz: a NUL byte near record 1; expected FASTA as plain ASCII text"
+    )
+
+
+def test_a_link_and_a_folder_are_not_uniref50(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo("uniref50.xml")
+            member.type = kind
+            member.linkname = "/etc/passwd"
+            archive.addfile(member)
+    assert refusal(tmp_path, buffer.getvalue()).startswith(
+        "release.tar.gz: an archive of uniref50.xml, uniref50.xml, uniref50.xml, uniref50.xml;"
+    )
+
+
+@pytest.mark.parametrize("layout", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_every_layout_of_tar(tmp_path: Path, layout: int) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=layout) as archive:
+        for name, content in {f"{'folder/' * 20}uniref50.xml": XML, "x": b""}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert read(tmp_path, buffer.getvalue()) == 30
+
+
+@pytest.mark.parametrize("part", range(50))
+def test_an_archive_cut_short_is_refused(tmp_path: Path, part: int) -> None:
+    assert "expected" in refusal(tmp_path, ARCHIVE[: 1 + len(ARCHIVE) * part // 50])
+
+
+def test_a_plain_archive_cut_short_is_refused_unless_only_padding_is_gone(tmp_path: Path) -> None:
+    end_of_content = PLAIN.rindex(gzip.compress(XML, mtime=0)[-8:]) + 8
+    for size in range(512, end_of_content, 997):
+        assert "expected" in refusal(tmp_path, PLAIN[:size])
+    # the end of the inner archive is missing, then that of the outer one
+    assert "the tar archive ends early" in refusal(tmp_path, PLAIN[: end_of_content + 1])
+    assert read(tmp_path, PLAIN[:-1024]) == 30
+
+
+def test_damage_anywhere_is_refused_or_without_effect(tmp_path: Path) -> None:
+    refused = 0
+    for position in range(0, len(ARCHIVE), 29):
+        damaged = bytearray(ARCHIVE)
+        damaged[position] ^= 0x10
+        try:
+            assert read(tmp_path, bytes(damaged)) == 30  # a time stamp, say
+        except UserError:
+            refused += 1
+    assert refused > len(ARCHIVE) // 29 - 10

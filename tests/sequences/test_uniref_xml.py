@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import uniref_files
+from benchmarks.uniref_files import draw_clusters, entry_xml
 from esm1b.errors import UserError
-from esm1b.sequences import uniref_entries, uniref_xml
+from esm1b.sequences import uniref_xml
 from esm1b.sequences.formats import RawBlock, parse_block
-from esm1b.sequences.header import Header, parse_header
-from esm1b.sequences.uniref_entries import parse_entries
-from esm1b.sequences.uniref_xml import cut_uniref_xml
-from tests.sequences import uniref_files
-from tests.sequences.uniref_files import draw_clusters, entry_xml
+from esm1b.sequences.header import Header, RecordBlock, parse_header
+from esm1b.sequences.uniref_xml import cut_uniref_xml, parse_entries
 
 # As in the files: an entry of the layout until 2019_08, and one of the layout since.
 OLD_ENTRY = b"""<entry id="UniRef50_Q6GZX4" updated="2011-07-27">
@@ -74,22 +73,21 @@ def chunked(text: bytes, size: int) -> Iterator[bytes]:
     return (text[start : start + size] for start in range(0, len(text), size))
 
 
-def read(text: bytes, size: int = 1 << 20) -> tuple[list[Header], list[bytes]]:
-    headers: list[Header] = []
-    sequences: list[bytes] = []
+def read(text: bytes, size: int = 1 << 20) -> RecordBlock:
+    records = RecordBlock(headers=[], sequences=[])
     for first_record, block in cut_uniref_xml(chunked(text, size), "x.xml"):
         found = parse_entries(block, "x.xml", first_record)
-        headers += found[0]
-        sequences += found[1]
-    return headers, sequences
+        records.headers.extend(found.headers)
+        records.sequences.extend(found.sequences)
+    return records
 
 
-def by_expat(text: bytes) -> tuple[list[Header], list[bytes]]:
-    with mock.patch.object(uniref_entries, "_ENTRY", re.compile(rb"(?!)")):
+def by_expat(text: bytes) -> RecordBlock:
+    with mock.patch.object(uniref_xml, "_ENTRY", re.compile(rb"(?!)")):
         return parse_entries(text, "x.xml", 0)
 
 
-def by_element_tree(text: bytes) -> tuple[list[Header], list[bytes]]:
+def by_element_tree(text: bytes) -> RecordBlock:
     headers, sequences = [], []
     for entry in ElementTree.fromstring(b"<r>" + text + b"</r>").iterfind("entry"):
         properties = {item.get("type"): item.get("value") for item in entry.iterfind("property")}
@@ -110,13 +108,13 @@ def by_element_tree(text: bytes) -> tuple[list[Header], list[bytes]]:
         )
         letters = entry.findtext("representativeMember/sequence") or ""
         sequences.append(re.sub(r"\s", "", letters).encode())
-    return headers, sequences
+    return RecordBlock(headers=headers, sequences=sequences)
 
 
 def test_entries_as_uniprot_writes_them() -> None:
-    with mock.patch.object(uniref_entries, "_read", side_effect=AssertionError("not by pattern")):
-        headers, sequences = parse_entries(OLD_ENTRY + NEW_ENTRY.rstrip(), "x.xml", 0)
-    assert headers == [
+    with mock.patch.object(uniref_xml, "_read", side_effect=AssertionError("not by pattern")):
+        records = parse_entries(OLD_ENTRY + NEW_ENTRY.rstrip(), "x.xml", 0)
+    assert records.headers == [
         parse_header(
             "UniRef50_Q6GZX4 Putative transcription factor 001R n=2 "
             "Tax=Frog virus 3 (isolate Goorha) TaxID=654924 RepID=001R_FRG3G"
@@ -126,7 +124,7 @@ def test_entries_as_uniprot_writes_them() -> None:
             "Tax=Prymnesium parvum TaxID=97485 RepID=A0AB34IYJ6_PRYPA"
         ),
     ]
-    assert sequences == [
+    assert records.sequences == [
         b"MAFSAEDVLKEYDRRRRMEALLLSLYYPNDRKLLDYKEWSPPRVQVECPKAPVEWNNPPSSFRKIYTDLGWKFTPL",
         b"MKVLAW",
     ]
@@ -143,9 +141,9 @@ def test_chunks_of_any_size_give_the_same_entries(size: int) -> None:
 def test_entries_without_thought_go_by_the_pattern(root: str, wrapped: bool) -> None:
     clusters = draw_clusters(40)
     plain = [cluster for cluster in clusters if (cluster.header.taxon or "").isascii()]
-    with mock.patch.object(uniref_entries, "_read", side_effect=AssertionError("not by pattern")):
-        headers, _ = read(uniref_files.uniref_xml(plain, root=root, wrapped=wrapped))
-    assert headers == [cluster.header for cluster in plain]
+    with mock.patch.object(uniref_xml, "_read", side_effect=AssertionError("not by pattern")):
+        records = read(uniref_files.uniref_xml(plain, root=root, wrapped=wrapped))
+    assert records.headers == [cluster.header for cluster in plain]
 
 
 def test_the_members_of_a_large_entry_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +156,7 @@ def test_the_members_of_a_large_entry_come_in_parts(monkeypatch: pytest.MonkeyPa
     blocks = list(cut_uniref_xml(chunked(text, 300), "x.xml"))
     assert max(len(block) for _, block in blocks) < 3000
     assert len(blocks) > 20
-    headers, _ = read(text, 300)
+    headers = read(text, 300).headers
     assert [header.member_count for header in headers] == [50, cluster.header.member_count, 50, 50]
     with pytest.raises(UserError, match="the XML ends early after 3 complete entries"):
         read(text[:-2000], 300)
@@ -181,9 +179,9 @@ def test_a_fault_after_many_members_takes_no_longer_than_reading_them() -> None:
 def test_elements_nested_without_end_take_no_memory_without_end() -> None:
     entry = b'<entry id="a">' + b"<a>" * 300_000 + b"</a>" * 300_000 + b"</entry>"
     start = perf_counter()
-    headers, sequences = parse_entries(entry, "x.xml", 0)
+    records = parse_entries(entry, "x.xml", 0)
     assert perf_counter() - start < 10
-    assert (headers[0].id, sequences) == ("a", [b""])
+    assert (records.headers[0].id, records.sequences) == ("a", [b""])
 
 
 @pytest.mark.parametrize(
@@ -272,9 +270,9 @@ def changed(old: bytes, new: bytes) -> bytes:
 def test_what_an_entry_does_not_say_is_none(
     entry: bytes, field: str, value: str | int | None
 ) -> None:
-    (header,), (sequence,) = parse_entries(entry, "x.xml", 0)
-    assert getattr(header, field) == value
-    assert len(sequence) == 76
+    records = parse_entries(entry, "x.xml", 0)
+    assert [getattr(header, field) for header in records.headers] == [value]
+    assert [len(sequence) for sequence in records.sequences] == [76]
 
 
 @pytest.mark.parametrize(
@@ -309,12 +307,12 @@ def test_an_entry_without_a_sequence_has_an_empty_one() -> None:
     """As a FASTA header without a sequence: cleaning drops and counts it."""
     start, end = OLD_ENTRY.index(b"  <sequence"), OLD_ENTRY.index(b"</sequence>")
     without = OLD_ENTRY[:start] + OLD_ENTRY[end + len(b"</sequence>") :]
-    assert parse_entries(without.rstrip(), "x.xml", 0)[1] == [b""]
+    assert parse_entries(without.rstrip(), "x.xml", 0).sequences == [b""]
     start = OLD_ENTRY.index(b"<representativeMember>")
     end = OLD_ENTRY.index(b"</representativeMember>") + len(b"</representativeMember>")
     without = OLD_ENTRY[:start] + OLD_ENTRY[end:]
-    headers, sequences = parse_entries(without.rstrip(), "x.xml", 0)
-    assert (headers[0].representative_id, sequences) == (None, [b""])
+    records = parse_entries(without.rstrip(), "x.xml", 0)
+    assert (records.headers[0].representative_id, records.sequences) == (None, [b""])
 
 
 VALUE = st.text("ABab 01&<>'\"\té;#x", max_size=12)

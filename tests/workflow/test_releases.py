@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.uniref_files import draw_clusters, release_archive, uniref_fasta, uniref_xml
 from tests.download.published_releases import ARCHIVE, ARCHIVE_METALINK, CURRENT, CURRENT_METALINK
 from tests.download.server import ReleaseServer, metalink, running_server
-from tests.sequences.uniref_files import draw_clusters, release_archive, uniref_fasta, uniref_xml
 
 ROOT = Path(__file__).parents[2]
 

@@ -55,7 +55,7 @@ def read_id_list(path: Path) -> IdList:
                 is_fasta = start.startswith(b">")
             hashes.append(id_hashes(*joined(_ids(lines, is_fasta=bool(is_fasta)))))
     except DamagedInputError as error:
-        raise UserError(f"{path}: {error}; expected {error.expected}") from error
+        raise error.for_user(str(path)) from error
     unique = np.unique(np.concatenate(hashes or [np.empty(0, np.uint64)]))
     if not len(unique):
         raise UserError(f"{path}: names no id; expected one sequence id per line, or FASTA")

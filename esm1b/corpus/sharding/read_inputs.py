@@ -16,11 +16,10 @@ from esm1b.corpus.sharding.shared_blocks import share_blocks
 from esm1b.corpus.sharding.worker import ShardWorker
 from esm1b.disk_space import size_in_words
 from esm1b.sequences.formats import RawBlock, raw_blocks
-from esm1b.sequences.input_file import InputFile
+from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
 from esm1b.worker_pool import WorkerPool
 
-# Large enough that NumPy's overhead does not count, small enough to stay in the cache.
-_BLOCK_BYTES: Final = 1 << 20
+_BLOCK_BYTES: Final = CHUNK_BYTES
 # Of the disk, for each byte of uncompressed input: the spilled records and, beside them, the
 # corpus. UniRef50 takes 1.2 and 0.5.
 _DISK_SHARE: Final = 1.8

@@ -10,8 +10,6 @@ from xml.sax.saxutils import escape
 
 from esm1b.sequences.header import Header
 
-__all__ = ["Cluster", "draw_clusters", "entry_xml", "release_archive", "uniref_fasta", "uniref_xml"]
-
 _NAMES = (
     "Uncharacterized protein",
     "5'-nucleotidase",
