@@ -147,13 +147,11 @@ def shard(
 
     Example: esm1b shard uniref50.fasta.gz --output corpus --shards 64 --workers 8
     """
+    from esm1b.corpus.records.selection import Selection
     from esm1b.corpus.sharding.shard import shard as run
     from esm1b.download.lock import read_source
 
-    run(
-        inputs,
-        output,
-        shards=shards,
+    selection = Selection(
         validation_fraction=validation_fraction,
         validation_ids=validation_ids,
         allow_partial_list=allow_partial_list,
@@ -162,6 +160,12 @@ def shard(
         sample=sample,
         exclude=exclude,
         strict=strict,
+    )
+    run(
+        inputs,
+        output,
+        selection,
+        shards=shards,
         source=None if source is None else read_source(source),
         workers=workers,
     )

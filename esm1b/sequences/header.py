@@ -3,8 +3,8 @@
 import re
 from typing import Final, NamedTuple
 
-_MEMBERS_DIGITS: Final = 9  # fits 32 bits
-_TAXON_DIGITS: Final = 18  # fits 64 bits
+MEMBERS_DIGITS: Final = 9  # fits 32 bits
+TAXON_DIGITS: Final = 18  # fits 64 bits
 # A complete UniRef header with no '=' but its tags': nearly all are, and it is read twice as fast.
 _COMPLETE: Final = re.compile(
     r"(\S+) (?=\S)([^=]*[^=\s]) n=([0-9]{1,9}) Tax=(?=\S)([^=]*[^=\s]) "
@@ -51,9 +51,9 @@ def header_of(
     return Header(
         identifier,
         _text(name),
-        _integer(members, _MEMBERS_DIGITS),
+        _integer(members, MEMBERS_DIGITS),
         _text(taxon),
-        _integer(taxon_id, _TAXON_DIGITS),
+        _integer(taxon_id, TAXON_DIGITS),
         _text(representative),
     )
 
@@ -65,7 +65,7 @@ def _parse_tags(line: str) -> Header:
     rest, taxon_id = _tag(rest, " TaxID=")
     rest, taxon = _tag(rest, " Tax=")
     name, members = _tag(rest, " n=")
-    if members is not None and _integer(members, _MEMBERS_DIGITS) is None:
+    if members is not None and _integer(members, MEMBERS_DIGITS) is None:
         name, members = rest, None  # no tag but a part of the name
     return header_of(first, name, members, taxon, taxon_id, representative)
 

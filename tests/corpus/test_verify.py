@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.corpus.verify import read_either_manifest, verify
@@ -19,7 +20,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fasta = folder / "a.fasta"
     letters = "ACDEFGHIKLMNPQRSTVWY"
     fasta.write_text("".join(f">{n}\nM{letters[: n % 20]}\n" for n in range(40)) + ">bad\nM-A\n")
-    shard([str(fasta)], folder / "corpus", shards=2, validation_fraction=0.3)
+    shard([str(fasta)], folder / "corpus", Selection(validation_fraction=0.3), shards=2)
     tokenize(folder / "corpus", folder / "tokens")
     return folder
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ class IdList:
     Attributes:
         hashes: sorted `id_hashes`: 8 bytes each, where the strings of a UniRef release would take
             a gigabyte. Two of n ids share one with a probability of n^2 / 2^65.
-        file: the file's name, for messages.
+        file: name of the file, for messages.
         sha256: digest of the file.
     """
 
@@ -31,10 +33,21 @@ class IdList:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def places(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
-        """Return where in the list each id (as `id_hashes`) is, or -1."""
-        places = np.minimum(np.searchsorted(self.hashes, ids), len(self.hashes) - 1)
-        return np.where(self.hashes[places] == ids, places, -1)
+    @cached_property
+    def found(self) -> NDArray[np.bool_]:
+        """`[ids]`, in the order of `hashes`: the ids that `find` has met in this process."""
+        return np.zeros(len(self), np.bool_)
+
+    def find(self, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return which of `ids` (as `id_hashes`) the list names, and note them in `found`."""
+        places = np.minimum(np.searchsorted(self.hashes, ids), len(self) - 1)
+        is_named: NDArray[np.bool_] = self.hashes[places] == ids
+        self.found[places[is_named]] = True
+        return is_named
+
+    def definition(self, found: int) -> dict[str, Any]:
+        """Return the manifest's account of the list, of which `found` ids are in the corpus."""
+        return {"ids_file_sha256": self.sha256, "ids": len(self), "found": found}
 
 
 def read_id_list(path: Path) -> IdList:
