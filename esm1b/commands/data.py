@@ -198,10 +198,10 @@ def corpus_info(
     Example: esm1b corpus-info corpus
     """
     from esm1b.corpus.describe import cluster_warning, manifest_text
-    from esm1b.corpus.verify import read_either_manifest
+    from esm1b.corpus.manifest import CORPUS_FORMAT, TOKENS_FORMAT, read_manifest
     from esm1b.corpus.verify import verify as run
 
-    manifest = read_either_manifest(directory)
+    manifest = read_manifest(directory, CORPUS_FORMAT, TOKENS_FORMAT)
     if verify:
         run(directory, manifest)
     print(manifest_text(manifest))

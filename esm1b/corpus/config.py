@@ -1,4 +1,4 @@
-"""The part of the configuration that says which sequences to train on."""
+"""Section of the configuration: the sequences to train on."""
 
 import math
 import re
@@ -8,20 +8,20 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from esm1b.config_section import Name, Section
-from esm1b.download.release import VALIDATION_LIST_RELEASE
+from esm1b.download.release import CURRENT, LIMIT, RELEASE_NAME, VALIDATION_LIST_RELEASE
 
 PUBLISHED: Final = "published"
-"""Stands for the list of the clusters that ESM-1b held out."""
+"""Value of `validation_ids` that stands for the clusters that ESM-1b held out."""
 
 
 def _release_text(value: Any) -> Any:
-    # YAML takes 2018_03 without quotes for the number 201803, and so does Snakemake's --config
+    # YAML reads 2018_03 without quotes as the number 201803, and so does Snakemake's --config
     is_number = type(value) is int and 200_000 < value < 210_000
     return f"{value // 100}_{value % 100:02d}" if is_number else value
 
 
 def _text_like(pattern: str, expected: str) -> BeforeValidator:
-    """Return a check of text whose message says what was expected in words."""
+    """Return a check of text whose message names what is expected in words."""
 
     def check(value: Any) -> Any:
         if value is not None and not (isinstance(value, str) and re.fullmatch(pattern, value)):
@@ -31,18 +31,17 @@ def _text_like(pattern: str, expected: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-_RELEASE: Final = r"current|20[0-9]{2}_(0[1-9]|1[0-9])"
-Release = Annotated[
+_RELEASE: Final = f"{CURRENT}|{RELEASE_NAME}"
+ReleaseText = Annotated[
     str,
     Field(json_schema_extra={"pattern": f"^({_RELEASE})$"}),
     _text_like(_RELEASE, "current or a release such as 2018_03"),
     BeforeValidator(_release_text),
 ]
-_LIMIT: Final = r"[1-9][0-9]*(B|kB|MB|GB|TB|records)"
-Limit = Annotated[
+LimitText = Annotated[
     str,
-    Field(json_schema_extra={"pattern": f"^{_LIMIT}$"}),
-    _text_like(_LIMIT, "bytes or records such as 10MB or 1000records"),
+    Field(json_schema_extra={"pattern": f"^{LIMIT}$"}),
+    _text_like(LIMIT, "bytes or records such as 10MB or 1000records"),
 ]
 
 
@@ -62,12 +61,12 @@ class CorpusConfig(Section):
 
     name: Name = "demonstration"
     """folder under results/corpora, shared by the runs that name it"""
-    release: Release | None = None
+    release: ReleaseText | None = None
     """UniRef50 release to download, such as "2018_03", or current"""
     mirrors: tuple[str, ...] = ()
     """URLs to download from, in this order; empty: UniProt and its mirrors"""
-    limit: Limit | None = None
-    """only the beginning of the current release, as 10MB or 1000records: a smoke test"""
+    limit: LimitText | None = None
+    """size of the beginning of the release to use alone, as 10MB or 1000records: a smoke test"""
     sequences: tuple[str, ...] = ()
     """FASTA, UniRef XML or release archives, plain or .gz, instead of a release"""
     sample: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -75,11 +74,11 @@ class CorpusConfig(Section):
     exclude: str | None = None
     """FASTA file or list of ids to leave out"""
     minimum_length: Annotated[int, Field(ge=1)] | None = None
-    """residues below which a sequence is left out"""
+    """fewest residues of a sequence to keep"""
     maximum_length: Annotated[int, Field(ge=1)] | None = None
-    """residues above which a sequence is left out"""
+    """most residues of a sequence to keep"""
     strict: bool = False
-    """refuse a record that cannot be kept instead of leaving it out"""
+    """true: a record that cannot be kept is an error; false: it is dropped and counted"""
     shards: Annotated[int, Field(ge=1, le=100_000)] = 4
     """Parquet files of each split"""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.02
@@ -87,7 +86,7 @@ class CorpusConfig(Section):
     validation_ids: str | None = None
     """file of cluster ids to hold out instead, or published: ESM-1b's own list"""
     allow_partial_list: bool = False
-    """go on where listed ids are missing, as in another release"""
+    """true: listed ids may be missing, as in another release"""
     synthetic: SyntheticConfig = SyntheticConfig()
     """the demonstration's families, used without `release` and `sequences`"""
 
@@ -102,7 +101,7 @@ class CorpusConfig(Section):
         return self.validation_ids == PUBLISHED
 
     @model_validator(mode="after")
-    def _one_source(self) -> "CorpusConfig":
+    def _fits_together(self) -> "CorpusConfig":
         if self.release is not None and self.sequences:
             raise ValueError(
                 f"release: {self.release!r} beside sequences {list(self.sequences)}; "
@@ -111,23 +110,15 @@ class CorpusConfig(Section):
         for name in ("mirrors", "limit"):
             if getattr(self, name) and self.release is None:
                 raise ValueError(f"{name}: given without a release to download")
-        return self
-
-    @model_validator(mode="after")
-    def _some_length_is_kept(self) -> "CorpusConfig":
         if (self.minimum_length or 1) > (self.maximum_length or math.inf):
             raise ValueError(
                 f"maximum_length: {self.maximum_length} is below minimum_length "
                 f"{self.minimum_length}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _list_fits_release(self) -> "CorpusConfig":
         if self.allow_partial_list and self.validation_ids is None:
             raise ValueError("allow_partial_list: true without validation_ids")
         is_whole = self.release == VALIDATION_LIST_RELEASE and self.limit is None
-        # what is in files of the user's own, shard finds out
+        # shard finds out what is in files of the user's own
         is_known = self.has_published_list and not self.sequences
         if is_known and not is_whole and not self.allow_partial_list:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The facts of a corpus or of its tokens, in words, from their manifest."""
+"""Manifests of corpora and tokens in words, for the terminal and the report."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -18,14 +18,14 @@ _REASONS: Final = {
     "held_out_sequence": "sequence of a held-out record",
 }
 SPLIT_NAMES: Final = {"train": "training", "validation": "validation"}
-_BARS: Final = 20  # rows of the histogram at most, besides the last
+_BARS: Final = 20  # most rows of the histogram, besides the last
 _BAR_WIDTH: Final = 40  # characters of the longest bar
 
 
 def cluster_warning(manifest: Mapping[str, Any]) -> str | None:
-    """Return what is odd about the number of records read of a whole release, or None.
+    """Return a warning where a whole release was read but not all of its clusters, or None.
 
-    The number of a release whose clusters are known must be within 1 % of it.
+    The records must be within 1 % of the clusters, where their number is known.
     """
     source = manifest.get("source", {})  # tokens have none
     expected = expected_clusters(source.get("release", ""))
@@ -41,9 +41,9 @@ def cluster_warning(manifest: Mapping[str, Any]) -> str | None:
 
 
 def steps(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Return the way of the records into the corpus: read, left out by reason, kept.
+    """Return the steps of the records into the corpus: read, dropped by reason, kept.
 
-    What was left out is negative, so that all but the last add up to the last.
+    Dropped records are negative, so that all steps but the last add up to the last.
     """
     counts = manifest["counts"]
     left_out = [
@@ -55,7 +55,7 @@ def steps(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def source_text(manifest: Mapping[str, Any]) -> str:
-    """Return where the sequences come from, as `UniRef50 2018_03`, or the names of the files."""
+    """Return the origin of the sequences, as `UniRef50 2018_03`, or the names of the files."""
     source = manifest["source"]
     if not source:
         return ", ".join(entry["file"] for entry in manifest["inputs"])
@@ -68,7 +68,7 @@ def source_text(manifest: Mapping[str, Any]) -> str:
 
 
 def split_text(split: Mapping[str, Any]) -> str:
-    """Return how the held-out sequences were chosen, in a few words."""
+    """Return the rule that chose the held-out sequences, in a few words."""
     if split["method"] == "sequence-hash":
         return f"{100 * split['fraction']:g} % of the sequences, by a keyed hash of the sequence"
     found = "all" if split["found"] == split["ids"] else f"{split['found']:,} of them"
@@ -76,7 +76,7 @@ def split_text(split: Mapping[str, Any]) -> str:
 
 
 def selection_text(selection: Mapping[str, Any]) -> str:
-    """Return what was asked of the records beyond being proteins, in a few words."""
+    """Return the rules that records had to meet beyond being proteins, in a few words."""
     excluded = selection.get("excluded", {})
     parts = {
         "strict": "every record had to fit",
@@ -89,7 +89,7 @@ def selection_text(selection: Mapping[str, Any]) -> str:
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """Return everything worth knowing about a corpus or about tokens, for a terminal."""
+    """Return the facts of a corpus or of tokens, for a terminal."""
     if manifest["format"] == TOKENS_FORMAT:
         lines = [*_shard_lines(manifest), *_fingerprint_lines(manifest)]
     else:

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from esm1b.download.release import LIMIT
 from esm1b.errors import DownloadError, UserError
 from esm1b.sequences.cleaning import clean
 from esm1b.sequences.compressed import DamagedInputError, decompressed_chunks
@@ -58,10 +59,11 @@ def parse_limit(text: str) -> Limit:
     Raises:
         UserError: it is neither.
     """
-    found = re.fullmatch(r"([1-9][0-9]*)(B|kB|MB|GB|TB|records)", text)
+    found = re.fullmatch(LIMIT, text)
     if found is None:
         raise UserError(f"limit {text!r}: expected bytes as in '10MB', or '1000records'")
-    number, unit = int(found[1]), found[2]
+    unit = found[1]
+    number = int(text.removesuffix(unit))
     if unit == "records":
         return Limit(text=text, size=None, records=number)
     return Limit(text=text, size=number * _UNITS[unit], records=None)

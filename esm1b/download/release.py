@@ -11,6 +11,12 @@ from esm1b.errors import UserError
 CURRENT: Final = "current"
 """The name that stands for the newest release."""
 
+RELEASE_NAME: Final = r"20[0-9]{2}_(0[1-9]|1[0-9])"
+"""Pattern of the name of any release."""
+
+LIMIT: Final = r"[1-9][0-9]*(B|kB|MB|GB|TB|records)"
+"""Pattern of a limit to the beginning of a release."""
+
 METALINK: Final = "RELEASE.metalink"
 """The file beside each release that gives its name, sizes and digests."""
 
@@ -75,7 +81,7 @@ def check_release_name(name: str) -> None:
     Raises:
         UserError: it is neither `current` nor a year and a number.
     """
-    if name != CURRENT and not re.fullmatch(r"20[0-9]{2}_(0[1-9]|1[0-9])", name):
+    if name != CURRENT and not re.fullmatch(RELEASE_NAME, name):
         raise UserError(f"release {name!r}: expected 'current', or year and number as in '2018_03'")
 
 

@@ -18,7 +18,6 @@ from esm1b.corpus.manifest import (
     MANIFEST,
     SPLITS,
     SplitName,
-    composition,
     corpus_fingerprint,
     length_histogram,
 )
@@ -32,7 +31,7 @@ from esm1b.download.release import VALIDATION_LIST_RELEASE
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, write_json
 from esm1b.sequences.input_file import STANDARD_INPUT
-from esm1b.worker_pool import WorkerPool
+from esm1b.worker_pool import WorkerPool, start_workers
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ def shard(
         spill = directory / "spill"
         for folder in (spill, *(directory / name for name in SPLITS)):
             folder.mkdir()
-        with WorkerPool(partial(ShardWorker, directory, spill, selection), workers) as pool:
+        with start_workers(partial(ShardWorker, directory, spill, selection), workers) as pool:
             counts = read_inputs(opened, pool, spill)
             _check_sides(counts, counts.selected - counts.held_out, counts.held_out, selection)
             _check_list(counts, selection, allow_partial=allow_partial)
@@ -189,7 +188,7 @@ def _manifest(
         "sequences": sequences,
         "residues": residues,
         "length_histogram": length_histogram(lengths),
-        "composition": composition(characters),
+        "composition": {chr(one): int(characters[one]) for one in np.flatnonzero(characters)},
         "selection": selection.definition(int(counts.excluded.sum())),
         "split": selection.split_definition(int(counts.listed.sum())),
         "shards": entries,
