@@ -13,6 +13,7 @@ from esm1b.files import sha256_file
 from esm1b.synthetic.dataset import load_truth, synthesize
 from esm1b.synthetic.families import SyntheticFamily, SyntheticSettings, draw_families
 from esm1b.synthetic.potts import PottsForest, check_contacts
+from tests.synthetic.forests import log_probability, pair_marginals
 
 SMALL = SyntheticSettings(families=4, unseen_families=2, sequences=30, members=3, seed=7)
 
@@ -108,7 +109,7 @@ def test_the_corpus_is_typical_of_its_families(written: Path) -> None:
         residues = (encode(sequence) - 4)[None]
         best = max(
             (family for family in families if family.potts.length == own.potts.length),
-            key=lambda family: family.potts.log_probability(residues)[0],
+            key=lambda family: log_probability(family.potts, residues)[0],
         )
         assert best is own
 
@@ -148,7 +149,7 @@ def test_contacts_carry_information() -> None:
     families = draw_families(SyntheticSettings())
     information = []
     for family in families:
-        pairs = family.potts.pair_marginals
+        pairs = pair_marginals(family.potts)
         independent = pairs.sum(axis=2, keepdims=True) * pairs.sum(axis=1, keepdims=True)
         information += list((pairs * np.log(pairs / independent)).sum(axis=(1, 2)))
     assert np.mean(information) > 0.8
