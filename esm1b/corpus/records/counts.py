@@ -9,30 +9,19 @@ from numpy.typing import NDArray
 
 from esm1b.sequences.cleaning import EMPTY_SEQUENCE, OTHER_CHARACTERS
 
-EXCLUDED: Final = "excluded"
-TOO_SHORT: Final = "too_short"
-TOO_LONG: Final = "too_long"
-NOT_IN_SAMPLE: Final = "not_in_sample"
-DUPLICATE_ID: Final = "duplicate_id"
-HELD_OUT_SEQUENCE: Final = "held_out_sequence"
 DROP_REASONS: Final = (
-    OTHER_CHARACTERS,
-    EMPTY_SEQUENCE,
-    EXCLUDED,
-    TOO_SHORT,
-    TOO_LONG,
-    NOT_IN_SAMPLE,
-    DUPLICATE_ID,
-    HELD_OUT_SEQUENCE,
+    *(OTHER_CHARACTERS, EMPTY_SEQUENCE, "excluded", "too_short", "too_long"),
+    *("not_in_sample", "duplicate_id", "held_out_sequence"),
 )
 """In the order in which they are tested: a record counts under the first that holds."""
+EXCLUDED, TOO_SHORT, TOO_LONG, NOT_IN_SAMPLE, DUPLICATE_ID, HELD_OUT_SEQUENCE = DROP_REASONS[2:]
 
 OUTCOMES: Final = (None, *DROP_REASONS)
 """What can become of a record; None is kept."""
 
 
-def _nothing_found() -> NDArray[np.bool_]:
-    return np.zeros(1, np.bool_)  # one for all ids: adds up with `[ids]`
+NO_IDS: Final = np.zeros(1, np.bool_)
+"""No id of a list of any length, as it adds up with `[ids]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +45,8 @@ class Counts:
     held_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     spilled: int = 0
-    listed: NDArray[np.bool_] = field(default_factory=_nothing_found)
-    excluded: NDArray[np.bool_] = field(default_factory=_nothing_found)
+    listed: NDArray[np.bool_] = field(default_factory=NO_IDS.copy)
+    excluded: NDArray[np.bool_] = field(default_factory=NO_IDS.copy)
     held_out_sequences: list[NDArray[np.uint64]] = field(default_factory=list)
 
     def __add__(self, other: "Counts") -> "Counts":

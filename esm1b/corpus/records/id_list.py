@@ -1,10 +1,11 @@
 """Files that name records by their ids."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from esm1b.errors import UserError
 from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.hashes import id_hashes, joined
 from esm1b.sequences.input_file import InputFile
+
+# the first word of a header line, and of any line
+_IN_FASTA: Final = re.compile(rb"^>[ \t\v\f]*(\S+)", re.MULTILINE)
+_IN_LIST: Final = re.compile(rb"^>?+[ \t\v\f]*(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +65,17 @@ def read_id_list(path: Path) -> IdList:
         UserError: the file cannot be read, is damaged or names no id.
     """
     file = InputFile(str(path))
-    hashes: list[NDArray[np.uint64]] = []
-    is_fasta: bool | None = None
+    hashes = [np.empty(0, np.uint64)]
+    pattern: re.Pattern[bytes] | None = None
     try:
         for lines in _blocks_of_lines(file):
-            if is_fasta is None and (start := lines.lstrip()):
-                is_fasta = start.startswith(b">")
-            hashes.append(id_hashes(*joined(_ids(lines, is_fasta=bool(is_fasta)))))
+            if pattern is None and (start := lines.lstrip()):
+                pattern = _IN_FASTA if start.startswith(b">") else _IN_LIST
+            if pattern is not None:
+                hashes.append(id_hashes(*joined(pattern.findall(lines.replace(b"\r", b"\n")))))
     except DamagedInputError as error:
         raise UserError(f"{path}: {error}; expected {error.expected}") from error
-    unique = np.unique(np.concatenate(hashes or [np.empty(0, np.uint64)]))
+    unique = np.unique(np.concatenate(hashes))
     if not len(unique):
         raise UserError(f"{path}: names no id; expected one sequence id per line, or FASTA")
     return IdList(hashes=unique, file=str(path), sha256=file.identity()["sha256"])
@@ -81,13 +87,3 @@ def _blocks_of_lines(file: InputFile) -> Iterator[bytes]:
         whole, end, rest = (rest + chunk).rpartition(b"\n")
         yield whole + end
     yield rest
-
-
-def _ids(lines: bytes, *, is_fasta: bool) -> list[bytes]:
-    ids = []
-    for line in lines.splitlines():
-        if is_fasta and not line.startswith(b">"):
-            continue
-        if words := line.removeprefix(b">").split(None, 1):
-            ids.append(words[0])
-    return ids

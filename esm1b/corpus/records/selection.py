@@ -5,9 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from esm1b.corpus.records.counts import Counts
+from esm1b.corpus.records.counts import NO_IDS, Counts
 from esm1b.corpus.records.id_list import IdList, read_id_list
 from esm1b.errors import UserError
 from esm1b.sequences.hashes import SAMPLE_KEY, SEQUENCE_KEY
@@ -74,8 +72,7 @@ class Selection:
     def found(self) -> Counts:
         """Return the ids of both lists that this process has met."""
         listed, excluded = (
-            np.zeros(1, np.bool_) if ids is None else ids.found
-            for ids in (self.listed, self.excluded)
+            NO_IDS if ids is None else ids.found for ids in (self.listed, self.excluded)
         )
         return Counts(listed=listed, excluded=excluded)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,62 +52,55 @@ class ShardFacts:
     composition: NDArray[np.int64]
 
 
-class ShardWriter:
-    """Writes the records of a shard, which come in order.
+def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
+    """Write a shard of records that come in order.
 
     Row groups are cut at fixed numbers of rows, so the bytes of the file follow from its rows
     alone, however they arrive.
     """
+    digest = hashlib.sha256()
+    lengths: Counter[int] = Counter()
+    composition: NDArray[np.int64] = np.zeros(256, np.int64)
+    with pq.ParquetWriter(
+        path,
+        CORPUS_SCHEMA,
+        compression="zstd",
+        use_dictionary=["taxon"],
+        write_statistics=["length", "member_count", "taxon_id"],
+    ) as writer:
+        for table in _row_groups(pieces):
+            column = SequenceColumn.of(table["sequence"])
+            column.update(digest)
+            composition += byte_counts(column.characters)
+            lengths.update(column.lengths().tolist())
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+    entry = {
+        "file": f"{path.parent.name}/{path.name}",
+        "rows": lengths.total(),
+        "residues": int(composition.sum()),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_file(path),
+        "sequences_sha256": digest.hexdigest(),
+    }
+    return ShardFacts(entry=entry, lengths=lengths, composition=composition)
 
-    def __init__(self, directory: Path, number: int) -> None:
-        self._path = directory / f"{number:05d}.parquet"
-        self._writer = pq.ParquetWriter(
-            self._path,
-            CORPUS_SCHEMA,
-            compression="zstd",
-            use_dictionary=["taxon"],
-            write_statistics=["length", "member_count", "taxon_id"],
-        )
-        self._digest = hashlib.sha256()
-        self._lengths: Counter[int] = Counter()
-        self._composition: NDArray[np.int64] = np.zeros(256, dtype=np.int64)
-        self._waiting: list[pa.Table] = []
 
-    def write(self, rows: Rows) -> None:
-        """Append records."""
+def _row_groups(pieces: Iterable[Rows]) -> Iterator[pa.Table]:
+    """Yield tables of `ROW_GROUP_ROWS` records, the last one of the rest."""
+    tables: list[pa.Table] = []
+    waiting = 0
+    for rows in pieces:
         start = 0
         while start < len(rows):
-            waiting = sum(table.num_rows for table in self._waiting)
             end = min(len(rows), start + min(_GATHERED_AT_ONCE, ROW_GROUP_ROWS - waiting))
-            self._waiting.append(_table(Rows(index=rows.index[start:end], text=rows.text)))
-            if waiting + end - start == ROW_GROUP_ROWS:
-                self._write_row_group()
+            tables.append(_table(Rows(index=rows.index[start:end], text=rows.text)))
+            waiting += end - start
             start = end
-
-    def close(self) -> ShardFacts:
-        """Write what is waiting and return the facts about the shard."""
-        if self._waiting:
-            self._write_row_group()
-        self._writer.close()
-        entry = {
-            "file": f"{self._path.parent.name}/{self._path.name}",
-            "rows": self._lengths.total(),
-            "residues": int(self._composition.sum()),
-            "bytes": self._path.stat().st_size,
-            "sha256": sha256_file(self._path),
-            "sequences_sha256": self._digest.hexdigest(),
-        }
-        return ShardFacts(entry=entry, lengths=self._lengths, composition=self._composition)
-
-    def _write_row_group(self) -> None:
-        table = pa.concat_tables(self._waiting).combine_chunks()
-        column = SequenceColumn.of(table["sequence"])
-        column.update(self._digest)
-        self._composition += byte_counts(column.characters)
-        lengths, counts = np.unique(column.lengths(), return_counts=True)
-        self._lengths.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        self._waiting = []
+            if waiting == ROW_GROUP_ROWS:
+                yield pa.concat_tables(tables).combine_chunks()
+                tables, waiting = [], 0
+    if tables:
+        yield pa.concat_tables(tables).combine_chunks()
 
 
 def byte_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:

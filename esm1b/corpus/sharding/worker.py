@@ -1,6 +1,7 @@
 """What one process does of the work on a corpus."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +11,10 @@ import numpy as np
 
 from esm1b.corpus.manifest import SplitName
 from esm1b.corpus.records.counts import DUPLICATE_ID, HELD_OUT_SEQUENCE, Counts
-from esm1b.corpus.records.duplicates import drop_duplicate_ids, sort_rows
 from esm1b.corpus.records.select import select_rows
 from esm1b.corpus.records.selection import Selection
-from esm1b.corpus.records.table import Rows
-from esm1b.corpus.sharding.parquet_shard import ShardFacts, ShardWriter
+from esm1b.corpus.records.table import Rows, drop_duplicate_ids, sort_rows
+from esm1b.corpus.sharding.parquet_shard import ShardFacts, write_parquet
 from esm1b.corpus.sharding.shared_blocks import SharedBlock, load_block
 from esm1b.corpus.sharding.spill import read_interval, write_run
 from esm1b.sequences.formats import RawBlock
@@ -93,15 +93,17 @@ class ShardWorker:
 
     def write_shard(self, task: ShardTask) -> ShardFacts:
         """Write a shard from all runs; a training shard leaves what is held out as new runs."""
+        path = self._directory / task.split / f"{task.number:05d}.parquet"
+        return write_parquet(path, self._pieces(task))
+
+    def _pieces(self, task: ShardTask) -> Iterator[Rows]:
         runs = sorted(self._spill.glob("run-*" if task.split == "train" else "held-out-*.run"))
-        writer = ShardWriter(self._directory / task.split, task.number)
         for piece, (low, high) in enumerate(pairwise(task.edges)):
             rows = read_interval(runs, low, high)
             if task.split == "train":
                 rows = self._train(rows, f"held-out-{task.number:06d}-{piece:06d}.run")
             # held-out runs are of consecutive intervals, so that together they are in order
-            writer.write(rows)
-        return writer.close()
+            yield rows
 
     def _write_run(self) -> None:
         rows = Rows.concatenate(self._waiting)

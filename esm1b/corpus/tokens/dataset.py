@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,21 +72,13 @@ class TokenDataset:
         self.fingerprint = fingerprint
         self.corpus_fingerprint = corpus_fingerprint
         self._reopen = reopen
-        self._offsets = [offsets for offsets, _ in shards]
-        self._values = [values for _, values in shards]
-        # the same memory, from which Python reads a few items in a fraction of the time
-        self._offset_views = [offsets.data for offsets in self._offsets]
-        self._value_views = [values.data for values in self._values]
+        # memory from which Python reads a few items in a fraction of the time of NumPy
+        self._shards = [(offsets.data, values.data) for offsets, values in shards]
         # `[shards + 1]` number of the first sequence of each shard
-        self._first = np.cumsum([0] + [len(offsets) - 1 for offsets in self._offsets])
+        self._first = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in shards])
         self.lengths: NDArray[np.int32] = np.empty(self._first[-1], dtype=np.int32)
-        for offsets, first in zip(self._offsets, self._first, strict=False):
-            np.subtract(
-                offsets[1:],
-                offsets[:-1],
-                out=self.lengths[first : first + len(offsets) - 1],
-                casting="same_kind",
-            )
+        for (offsets, _), (first, end) in zip(shards, pairwise(self._first), strict=True):
+            np.subtract(offsets[1:], offsets[:-1], out=self.lengths[first:end], casting="same_kind")
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -102,8 +95,9 @@ class TokenDataset:
         if not 0 <= index < len(self):
             raise IndexError(f"sequence {index} of {len(self)}")
         shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        start, end = self._offsets[shard][index - self._first[shard] :][:2]
-        return self._values[shard][start:end]
+        offsets, values = self._shards[shard]
+        start, end = offsets[index - self._first[shard] :][:2]
+        return np.frombuffer(values[start:end], dtype=np.uint8)
 
     def gather(
         self,
@@ -136,16 +130,16 @@ class TokenDataset:
         shards = np.searchsorted(self._first, indices, side="right") - 1
         rows = indices - self._first[shards]
         pieces: list[bytes | memoryview] = [b""]
-        # Python's own loop and join: a piece is small, and numpy takes longer to begin with it.
+        # Python's own loop and join: NumPy takes longer to start on a piece than to copy it
         for shard, row, start, count in zip(
             shards.tolist(), rows.tolist(), starts.tolist(), counts.tolist(), strict=True
         ):
-            offsets = self._offset_views[shard]
+            offsets, values = self._shards[shard]
             low = offsets[row] + start
             high = low + count
             if not offsets[row] <= low <= high <= offsets[row + 1]:
                 raise IndexError("a piece that is not within its sequence")
-            pieces.append(self._value_views[shard][low:high])
+            pieces.append(values[low:high])
         pieces.append(b"")
         joined = (after + before).join(pieces)
         return np.frombuffer(joined, dtype=np.uint8)[len(after) : len(joined) - len(before)]

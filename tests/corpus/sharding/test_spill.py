@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm1b.corpus.records.duplicates import drop_duplicate_ids, sort_rows
-from esm1b.corpus.records.table import NONE, ROW, TEXT_FIELDS, Rows
+from esm1b.corpus.records.table import NONE, ROW, TEXT_FIELDS, Rows, drop_duplicate_ids, sort_rows
 from esm1b.corpus.sharding.spill import read_interval, write_run
 from esm1b.errors import UserError
 
