@@ -87,10 +87,13 @@ def _face(segment: Segment, generator: np.random.Generator) -> list[int]:
 
 
 def _fits(contacts: list[tuple[int, int]], pair: tuple[int, int], length: int, degree: int) -> bool:
-    if pair[1] - pair[0] < MINIMUM_SEPARATION:
-        return False
     try:
-        check_contacts([*contacts, pair], length, maximum_degree=degree)
+        check_contacts(
+            [*contacts, pair],
+            length,
+            minimum_separation=MINIMUM_SEPARATION,
+            maximum_degree=degree,
+        )
     except ValueError:
         return False
     return True

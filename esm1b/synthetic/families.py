@@ -26,6 +26,16 @@ FamilyKind = Literal["fit", "test", "unseen"]
 
 _SHORTEST: Final = 30  # residues: room for two strands, a helix and the loops between them
 
+# What a contact adds to the log-potential (nats) of complementary residues.
+_COUPLING: Final = 4.0
+# Weight of the logarithm of the secondary-structure propensities.
+_PROPENSITY: Final = 0.7
+# Weight (nats per standard deviation of hydrophobicity) of the inward and outward faces of helices
+# and strands.
+_PERIODICITY: Final = 1.8
+# Standard deviation (nats) of a family's own preference for each residue at each site.
+_PREFERENCE: Final = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSettings:
@@ -39,12 +49,6 @@ class SyntheticSettings:
         members: sequences of each family in the structure table, none of them in the corpus.
         minimum_length: least residues of a family.
         maximum_length: most residues of a family.
-        coupling: amount (nats) that a contact adds to the log-potential of complementary residues.
-        propensity: weight of the logarithm of the secondary-structure propensities.
-        periodicity: weight (nats per standard deviation of hydrophobicity) of the inward and
-            outward faces of helices and strands.
-        preference: standard deviation (nats) of the family's own preference for each residue at
-            each site.
         seed: random seed.
 
     Raises:
@@ -57,10 +61,6 @@ class SyntheticSettings:
     members: int = 8
     minimum_length: int = 34
     maximum_length: int = 46
-    coupling: float = 4.0
-    propensity: float = 0.7
-    periodicity: float = 1.8
-    preference: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class SyntheticSettings:
         }
         for name, value in vars(self).items():
             least = least_values.get(name, 0)
-            if not least <= value < np.inf:
+            if value < least:
                 raise UserError(f"synthetic data: {name} is {value}; expected {least} or more")
 
 
@@ -137,11 +137,11 @@ def _draw_family(
     facing = hydrophobic_phase(segments, generator)
     edges = draw_contacts(segments, facing, generator)
     fields = (
-        settings.propensity * np.log(np.stack([PROPENSITIES[state] for state in ss3]))
-        + settings.periodicity * np.outer(facing, HYDROPHOBICITY)
-        + settings.preference * generator.standard_normal((length, len(HYDROPHOBICITY)))
+        _PROPENSITY * np.log(np.stack([PROPENSITIES[state] for state in ss3]))
+        + _PERIODICITY * np.outer(facing, HYDROPHOBICITY)
+        + _PREFERENCE * generator.standard_normal((length, len(HYDROPHOBICITY)))
     )
-    couplings = np.tile(settings.coupling * complementarity(), (len(edges), 1, 1))
+    couplings = np.tile(_COUPLING * complementarity(), (len(edges), 1, 1))
     return SyntheticFamily(
         name=name,
         kind=kind,

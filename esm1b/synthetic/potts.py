@@ -93,15 +93,13 @@ class PottsForest:
     """`[edges, 20, 20]`, axis 1 the residue at the first site, axis 2 at the second"""
 
     def __post_init__(self) -> None:
-        if self.fields.ndim != 2 or self.fields.shape[1] != STATES or not len(self.fields):
-            raise ValueError(f"fields: shape {self.fields.shape}, expected [length, {STATES}]")
-        if self.edges.ndim != 2 or self.edges.shape[1] != 2:
-            raise ValueError(f"edges: shape {self.edges.shape}, expected [edges, 2]")
-        if self.couplings.shape != (len(self.edges), STATES, STATES):
-            raise ValueError(
-                f"couplings: shape {self.couplings.shape}, "
-                f"expected {(len(self.edges), STATES, STATES)}"
-            )
+        for name, expected in (
+            ("fields", (max(1, self.length), STATES)),
+            ("edges", (len(self.edges), 2)),
+            ("couplings", (len(self.edges), STATES, STATES)),
+        ):
+            if (shape := getattr(self, name).shape) != expected:
+                raise ValueError(f"{name}: shape {shape}, expected {expected}")
         if not (np.isfinite(self.fields).all() and np.isfinite(self.couplings).all()):
             raise ValueError("fields and couplings must be finite")
         check_contacts(self.edges, self.length)

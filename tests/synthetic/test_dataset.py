@@ -164,12 +164,11 @@ def test_contacts_carry_information() -> None:
         ("minimum_length", 10, "minimum_length is 10; expected 30 or more"),
         ("maximum_length", 33, "maximum_length is 33; expected 34 or more"),
         ("seed", -1, "seed is -1; expected 0 or more"),
-        ("coupling", float("nan"), "coupling is nan; expected 0 or more"),
     ],
 )
-def test_settings_that_are_refused(field: str, value: float, message: str) -> None:
+def test_settings_that_are_refused(field: str, value: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        SyntheticSettings(**{field: value})  # type: ignore[arg-type]  # values of two types
+        SyntheticSettings(**{field: value})
 
 
 def test_families_that_are_refused() -> None:

@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from esm1b.corpus.records.counts import DROP_REASONS, Counts
 from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.parquet_shard import ShardFacts
 from esm1b.corpus.sharding.read_inputs import Inputs, read_inputs
-from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardWorker, shard_tasks
+from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardTask, ShardWorker
 from esm1b.disk_space import explain_full_disk
 from esm1b.download.release import VALIDATION_LIST_RELEASE
 from esm1b.errors import UserError
@@ -59,7 +60,7 @@ def shard(
         inputs: FASTA, UniRef XML or UniProt release archives, plain or gzip-compressed; `-` is
             standard input.
         output: directory of the corpus; an earlier corpus there is replaced.
-        selection: which records are kept, and which of them are held out.
+        selection: choice of the records to keep and to hold out.
         shards: training files; validation gets as many in proportion to its share, at least one.
         source: origin of the sequences (`name`, `release`), for the manifest.
         workers: processes beside this one that parse, sort and write; with 1 it does all itself.
@@ -152,7 +153,9 @@ def _write_shards(
     size, number = counts.spilled, shards
     with tqdm(desc="write", total=shards + validation_shards, unit=" shards", disable=None) as bar:
         for split in SPLITS:
-            for shard_facts in pool.map(ShardWorker.write_shard, shard_tasks(split, number, size)):
+            task = ShardTask(split=split, number=0, shards=number, size=size)
+            tasks = [replace(task, number=k) for k in range(number)]
+            for shard_facts in pool.map(ShardWorker.write_shard, tasks):
                 facts[split].append(shard_facts)
                 bar.update()
             # writing the training shards has spilled the records of the validation shards

@@ -36,25 +36,22 @@ class ShardTask:
     Attributes:
         split: side of the split.
         number: number of the shard, from 0.
-        edges: bounds of intervals of the order that make up the shard, each small enough for the
-            memory.
+        shards: number of shards of the split.
+        size: bytes spilled for all shards of the split.
     """
 
     split: SplitName
     number: int
-    edges: tuple[int, ...]
+    shards: int
+    size: int
 
-
-def shard_tasks(split: SplitName, shards: int, size: int) -> list[ShardTask]:
-    """Return the tasks of writing all `shards` of a split from `size` spilled bytes."""
-    pieces = 1 + size // shards // _PIECE_BYTES
-    tasks = []
-    for number in range(shards):
-        # equal intervals of the 64-bit hashes, bounded by multiples of 2^32
-        low, high = (-(-n * 2**32 // shards) << 32 for n in (number, number + 1))
-        edges = tuple(low + (high - low) * piece // pieces for piece in range(pieces + 1))
-        tasks.append(ShardTask(split=split, number=number, edges=edges))
-    return tasks
+    def intervals(self) -> Iterator[tuple[int, int]]:
+        """Yield the intervals of the order that make up the shard, each small enough for memory."""
+        pieces = 1 + self.size // self.shards // _PIECE_BYTES
+        first, all_pieces = self.number * pieces, self.shards * pieces
+        # equal parts of the range of 64-bit hashes, bounded by multiples of 2^32
+        edges = (-(-n * 2**32 // all_pieces) << 32 for n in range(first, first + pieces + 1))
+        return pairwise(edges)
 
 
 class ShardWorker:
@@ -63,7 +60,7 @@ class ShardWorker:
     Args:
         directory: directory of the corpus, with folders for the splits.
         spill: folder of the runs, shared by all workers.
-        selection: which records are kept, and which of them are held out.
+        selection: choice of the records to keep and to hold out.
         number: number of the worker, which tells its runs from those of others.
     """
 
@@ -98,7 +95,7 @@ class ShardWorker:
 
     def _pieces(self, task: ShardTask) -> Iterator[Rows]:
         runs = sorted(self._spill.glob("run-*" if task.split == "train" else "held-out-*.run"))
-        for piece, (low, high) in enumerate(pairwise(task.edges)):
+        for piece, (low, high) in enumerate(task.intervals()):
             rows = read_interval(runs, low, high)
             if task.split == "train":
                 rows = self._train(rows, f"held-out-{task.number:06d}-{piece:06d}.run")
