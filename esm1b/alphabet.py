@@ -29,12 +29,12 @@ SECONDARY_STRUCTURE: Final = "HEC"
 _NOT_A_RESIDUE: Final = 255
 
 
-def _encoding_table() -> NDArray[np.uint8]:
-    table = np.full(256, _NOT_A_RESIDUE, dtype=np.uint8)
+def _encoding_table() -> bytes:
+    table = bytearray([_NOT_A_RESIDUE] * 256)
     for token, symbol in enumerate(RESIDUES, start=FIRST_AMINO_ACID):
         table[ord(symbol)] = token
-    table[ord("J")] = X  # leucine or isoleucine; ESM-1b has no symbol for it
-    return table
+    table[ord("J")] = X  # leucine or isoleucine: ESM-1b has no symbol for it
+    return bytes(table)
 
 
 _ENCODING: Final = _encoding_table()
@@ -43,7 +43,7 @@ _DECODING: Final = np.frombuffer(
 )
 
 
-def encode(sequence: str | bytes) -> NDArray[np.uint8]:
+def encode(sequence: str | bytes | memoryview) -> NDArray[np.uint8]:
     """Return the residue tokens `[length]` of an upper-case sequence; J becomes X.
 
     No special tokens are added.
@@ -53,15 +53,16 @@ def encode(sequence: str | bytes) -> NDArray[np.uint8]:
             its position, counted from 1.
     """
     characters = sequence.encode("latin-1", "replace") if isinstance(sequence, str) else sequence
-    tokens = _ENCODING[np.frombuffer(characters, dtype=np.uint8)]
-    if tokens.size and tokens.max() == _NOT_A_RESIDUE:
-        position = int(np.argmax(tokens == _NOT_A_RESIDUE))
+    # several times as fast as indexing with NumPy
+    tokens = bytearray(characters).translate(_ENCODING)
+    if _NOT_A_RESIDUE in tokens:
+        position = tokens.index(_NOT_A_RESIDUE)
         character = sequence[position] if isinstance(sequence, str) else chr(sequence[position])
         raise ValueError(
             f"{character!r} at position {position + 1}; "
             f"expected one of the residue symbols {RESIDUES}J"
         )
-    return tokens
+    return np.frombuffer(tokens, dtype=np.uint8)
 
 
 def encode_masked(text: str) -> NDArray[np.uint8]:

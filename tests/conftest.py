@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from esm1b.alphabet import MASK, PAD
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.encoder import Encoder
@@ -40,7 +41,7 @@ def tokens_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (folder / "proteins.fasta").write_text("".join(records))
     corpus = folder / "corpus"
-    shard([str(folder / "proteins.fasta")], corpus, shards=3, validation_fraction=0.2)
+    shard([str(folder / "proteins.fasta")], corpus, Selection(validation_fraction=0.2), shards=3)
     tokenize(corpus, folder / "tokens")
     return folder / "tokens"
 

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from esm1b.cli import app, main
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.errors import Stopped
@@ -91,7 +92,7 @@ def test_corpus_info_verifies(directory: str, tmp_path: Path, refusal: Refusal) 
     (tmp_path / "a.fasta").write_text(FASTA)
     (tmp_path / "ids.txt").write_text("second\n")
     ids = tmp_path / "ids.txt"
-    shard([str(tmp_path / "a.fasta")], tmp_path / "corpus", shards=1, validation_ids=ids)
+    shard([str(tmp_path / "a.fasta")], tmp_path / "corpus", Selection(validation_ids=ids), shards=1)
     tokenize(tmp_path / "corpus", tmp_path / "tokens")
     runner = CliRunner()
     result = runner.invoke(app, ["corpus-info", str(tmp_path / directory)])
@@ -156,7 +157,7 @@ def test_an_output_of_another_kind(tmp_path: Path, refusal: Refusal) -> None:
     (tmp_path / "ids.txt").write_text("second\n")
     for name in ("corpus", "corpus2"):
         ids = tmp_path / "ids.txt"
-        shard([str(tmp_path / "a.fasta")], tmp_path / name, shards=1, validation_ids=ids)
+        shard([str(tmp_path / "a.fasta")], tmp_path / name, Selection(validation_ids=ids), shards=1)
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     found = refusal("tokenize", tmp_path / "corpus", "--output", tmp_path / "corpus2")
     assert found == (

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.disk_space import explain_full_disk
@@ -59,7 +60,7 @@ def test_tokenize_on_a_full_disk_leaves_nothing(
 ) -> None:
     path = tmp_path / "input.fasta"
     path.write_text("".join(f">id{number}\n{'MKV' * number}\n" for number in range(1, 400)))
-    shard([str(path)], tmp_path / "corpus", validation_fraction=0.1)
+    shard([str(path)], tmp_path / "corpus", Selection(validation_fraction=0.1))
     monkeypatch.setattr("esm1b.corpus.tokens.tokenize._write_tokens", fail)
     with pytest.raises(UserError, match=r"tokens: No space left .*; expected about 0\.[0-9] MB"):
         tokenize(tmp_path / "corpus", tmp_path / "tokens")

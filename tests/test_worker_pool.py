@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.worker_pool import WorkerPool
+from esm1b.worker_pool import start_workers
 
 
 class Adder:
@@ -51,7 +51,7 @@ class Unbuildable:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_results_come_in_the_order_of_the_tasks(workers: int) -> None:
-    with WorkerPool(Adder, workers) as pool:
+    with start_workers(Adder, workers) as pool:
         results = list(pool.map(Adder.add, range(60)))
         assert [value for value, _ in results] == list(range(60))
         processes = {process for _, process in results}
@@ -65,7 +65,7 @@ def test_the_first_failure_in_order_is_raised(workers: int) -> None:
     done: list[int] = []
     with (
         pytest.raises(UserError, match="4: expected something else") as caught,
-        WorkerPool(Adder, workers) as pool,
+        start_workers(Adder, workers) as pool,
     ):
         done.extend(pool.map(Adder.refuse, range(60)))
     assert done == [0, 1, 2, 3]
@@ -83,7 +83,7 @@ def test_a_task_is_taken_when_that_a_window_before_has_been_yielded() -> None:
             assert len(taken) - len(yielded) <= window
             yield value
 
-    with WorkerPool(Adder, 2) as pool:
+    with start_workers(Adder, 2) as pool:
         window = pool.window
         for value, _ in pool.map(Adder.add, tasks()):
             yielded.append(value)
@@ -98,23 +98,26 @@ def test_a_task_is_taken_when_that_a_window_before_has_been_yielded() -> None:
     ],
 )
 def test_a_dead_worker_ends_the_work(start: int, message: str) -> None:
-    with pytest.raises(ChildProcessError, match=message), WorkerPool(Adder, 2) as pool:
+    with pytest.raises(ChildProcessError, match=message), start_workers(Adder, 2) as pool:
         list(pool.map(Adder.die, [start, 0, 0, 0, 0, 0]))
 
 
 def test_a_worker_that_cannot_be_built_or_answer(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"worker [01] refuses"), WorkerPool(Unbuildable, 2) as pool:
+    with (
+        pytest.raises(UserError, match=r"worker [01] refuses"),
+        start_workers(Unbuildable, 2) as pool,
+    ):
         list(pool.map(Unbuildable.work, range(4)))
     with (
         pytest.raises(ChildProcessError, match="died: exit status 1"),
-        WorkerPool(Adder, 2) as adders,
+        start_workers(Adder, 2) as adders,
     ):
         list(adders.map(Adder.fail_to_answer, range(4)))
     assert "pickle" in capfd.readouterr().err
 
 
 def test_large_tasks(tmp_path: Path) -> None:
-    with WorkerPool(Adder, 2) as pool:
+    with start_workers(Adder, 2) as pool:
         content = b"x" * (5 << 20)
         assert list(pool.map(length, [content] * 10)) == [5 << 20] * 10
 

@@ -6,11 +6,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# SplitMix64: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"; the
-# constants of its finaliser are Stafford's variant 13.
+from esm1b.sequences.hashes import mixed
+
+# The increment of SplitMix64, whose finaliser is `mixed`.
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
-_FIRST_MULTIPLIER: Final = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND_MULTIPLIER: Final = np.uint64(0x94D049BB133111EB)
 
 
 class Purpose(IntEnum):
@@ -33,15 +32,9 @@ def keys(
 
 def words(key: NDArray[np.uint64], counter: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return the uint64 word at `counter` of the stream `key`; arrays of equal shape."""
-    return _mix(key + _GOLDEN * (counter.astype(np.uint64) + np.uint64(1)))
+    return mixed(key + _GOLDEN * (counter.astype(np.uint64) + np.uint64(1)))
 
 
 def uniform(random_words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Return float64 numbers in [0, 1) from the upper 53 bits of `random_words`."""
     return (random_words >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * _FIRST_MULTIPLIER
-    x = (x ^ (x >> np.uint64(27))) * _SECOND_MULTIPLIER
-    return x ^ (x >> np.uint64(31))

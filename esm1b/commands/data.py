@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -83,13 +83,6 @@ def download(
     download_validation_list(output, mirrors=mirrors or (), digest=digest)
 
 
-def _read_source(path: Path | None) -> dict[str, Any] | None:
-    from esm1b.download.lock import read_source
-
-    return None if path is None else read_source(path)
-
-
-@runs("esm1b.corpus.sharding.shard:shard")
 def shard(
     inputs: Annotated[list[str], Argument(metavar="INPUT...")],
     output: options.OutputDirectory,
@@ -102,7 +95,7 @@ def shard(
     sample: options.OptionalShare = None,
     exclude: options.OptionalFile = None,
     strict: Annotated[bool, Option("--strict")] = False,
-    source: Annotated[Path | None, Option(metavar="FILE", callback=_read_source)] = None,
+    source: options.OptionalFile = None,
     workers: options.Count = 1,
 ) -> None:
     """Clean sequences, hold some out, and write Parquet shards with a manifest.
@@ -131,6 +124,28 @@ def shard(
     Example:
         esm1b shard uniref50.fasta.gz --output corpus --shards 64 --workers 8
     """
+    from esm1b.corpus.records.selection import Selection
+    from esm1b.corpus.sharding.shard import shard as run
+    from esm1b.download.lock import read_source
+
+    selection = Selection(
+        validation_fraction=validation_fraction,
+        validation_ids=validation_ids,
+        allow_partial_list=allow_partial_list,
+        minimum_length=minimum_length,
+        maximum_length=maximum_length,
+        sample=sample,
+        exclude=exclude,
+        strict=strict,
+    )
+    run(
+        inputs,
+        output,
+        selection,
+        shards=shards,
+        source=None if source is None else read_source(source),
+        workers=workers,
+    )
 
 
 @runs("esm1b.corpus.tokens.tokenize:tokenize")
@@ -165,10 +180,10 @@ def corpus_info(
         esm1b corpus-info corpus
     """
     from esm1b.corpus.describe import cluster_warning, manifest_text
-    from esm1b.corpus.verify import read_either_manifest
+    from esm1b.corpus.manifest import CORPUS_FORMAT, TOKENS_FORMAT, read_manifest
     from esm1b.corpus.verify import verify as run
 
-    manifest = read_either_manifest(directory)
+    manifest = read_manifest(directory, CORPUS_FORMAT, TOKENS_FORMAT)
     if verify:
         run(directory, manifest)
     print(manifest_text(manifest))

@@ -100,7 +100,7 @@ class CorpusConfig(Section):
         return self.validation_ids == PUBLISHED
 
     @model_validator(mode="after")
-    def _one_source(self) -> "CorpusConfig":
+    def _fits_together(self) -> "CorpusConfig":
         if self.release is not None and self.sequences:
             raise ValueError(
                 f"release: {self.release!r} beside sequences {list(self.sequences)}; "
@@ -109,19 +109,11 @@ class CorpusConfig(Section):
         for name in ("mirrors", "limit"):
             if getattr(self, name) and self.release is None:
                 raise ValueError(f"{name}: given without a release; expected one to download")
-        return self
-
-    @model_validator(mode="after")
-    def _some_length_is_kept(self) -> "CorpusConfig":
         if (self.minimum_length or 1) > (self.maximum_length or math.inf):
             raise ValueError(
                 f"maximum_length: {self.maximum_length}; expected at least minimum_length, "
                 f"{self.minimum_length}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _list_fits_release(self) -> "CorpusConfig":
         if self.allow_partial_list and self.validation_ids is None:
             raise ValueError("allow_partial_list: true without validation_ids; expected a list")
         is_whole = self.release == VALIDATION_LIST_RELEASE and self.limit is None

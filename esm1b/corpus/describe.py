@@ -1,6 +1,6 @@
-"""The facts of a corpus or of its tokens, in words, from their manifest."""
+"""Manifests of corpora and tokens in words, for the terminal and the report."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -18,14 +18,14 @@ _REASONS: Final = {
     "held_out_sequence": "sequence of a held-out record",
 }
 SPLIT_NAMES: Final = {"train": "training", "validation": "validation"}
-_BARS: Final = 20  # rows of the histogram at most, besides the last
+_BARS: Final = 20  # most rows of the histogram, besides the last
 _BAR_WIDTH: Final = 40  # characters of the longest bar
 
 
 def cluster_warning(manifest: Mapping[str, Any]) -> str | None:
-    """Return what is odd about the number of records read of a whole release, or None.
+    """Return a warning where a whole release was read but not all of its clusters, or None.
 
-    The number of a release whose clusters are known must be within 1 % of it.
+    The records must be within 1 % of the clusters, where their number is known.
     """
     source = manifest.get("source", {})  # tokens have none
     expected = expected_clusters(source.get("release", ""))
@@ -41,9 +41,9 @@ def cluster_warning(manifest: Mapping[str, Any]) -> str | None:
 
 
 def steps(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Return the way of the records into the corpus: read, left out by reason, kept.
+    """Return the steps of the records into the corpus: read, dropped by reason, kept.
 
-    What was left out is negative, so that all but the last add up to the last.
+    Dropped records are negative, so that all steps but the last add up to the last.
     """
     counts = manifest["counts"]
     left_out = [
@@ -55,7 +55,7 @@ def steps(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def source_text(manifest: Mapping[str, Any]) -> str:
-    """Return where the sequences come from, as `UniRef50 2018_03`, or the names of the files."""
+    """Return the origin of the sequences, as `UniRef50 2018_03`, or the names of the files."""
     source = manifest["source"]
     if not source:
         return ", ".join(entry["file"] for entry in manifest["inputs"])
@@ -68,7 +68,7 @@ def source_text(manifest: Mapping[str, Any]) -> str:
 
 
 def split_text(split: Mapping[str, Any]) -> str:
-    """Return how the held-out sequences were chosen, in a few words."""
+    """Return the rule that chose the held-out sequences, in a few words."""
     if split["method"] == "sequence-hash":
         return f"{100 * split['fraction']:g} % of the sequences, by a keyed hash of the sequence"
     found = "all" if split["found"] == split["ids"] else f"{split['found']:,} of them"
@@ -76,7 +76,7 @@ def split_text(split: Mapping[str, Any]) -> str:
 
 
 def selection_text(selection: Mapping[str, Any]) -> str:
-    """Return what was asked of the records beyond being proteins, in a few words."""
+    """Return the rules that records had to meet beyond being proteins, in a few words."""
     excluded = selection.get("excluded", {})
     parts = {
         "strict": "every record had to fit",
@@ -89,31 +89,33 @@ def selection_text(selection: Mapping[str, Any]) -> str:
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """Return everything worth knowing about a corpus or about tokens, for a terminal."""
-    if manifest["format"] == TOKENS_FORMAT:
-        lines = [*_shard_lines(manifest), *_fingerprint_lines(manifest)]
-    else:
-        lines = [
-            f"source       {source_text(manifest)}",
-            *_input_lines(manifest["inputs"]),
-            *_section("records", _step_lines(manifest)),
-            *_section("split", _split_lines(manifest)),
-            *_section("length", _length_lines(manifest["length_histogram"])),
-            *_section("composition, %", _composition_lines(manifest["composition"])),
-            "",
-            *_shard_lines(manifest),
-            *_fingerprint_lines(manifest),
-        ]
-    return "\n".join(lines)
-
-
-def _section(title: str, lines: Iterable[str]) -> list[str]:
-    return ["", title, *(f"  {line}" for line in lines)]
-
-
-def _input_lines(inputs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for entry in inputs:
-        yield f"input        {entry['file']}, {entry['bytes']:,} bytes, SHA-256 {entry['sha256']}"
+    """Return the facts of a corpus or of tokens, for a terminal."""
+    lines: list[str] = []
+    if manifest["format"] != TOKENS_FORMAT:
+        lines.append(f"source       {source_text(manifest)}")
+        for one in manifest["inputs"]:
+            name, size, digest = one["file"], one["bytes"], one["sha256"]
+            lines.append(f"input        {name}, {size:,} bytes, SHA-256 {digest}")
+        for title, section in (
+            ("records", _step_lines(manifest)),
+            ("split", _split_lines(manifest)),
+            ("length", _length_lines(manifest["length_histogram"])),
+            ("composition, %", _composition_lines(manifest["composition"])),
+        ):
+            lines += ["", title, *(f"  {line}" for line in section)]
+        lines.append("")
+    for split in SPLITS:
+        shards = manifest["shards"][split]
+        rows, residues, size = (
+            sum(shard[key] for shard in shards) for key in ("rows", "residues", "bytes")
+        )
+        lines.append(
+            f"{SPLIT_NAMES[split]:12} shards {len(shards):,}, sequences {rows:,}, "
+            f"residues {residues:,}, bytes {size:,}"
+        )
+    if "corpus_fingerprint" in manifest:
+        lines.append(f"corpus       {manifest['corpus_fingerprint']}")
+    return "\n".join([*lines, f"fingerprint  {manifest['fingerprint']}"])
 
 
 def _step_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -134,28 +136,18 @@ def _split_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _length_lines(histogram: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    rows = _bars(histogram)
-    total = sum(count for _, _, count in rows) or 1
-    most = max(count for _, _, count in rows) or 1
-    width = len(f"{rows[-1][1]:,}")
-    for low, high, count in rows:
-        bar = "#" * round(count / most * _BAR_WIDTH)
-        end = f" to {high:>{width},}" if high > low else " " * (width + 4)
-        yield f"{low:>{width},}{end}  {count / total:7.2%}  {bar}".rstrip()
-
-
-def _bars(histogram: Mapping[str, Sequence[int]]) -> list[tuple[int, int, int]]:
-    """Return (shortest, longest, sequences) of a few neighbouring bins together.
-
-    The last bin, which holds the few longest, stays alone.
-    """
     edges = histogram["edges"]
     counts = [sum(both) for both in zip(*(histogram[split] for split in SPLITS), strict=True)]
+    # a few neighbouring bins together; the last one, which holds the few longest, stays alone
     together = -(-(len(counts) - 1) // _BARS) or 1
-    starts = [*range(0, len(counts) - 1, together), len(counts) - 1, len(counts)]
-    return [
-        (edges[first], edges[end] - 1, sum(counts[first:end])) for first, end in pairwise(starts)
-    ]
+    bounds = [*range(0, len(counts) - 1, together), len(counts) - 1, len(counts)]
+    bars = [sum(counts[first:end]) for first, end in pairwise(bounds)]
+    width = len(f"{edges[-1] - 1:,}")
+    for (first, end), count in zip(pairwise(bounds), bars, strict=True):
+        low, high = edges[first], edges[end] - 1
+        bar = "#" * round(count / (max(bars) or 1) * _BAR_WIDTH)
+        to = f" to {high:>{width},}" if high > low else " " * (width + 4)
+        yield f"{low:>{width},}{to}  {count / (sum(bars) or 1):7.2%}  {bar}".rstrip()
 
 
 def _composition_lines(composition: Mapping[str, int]) -> Iterator[str]:
@@ -164,21 +156,3 @@ def _composition_lines(composition: Mapping[str, int]) -> Iterator[str]:
     cells = [f"{symbol} {100 * count / total:<8.3g}" for symbol, count in ordered]
     for start in range(0, len(cells), 7):
         yield "".join(cells[start : start + 7]).rstrip()
-
-
-def _shard_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
-    for split in SPLITS:
-        shards = manifest["shards"][split]
-        rows, residues, size = (
-            sum(shard[key] for shard in shards) for key in ("rows", "residues", "bytes")
-        )
-        yield (
-            f"{SPLIT_NAMES[split]:12} shards {len(shards):,}, sequences {rows:,}, "
-            f"residues {residues:,}, bytes {size:,}"
-        )
-
-
-def _fingerprint_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
-    if "corpus_fingerprint" in manifest:
-        yield f"corpus       {manifest['corpus_fingerprint']}"
-    yield f"fingerprint  {manifest['fingerprint']}"

@@ -1,4 +1,4 @@
-"""The manifests of corpora and token directories: what they hold and whether it is still so."""
+"""Manifests of corpora and token directories: schema, fingerprints, and reading them."""
 
 import hashlib
 import json
@@ -8,25 +8,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from esm1b.alphabet import TOKENS
 from esm1b.errors import UserError
 from esm1b.files import read_json
-
-__all__ = [
-    "CORPUS_FORMAT",
-    "FORMAT_VERSION",
-    "MANIFEST",
-    "SPLITS",
-    "TOKENS_FORMAT",
-    "SplitName",
-    "check_shards",
-    "composition",
-    "corpus_fingerprint",
-    "digest_of",
-    "length_histogram",
-    "read_manifest",
-]
 
 SplitName = Literal["train", "validation"]
 SPLITS: Final[tuple[SplitName, SplitName]] = ("train", "validation")
@@ -35,67 +20,96 @@ CORPUS_FORMAT: Final = "esm1b-corpus"
 TOKENS_FORMAT: Final = "esm1b-tokens"
 FORMAT_VERSION: Final = 1
 
+_KEYS: Final = {
+    CORPUS_FORMAT: (
+        *("source", "inputs", "counts", "sequences", "residues", "length_histogram"),
+        *("composition", "selection", "split", "shards", "fingerprint"),
+    ),
+    TOKENS_FORMAT: ("corpus_fingerprint", "alphabet", "shards", "fingerprint"),
+}
 _HISTOGRAM_BINS: Final = 50
 
 
-def read_manifest(directory: Path, expected_format: str) -> dict[str, Any]:
-    """Return the manifest of `directory`.
+def read_manifest(directory: Path, *formats: str) -> dict[str, Any]:
+    """Return the manifest of `directory`, which must be of one of `formats`.
 
     Raises:
-        UserError: there is none, or it is of another format or version.
+        UserError: there is none, it is of another format or version, or lacks a key.
     """
     path = directory / MANIFEST
     if not path.is_file():
-        raise UserError(f"{directory}: no {MANIFEST}; expected a directory of {expected_format}")
+        raise UserError(
+            f"{directory}: no {MANIFEST}; expected a directory of {' or '.join(formats)}"
+        )
     manifest: dict[str, Any] = read_json(path)
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != expected_format:
-        raise UserError(f"{path}: format {found!r}; expected {expected_format!r}")
+    if found not in formats:
+        raise UserError(
+            f"{path}: format {found!r}; expected {' or '.join(repr(name) for name in formats)}"
+        )
     if manifest.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{path}: format_version {manifest.get('format_version')!r}; expected {FORMAT_VERSION}"
         )
+    for key in _KEYS[found]:
+        if key not in manifest:
+            raise UserError(f"{path}: no {key}; expected all of {', '.join(_KEYS[found])}")
     return manifest
 
 
-def check_shards(directory: Path, shards: Sequence[Mapping[str, Any]]) -> None:
-    """Check that the files of `shards` are there and as large as the manifest says.
+def checked_shards(
+    directory: Path, manifest: Mapping[str, Any], splits: Sequence[SplitName] = SPLITS
+) -> list[dict[str, Any]]:
+    """Return the shards of `splits` in order, whose files are as large as the manifest says.
 
     Raises:
         UserError: one is missing or of another size.
     """
+    shards = [shard for split in splits for shard in manifest["shards"][split]]
     for shard in shards:
         path = directory / shard["file"]
         size = path.stat().st_size if path.is_file() else None
         if size != shard["bytes"]:
             found = "missing" if size is None else f"{size} bytes"
             raise UserError(f"{path}: {found}; expected {shard['bytes']} bytes, as in {MANIFEST}")
+    return shards
 
 
 def corpus_fingerprint(shards: Mapping[SplitName, Sequence[Mapping[str, Any]]]) -> str:
     """Return the SHA-256 over all that determines training.
 
-    That is, per split, the shards with the lengths and residues of their sequences in order; not
-    the names of files, ids and annotations, or the compression.
+    This is, per split, the shards with the lengths and residues of their sequences in order, but
+    not the names of files, ids and annotations, or the compression.
     """
     content = {split: [shard["sequences_sha256"] for shard in shards[split]] for split in SPLITS}
-    return digest_of({"format": CORPUS_FORMAT, "version": FORMAT_VERSION, "sequences": content})
+    return _digest({"format": CORPUS_FORMAT, "version": FORMAT_VERSION, "sequences": content})
 
 
-def digest_of(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, in hexadecimal."""
+def tokens_fingerprint(corpus: str) -> str:
+    """Return the SHA-256 over the corpus's fingerprint, the alphabet and the format."""
+    return _digest(
+        {
+            "format": TOKENS_FORMAT,
+            "version": FORMAT_VERSION,
+            "corpus": corpus,
+            "alphabet": TOKENS,
+        }
+    )
+
+
+def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def length_histogram(counts: Mapping[SplitName, Mapping[int, int]]) -> dict[str, list[int]]:
-    """Return the sequences per interval of lengths, from the sequences of each length.
+    """Return the number of sequences per interval of lengths, by split.
 
     Bin k counts lengths in `[edges[k], edges[k + 1])`. The bins are equally wide up to about the
     99th percentile; one more holds the rest.
 
     Args:
-        counts: per split, sequences of each length that occurs.
+        counts: number of sequences of each length that occurs, by split.
     """
     total = Counter(counts["train"]) + Counter(counts["validation"])
     lengths = sorted(total)
@@ -112,8 +126,3 @@ def length_histogram(counts: Mapping[SplitName, Mapping[int, int]]) -> dict[str,
         bins = np.histogram(np.array(occurring, np.int64), edges, weights=np.array(weights))[0]
         histogram[split] = [int(count) for count in bins]
     return histogram
-
-
-def composition(counts: NDArray[np.int64]) -> dict[str, int]:
-    """Return the symbols that occur and how often, from `[256]` counts of characters."""
-    return {chr(symbol): int(counts[symbol]) for symbol in np.flatnonzero(counts)}

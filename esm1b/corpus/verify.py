@@ -1,45 +1,21 @@
 """Whether the files of a corpus or of tokens are still what their manifest says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tqdm import tqdm
 
 from esm1b.corpus.manifest import (
-    CORPUS_FORMAT,
     MANIFEST,
     SPLITS,
     TOKENS_FORMAT,
-    check_shards,
+    checked_shards,
     corpus_fingerprint,
-    read_manifest,
+    tokens_fingerprint,
 )
-from esm1b.corpus.tokens.tokenize import tokens_fingerprint
 from esm1b.errors import UserError
-from esm1b.files import read_json, sha256_file
-
-_TOKENS_KEYS: Final = ("corpus_fingerprint", "shards", "fingerprint")
-_CORPUS_KEYS: Final = (
-    *("source", "inputs", "counts", "sequences", "residues", "length_histogram", "composition"),
-    *("selection", "split", "shards", "fingerprint"),
-)
-
-
-def read_either_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a corpus or of tokens.
-
-    Raises:
-        UserError: there is none, or it is of neither format or of another version.
-    """
-    path = directory / MANIFEST
-    content = read_json(path) if path.is_file() else None
-    is_tokens = isinstance(content, dict) and content.get("format") == TOKENS_FORMAT
-    manifest = read_manifest(directory, TOKENS_FORMAT if is_tokens else CORPUS_FORMAT)
-    missing = [key for key in (_TOKENS_KEYS if is_tokens else _CORPUS_KEYS) if key not in manifest]
-    if missing:
-        raise UserError(f"{path}: has no {missing[0]}; expected it whole, as it was written")
-    return manifest
+from esm1b.files import sha256_file
 
 
 def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
@@ -49,10 +25,8 @@ def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
         UserError: naming the first thing that differs: a sum or the fingerprint within the
             manifest, a shard that is missing, damaged or not in the manifest.
     """
-    shards: dict[str, list[dict[str, Any]]] = manifest["shards"]
     _check_manifest(directory / MANIFEST, manifest)
-    listed = [shard for split in SPLITS for shard in shards[split]]
-    check_shards(directory, listed)
+    listed = checked_shards(directory, manifest)
     _check_no_others(directory, {shard["file"] for shard in listed})
     size = sum(shard["bytes"] for shard in listed)
     with tqdm(desc="verify", total=size, unit="B", unit_scale=True, disable=None) as bar:
@@ -67,33 +41,25 @@ def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    def check(key: str, found: Any, expected: Any, source: str) -> None:
+        if found != expected:
+            raise UserError(f"{path}: {key}: {found}; expected {expected}, from {source}")
+
     shards = manifest["shards"]
     if manifest["format"] == TOKENS_FORMAT:
-        expected = tokens_fingerprint(manifest["corpus_fingerprint"])
+        fingerprint = tokens_fingerprint(manifest["corpus_fingerprint"])
     else:
-        expected = corpus_fingerprint(shards)
-        counts = manifest["counts"]
+        fingerprint = corpus_fingerprint(shards)
+        counts, letters = manifest["counts"], sum(manifest["composition"].values())
         for name, field in (("sequences", "rows"), ("residues", "residues")):
             for split in SPLITS:
-                total = _sum(shards[split], field)
-                _check(path, f"{name}.{split}", manifest[name][split], total, "its shards")
-        kept = sum(manifest["sequences"].values())
-        _check(path, "counts.kept", counts["kept"], kept, "its splits")
+                total = sum(shard[field] for shard in shards[split])
+                check(f"{name}.{split}", manifest[name][split], total, "its shards")
+        check("counts.kept", counts["kept"], sum(manifest["sequences"].values()), "its splits")
         read = counts["kept"] + sum(counts["dropped"].values())
-        _check(path, "counts.read", counts["read"], read, "what was kept and dropped")
-        letters = sum(manifest["composition"].values())
-        residues = sum(manifest["residues"].values())
-        _check(path, "composition", letters, residues, "its splits")
-    _check(path, "fingerprint", manifest["fingerprint"], expected, "its shards")
-
-
-def _check(path: Path, key: str, found: Any, expected: Any, source: str) -> None:
-    if found != expected:
-        raise UserError(f"{path}: {key}: {found}; expected {expected}, from {source}")
-
-
-def _sum(shards: Sequence[Mapping[str, Any]], field: str) -> int:
-    return sum(shard[field] for shard in shards)
+        check("counts.read", counts["read"], read, "what was kept and dropped")
+        check("composition", letters, sum(manifest["residues"].values()), "its splits")
+    check("fingerprint", manifest["fingerprint"], fingerprint, "its shards")
 
 
 def _check_no_others(directory: Path, listed: set[str]) -> None:

@@ -14,8 +14,9 @@ import torch.distributed
 
 from esm1b.batches.masking import MASKED_SHARE
 from esm1b.config import Config
+from esm1b.corpus.manifest import TOKENS_FORMAT, read_manifest
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
-from esm1b.corpus.verify import read_either_manifest, verify
+from esm1b.corpus.verify import verify
 from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
 from esm1b.files import check_replaceable, read_json
 from esm1b.pretraining.attempt_log import AttemptLog
@@ -100,7 +101,7 @@ def pretrain(
             if options.wandb_project is not None:
                 check_installed(options.wandb_project)
             if options.verify:
-                verify(tokens, read_either_manifest(tokens))
+                verify(tokens, read_manifest(tokens, TOKENS_FORMAT))
             locked.enter_context(directory_lock(checkpoints))
             check_fingerprint(checkpoints, run_fingerprint(config, train))
             check_free_space(

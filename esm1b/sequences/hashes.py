@@ -43,18 +43,39 @@ def id_hashes(
         lengths: `[ids]` bytes of each id.
     """
     start = _seed(_ID_KEY)
-    # the eight bytes from every place, as little-endian numbers
-    words = np.ndarray(len(text) + 1, "<u8", text + bytes(_WORD), strides=(1,))
-    hashes = _mixed(lengths.astype(np.uint64) ^ np.uint64(start))
+    hashes = mixed(lengths.astype(np.uint64) ^ np.uint64(start))
     for place in range(0, min(int(lengths.max(initial=0)), _LONGEST_ID), _WORD):
         rest = lengths - place
-        word = words[np.minimum(starts + place, len(text))]
-        word &= _MASKS.take(rest, mode="clip")
-        hashes = np.where(rest > 0, _mixed(hashes ^ word), hashes)
+        word = first_words(text, starts + place, rest)
+        hashes = np.where(rest > 0, mixed(hashes ^ word), hashes)
     for number in np.flatnonzero(lengths > _LONGEST_ID).tolist():
         name = text[starts[number] : starts[number] + lengths[number]]
         hashes[number] = xxh3_64_intdigest(name, start)
     return hashes
+
+
+def first_words(
+    text: bytes | memoryview,
+    starts: NDArray[np.integer],
+    lengths: NDArray[np.integer] | int,
+) -> NDArray[np.uint64]:
+    """Return the first eight bytes of pieces of `text` as little-endian numbers.
+
+    A piece of fewer bytes is followed by zeros, and one of no or negative length is 0.
+
+    Args:
+        text: one text that holds all pieces.
+        starts: `[pieces]`, not negative.
+        lengths: `[pieces]`, in bytes.
+    """
+    if len(text) < _WORD:
+        text = bytes(text).ljust(_WORD, b"\0")
+    # one number for every byte of the text, unaligned and overlapping
+    words = np.ndarray(len(text) - _WORD + 1, "<u8", text, strides=(1,))
+    places = np.minimum(starts, len(words) - 1)
+    # near the end of the text, the word begins before the piece
+    found = words[places] >> (8 * (starts - places)).astype(np.uint64)
+    return found & _MASKS.take(lengths, mode="clip")  # type: ignore[no-any-return]
 
 
 def joined(ids: Sequence[bytes]) -> tuple[bytes, NDArray[np.int64], NDArray[np.int32]]:
@@ -77,8 +98,8 @@ def _hashes(values: Iterable[bytes], key: bytes) -> NDArray[np.uint64]:
     return np.array([xxh3_64_intdigest(value, start) for value in values], dtype=np.uint64)
 
 
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return a permutation of the 64-bit numbers in which every bit depends on all bits.
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return values in which every bit depends on every bit of those given, one to one.
 
     The finaliser of SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2714064.2660195), with
     the constants of Stafford's "Mix13".

@@ -1,4 +1,4 @@
-"""Contacts of a synthetic family, and which residues go together in a contact."""
+"""Contacts of a synthetic family, and the pairs of residues that a contact favors."""
 
 from typing import Final
 
@@ -21,7 +21,7 @@ COMPLEMENTARY: Final = (
     *("SN", "NT", "TQ", "QS"),  # hydroxyl to amide
     *("CH", "HM", "MC"),  # ligands of one metal ion
 )
-"""Unordered pairs of residues that go together in a contact."""
+"""Unordered pairs of residues that a contact favors."""
 
 # Nearest neighbours on one face of a helix are a turn apart: 3.6 residues.
 _HELIX_TURN: Final = 3.6
@@ -44,14 +44,14 @@ def draw_contacts(
 
     Two segments pair antiparallel, strands residue by residue and helices turn by turn, until the
     family has a number of contacts drawn from a third to a half of its length. Helices and strands
-    come first, then loops as well, and only where residues without a contact run short does a
+    come first, then loops as well. Only when there are too few residues without a contact does a
     residue get a second one, which correlates residues that are not in contact. The two residues of
-    a contact do not face opposite ways.
+    a contact never face opposite sides.
 
     Args:
-        segments: the family's secondary structure.
-        facing: how far each site points inside, `[length]`, from -1 to 1; loops 0.
-        generator: where the random numbers come from.
+        segments: secondary structure of the family.
+        facing: direction of each site, `[length]`, from -1 (outside) to 1 (inside); loops 0.
+        generator: source of the random numbers.
     """
     length = segments[-1].stop
     wanted = int(generator.integers(-(-length // 3), length // 2 + 1))
@@ -87,10 +87,13 @@ def _face(segment: Segment, generator: np.random.Generator) -> list[int]:
 
 
 def _fits(contacts: list[tuple[int, int]], pair: tuple[int, int], length: int, degree: int) -> bool:
-    if pair[1] - pair[0] < MINIMUM_SEPARATION:
-        return False
     try:
-        check_contacts([*contacts, pair], length, maximum_degree=degree)
+        check_contacts(
+            [*contacts, pair],
+            length,
+            minimum_separation=MINIMUM_SEPARATION,
+            maximum_degree=degree,
+        )
     except ValueError:
         return False
     return True

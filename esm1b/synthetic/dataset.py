@@ -1,9 +1,9 @@
 """Protein families drawn from a known model: the demonstration's data, whose truth is exact.
 
 Each family is a pairwise model whose contact graph is a forest (`esm1b.synthetic.potts`). Its
-fields carry a secondary structure, its couplings ask for complementary residues at sites in
-contact. A language model that has read the sequences can be held against the truth: the contacts,
-the secondary structure and the best possible predictions (`esm1b.synthetic.exact_predictions`).
+fields carry a secondary structure, and its couplings favor complementary residues at sites in
+contact. A language model trained on the sequences can be compared with the truth: the contacts, the
+secondary structure and the best possible predictions (`esm1b.synthetic.exact_predictions`).
 """
 
 import gzip
@@ -54,8 +54,8 @@ _STRUCTURES: Final = pa.schema(
 def synthesize(output: Path, settings: SyntheticSettings) -> None:
     """Write the sequences, the structure table and the truth to the directory `output`.
 
-    `sequences.fasta.gz` has the sequences of the corpus families, shuffled, as a UniRef50 release
-    writes them. `structures.parquet` has `members` further sequences of every family, with
+    `sequences.fasta.gz` has the sequences of the corpus families, shuffled, in the format of a
+    UniRef50 release. `structures.parquet` has `members` more sequences of every family, with
     contacts (pairs the model couples), secondary structure and `group` = family. `truth.npz` is
     for `load_truth`. The same settings give the same bytes.
 
@@ -69,11 +69,10 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
         rows: list[dict[str, object]] = []
         for index, family in enumerate(tqdm(families, desc="families", disable=None)):
             generator = random_stream(settings.seed, 1, index)
-            corpus = []
-            if family.kind != "unseen":
-                corpus = _draw_sequences(family, settings.sequences, generator)
-                names += [family.name] * len(corpus)
-                sequences += corpus
+            count = 0 if family.kind == "unseen" else settings.sequences
+            corpus = _draw_sequences(family, count, generator)
+            names += [family.name] * count
+            sequences += corpus
             rows += _structure_rows(family, settings.members, set(corpus), generator)
         order = random_stream(settings.seed, 2).permutation(len(sequences))
         _write_fasta(directory / SEQUENCES_FILE, ((names[i], sequences[i]) for i in order))
@@ -108,14 +107,7 @@ def load_truth(path: Path) -> list[SyntheticFamily]:
         ]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}") from error
-    except (
-        KeyError,
-        IndexError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except (LookupError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file}: {error}; expected the truth of synthetic families") from error
 
 
@@ -151,9 +143,9 @@ def _structure_rows(
 
 
 def _write_fasta(path: Path, records: Iterator[tuple[str, str]]) -> None:
-    """Write (family, sequence) records like UniRef50's: header fields as there, 60 columns.
+    """Write (family, sequence) records in UniRef50's format: its header fields, 60 columns.
 
-    The accessions cannot be taken for real ones; 32630 is NCBI's taxon for synthetic constructs.
+    No real accession looks like these; 32630 is NCBI's taxon for synthetic constructs.
     """
     with (
         path.open("wb") as raw,
@@ -163,12 +155,11 @@ def _write_fasta(path: Path, records: Iterator[tuple[str, str]]) -> None:
     ):
         for number, (family, sequence) in enumerate(records, start=1):
             accession = f"SYN{number:07d}"
-            lines = textwrap.wrap(sequence, 60)
             text.write(
                 f">UniRef50_{accession} Synthetic protein of {family} n=1 "
                 f"Tax=synthetic construct TaxID=32630 RepID={accession}_SYNTH\n"
+                f"{textwrap.fill(sequence, 60)}\n"
             )
-            text.write("\n".join(lines) + "\n")
 
 
 def _save_truth(path: Path, families: Sequence[SyntheticFamily]) -> None:
@@ -178,9 +169,8 @@ def _save_truth(path: Path, families: Sequence[SyntheticFamily]) -> None:
         "ss3": np.array([family.ss3 for family in families]),
         "lengths": np.array([family.potts.length for family in families]),
         "edge_counts": np.array([len(family.potts.edges) for family in families]),
-        "fields": np.concatenate([family.potts.fields for family in families]),
-        "edges": np.concatenate([family.potts.edges for family in families]),
-        "couplings": np.concatenate([family.potts.couplings for family in families]),
     }
+    for name in ("fields", "edges", "couplings"):
+        arrays[name] = np.concatenate([getattr(family.potts, name) for family in families])
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)

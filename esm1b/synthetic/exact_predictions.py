@@ -1,4 +1,4 @@
-"""The best predictions of masked residues that anyone could make, for synthetic families."""
+"""The best possible predictions of masked residues, for synthetic families."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from esm1b.alphabet import FIRST_AMINO_ACID
 from esm1b.synthetic.families import SyntheticFamily
 from esm1b.synthetic.potts import STATES
 
+# Sequences at a time: beliefs of 50 sites in float64 are 8 kB a sequence and family.
 _CHUNK: Final = 1_000
-"""Sequences at a time: beliefs of 50 sites in float64 are 8 kB a sequence and family."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +35,16 @@ def exact_predictions(
     sequences: Sequence[NDArray[np.uint8]],
     missing: Sequence[NDArray[np.bool_]],
 ) -> ExactPredictions:
-    """Return what the truth says about the missing positions, knowing length and visible residues.
+    """Return the exact probabilities at the missing positions, given length and visible residues.
 
-    A sequence may come from any corpus family of its length; each is as likely before anything
-    is seen. The predictions of the families are averaged with their probability given the visible
-    residues.
+    A sequence may come from any corpus family of its length, all equally likely a priori. The
+    predictions of the families are averaged with their probability given the visible residues.
 
     Args:
-        families: those of `load_truth`; the unseen ones are left out.
-        sequences: residue tokens `[length]` each.
-        missing: `[length]` each, true at the positions to predict; the tokens there are not read.
+        families: families of `load_truth`; the unseen ones are not used.
+        sequences: residue tokens, `[length]` each.
+        missing: masks, `[length]` each, true at the positions to predict; the tokens there are
+            ignored.
 
     Raises:
         ValueError: `sequences` and `missing` differ in number or length, no corpus family has the

@@ -1,4 +1,4 @@
-"""Protein families drawn at random: what is true of each, and the settings they come from."""
+"""Protein families drawn at random, with the whole truth about each."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -24,64 +24,65 @@ from esm1b.synthetic.secondary_structure import (
 FamilyKind = Literal["fit", "test", "unseen"]
 """In the corpus and used to fit probes; in the corpus and used to test them; not in the corpus."""
 
+_SHORTEST: Final = 30  # residues: room for two strands, a helix and the loops between them
 
-_SHORTEST: Final = 30
-"""Residues: room for two strands, a helix and the loops between them."""
+# What a contact adds to the log-potential (nats) of complementary residues.
+_COUPLING: Final = 4.0
+# Weight of the logarithm of the secondary-structure propensities.
+_PROPENSITY: Final = 0.7
+# Weight (nats per standard deviation of hydrophobicity) of the inward and outward faces of helices
+# and strands.
+_PERIODICITY: Final = 1.8
+# Standard deviation (nats) of a family's own preference for each residue at each site.
+_PREFERENCE: Final = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSettings:
-    """What families to draw, and how many sequences of each.
+    """Number and kind of the families to draw, and number of sequences of each.
+
+    Attributes:
+        families: families in the corpus: every other one for fitting probes, the rest for testing
+            them.
+        unseen_families: families that are not in the corpus.
+        sequences: sequences of each corpus family in the corpus.
+        members: sequences of each family in the structure table, none of them in the corpus.
+        minimum_length: least residues of a family.
+        maximum_length: most residues of a family.
+        seed: random seed.
 
     Raises:
         UserError: a number is out of range; the message names it.
     """
 
     families: int = 16
-    """Families in the corpus: every other one for fitting probes, the rest for testing them."""
     unseen_families: int = 6
-    """Families that are not in the corpus."""
     sequences: int = 2_000
-    """Sequences of each corpus family in the corpus."""
     members: int = 8
-    """Sequences of each family in the structure table, none of them in the corpus."""
     minimum_length: int = 34
-    """Residues of the shortest family allowed."""
     maximum_length: int = 46
-    """Residues of the longest family allowed."""
-    coupling: float = 4.0
-    """What a contact adds to the log-potential (nats) of complementary residues."""
-    propensity: float = 0.7
-    """Weight of the logarithm of the secondary-structure propensities."""
-    periodicity: float = 1.8
-    """Weight (nats per standard deviation of hydrophobicity) of the inward and outward faces of
-    helices and strands."""
-    preference: float = 0.2
-    """Standard deviation (nats) of the family's own preference for each residue at each site."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("families", 2),
-            ("unseen_families", 0),
-            ("sequences", 1),
-            ("members", 1),
-            ("minimum_length", _SHORTEST),
-            ("maximum_length", self.minimum_length),
-            ("coupling", 0),
-            ("propensity", 0),
-            ("periodicity", 0),
-            ("preference", 0),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if not least <= value < np.inf:
+        least_values = {
+            **{"families": 2, "sequences": 1, "members": 1},
+            **{"minimum_length": _SHORTEST, "maximum_length": self.minimum_length},
+        }
+        for name, value in vars(self).items():
+            least = least_values.get(name, 0)
+            if value < least:
                 raise UserError(f"synthetic data: {name} is {value}; expected {least} or more")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SyntheticFamily:
     """A family and the whole truth about it.
+
+    Attributes:
+        name: name of the family.
+        kind: use of the family.
+        ss3: one letter per residue: H (helix), E (strand) or C (coil).
+        potts: model that the sequences are drawn from; its edges are the contacts.
 
     Raises:
         ValueError: the secondary structure and the model differ in length, or the contacts are not
@@ -91,7 +92,6 @@ class SyntheticFamily:
     name: str
     kind: FamilyKind
     ss3: str
-    """One letter per residue: H (helix), E (strand) or C (coil)."""
     potts: PottsForest
 
     def __post_init__(self) -> None:
@@ -137,11 +137,11 @@ def _draw_family(
     facing = hydrophobic_phase(segments, generator)
     edges = draw_contacts(segments, facing, generator)
     fields = (
-        settings.propensity * np.log(np.stack([PROPENSITIES[state] for state in ss3]))
-        + settings.periodicity * np.outer(facing, HYDROPHOBICITY)
-        + settings.preference * generator.standard_normal((length, len(HYDROPHOBICITY)))
+        _PROPENSITY * np.log(np.stack([PROPENSITIES[state] for state in ss3]))
+        + _PERIODICITY * np.outer(facing, HYDROPHOBICITY)
+        + _PREFERENCE * generator.standard_normal((length, len(HYDROPHOBICITY)))
     )
-    couplings = np.tile(settings.coupling * complementarity(), (len(edges), 1, 1))
+    couplings = np.tile(_COUPLING * complementarity(), (len(edges), 1, 1))
     return SyntheticFamily(
         name=name,
         kind=kind,

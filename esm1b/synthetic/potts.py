@@ -33,42 +33,40 @@ def check_contacts(
         edges: pairs of sites `[edges, 2]`, counted from 0, the first below the second.
         length: number of sites.
         minimum_separation: least |i - j|.
-        maximum_degree: greatest number of edges at one site; None is any number.
+        maximum_degree: most edges at one site; None is any number.
 
     Raises:
         ValueError: an edge is reversed, out of range or too short, a site has too many edges, or
             the edges close a cycle (a repeated edge is a cycle of two).
     """
-    root = list(range(length))
+    root = list(range(length))  # another site of the same tree for each, itself at the root
     degree = [0] * length
+
+    def tree(site: int) -> int:
+        while root[site] != site:
+            site = root[site]
+        return site
+
     for first, second in ((int(i), int(j)) for i, j in edges):
+        edge = f"edge ({first}, {second})"
         if not 0 <= first < second < length:
-            raise ValueError(
-                f"edge ({first}, {second}): expected 0 <= first < second < length {length}"
-            )
+            raise ValueError(f"{edge}: expected 0 <= first < second < length {length}")
         if second - first < minimum_separation:
             raise ValueError(
-                f"edge ({first}, {second}): separation {second - first}, "
-                f"expected at least {minimum_separation}"
+                f"{edge}: separation {second - first}, expected at least {minimum_separation}"
             )
         for site in (first, second):
             degree[site] += 1
             if maximum_degree is not None and degree[site] > maximum_degree:
                 raise ValueError(f"site {site}: more than {maximum_degree} edges")
-        if _find(root, first) == _find(root, second):
-            raise ValueError(f"edge ({first}, {second}): closes a cycle; expected a forest")
-        root[_find(root, first)] = _find(root, second)
-
-
-def _find(root: list[int], site: int) -> int:
-    while root[site] != site:
-        site = root[site]
-    return site
+        if tree(first) == tree(second):
+            raise ValueError(f"{edge}: closes a cycle; expected a forest")
+        root[tree(first)] = tree(second)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditionals:
-    """What the observed residues say about the missing ones."""
+    """Distribution of the missing residues given the observed ones."""
 
     log_evidence: NDArray[np.float64]
     """`[sequences]`, the log probability (nats) of the observed residues together."""
@@ -95,15 +93,13 @@ class PottsForest:
     """`[edges, 20, 20]`, axis 1 the residue at the first site, axis 2 at the second"""
 
     def __post_init__(self) -> None:
-        if self.fields.ndim != 2 or self.fields.shape[1] != STATES or not len(self.fields):
-            raise ValueError(f"fields: shape {self.fields.shape}, expected [length, {STATES}]")
-        if self.edges.ndim != 2 or self.edges.shape[1] != 2:
-            raise ValueError(f"edges: shape {self.edges.shape}, expected [edges, 2]")
-        if self.couplings.shape != (len(self.edges), STATES, STATES):
-            raise ValueError(
-                f"couplings: shape {self.couplings.shape}, "
-                f"expected {(len(self.edges), STATES, STATES)}"
-            )
+        for name, expected in (
+            ("fields", (max(1, self.length), STATES)),
+            ("edges", (len(self.edges), 2)),
+            ("couplings", (len(self.edges), STATES, STATES)),
+        ):
+            if (shape := getattr(self, name).shape) != expected:
+                raise ValueError(f"{name}: shape {shape}, expected {expected}")
         if not (np.isfinite(self.fields).all() and np.isfinite(self.couplings).all()):
             raise ValueError("fields and couplings must be finite")
         check_contacts(self.edges, self.length)
@@ -124,25 +120,6 @@ class PottsForest:
         _, beliefs = self._beliefs(np.ones((1, self.length, STATES)))
         return np.asarray(beliefs[0])
 
-    @cached_property
-    def pair_marginals(self) -> NDArray[np.float64]:
-        """The joint probability of the residues at the two ends of each edge, `[edges, 20, 20]`."""
-        _, subtree = self._collect(np.ones((1, self.length, STATES)))
-        pairs = np.zeros((len(self.edges), STATES, STATES))
-        for site, parent, edge in self._order:
-            if edge >= 0:
-                # p(parent) p(site | parent), by the messages from the leaves alone
-                joint = self.marginals[parent, :, None] * self._given_parent(subtree[0], site, edge)
-                pairs[edge] = joint if parent < site else joint.T
-        return pairs
-
-    def log_probability(self, sequences: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the log probability (nats) `[sequences]` of `sequences` `[sequences, length]`."""
-        score = self.fields[np.arange(self.length), sequences].sum(axis=1)
-        for edge, (first, second) in enumerate(self.edges):
-            score = score + self.couplings[edge, sequences[:, first], sequences[:, second]]
-        return np.asarray(score - self.log_partition)
-
     def sample(self, count: int, generator: np.random.Generator) -> NDArray[np.uint8]:
         """Return `count` independent sequences `[count, length]`, drawn exactly."""
         _, subtree = self._collect(np.ones((1, self.length, STATES)))
@@ -152,7 +129,9 @@ class PottsForest:
             if edge < 0:
                 cumulative = np.cumsum(subtree[0, site])[None, :]
             else:
-                table = np.cumsum(self._given_parent(subtree[0], site, edge), axis=1)
+                # p(site | parent), `[20 at the parent, 20 at the site]`
+                given = subtree[0, site] * self._weights(site, edge).T
+                table = np.cumsum(given / given.sum(axis=1, keepdims=True), axis=1)
                 cumulative = table[sequences[:, parent]]
             # the last bound is 1 up to rounding: leave it out so that no draw goes past it
             sequences[:, site] = (uniform[:, None] >= cumulative[:, :-1]).sum(axis=1)
@@ -165,7 +144,7 @@ class PottsForest:
 
         Args:
             sequences: amino-acid indices `[sequences, length]`; ignored where missing.
-            missing: `[sequences, length]`.
+            missing: mask `[sequences, length]`.
 
         Raises:
             ValueError: shapes disagree or an observed residue is not one of the 20 amino acids.
@@ -206,13 +185,6 @@ class PottsForest:
         coupling = self.couplings[edge]
         weights = np.exp(coupling - coupling.max())
         return np.asarray(weights if site == self.edges[edge, 0] else weights.T)
-
-    def _given_parent(
-        self, subtree: NDArray[np.float64], site: int, edge: int
-    ) -> NDArray[np.float64]:
-        """p(site | parent), `[20 at the parent, 20 at the site]`; `subtree` `[length, 20]`."""
-        joint = subtree[site] * self._weights(site, edge).T
-        return np.asarray(joint / joint.sum(axis=1, keepdims=True))
 
     def _collect(
         self, allowed: NDArray[np.float64]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from Bio.SeqUtils.ProtParamData import kd
 from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS
@@ -12,70 +13,27 @@ from esm1b.alphabet import AMINO_ACIDS
 # secondary structure of proteins from their amino acid sequence", Adv. Enzymol. 47 (1978) 45-148.
 # Times 100; helix, strand, and for coil their beta-turn.
 _CHOU_FASMAN: Final = {
-    "A": (142, 83, 66),
-    "R": (98, 93, 95),
-    "N": (67, 89, 156),
-    "D": (101, 54, 146),
-    "C": (70, 119, 119),
-    "Q": (111, 110, 98),
-    "E": (151, 37, 74),
-    "G": (57, 75, 156),
-    "H": (100, 87, 95),
-    "I": (108, 160, 47),
-    "L": (121, 130, 59),
-    "K": (116, 74, 101),
-    "M": (145, 105, 60),
-    "F": (113, 138, 60),
-    "P": (57, 55, 152),
-    "S": (77, 75, 143),
-    "T": (83, 119, 96),
-    "W": (108, 137, 96),
-    "Y": (69, 147, 114),
-    "V": (106, 170, 50),
+    #      L   A   G   V   S   E   R   T   I   D   P   K   Q   N   F   Y   M   H   W   C
+    "H": "121 142  57 106  77 151  98  83 108 101  57 116 111  67 113  69 145 100 108  70",
+    "E": "130  83  75 170  75  37  93 119 160  54  55  74 110  89 138 147 105  87 137 119",
+    "C": " 59  66 156  50 143  74  95  96  47 146 152 101  98 156  60 114  60  95  96 119",
 }
-
-# Hydropathy: J. Kyte and R. F. Doolittle, "A simple method for displaying the hydropathic character
-# of a protein", J. Mol. Biol. 157 (1982) 105-132.
-_KYTE_DOOLITTLE: Final = {
-    "A": 1.8,
-    "R": -4.5,
-    "N": -3.5,
-    "D": -3.5,
-    "C": 2.5,
-    "Q": -3.5,
-    "E": -3.5,
-    "G": -0.4,
-    "H": -3.2,
-    "I": 4.5,
-    "L": 3.8,
-    "K": -3.9,
-    "M": 1.9,
-    "F": 2.8,
-    "P": -1.6,
-    "S": -0.8,
-    "T": -0.7,
-    "W": -0.9,
-    "Y": -1.3,
-    "V": 4.2,
-}
-
-
-def _standardised(scale: dict[str, float]) -> NDArray[np.float64]:
-    values = np.array([scale[symbol] for symbol in AMINO_ACIDS])
-    return np.asarray((values - values.mean()) / values.std())
-
 
 PROPENSITIES: Final[dict[str, NDArray[np.float64]]] = {
-    state: np.array([_CHOU_FASMAN[symbol][column] / 100 for symbol in AMINO_ACIDS])
-    for column, state in enumerate("HEC")
+    state: np.array([int(parameter) for parameter in row.split()]) / 100
+    for state, row in _CHOU_FASMAN.items()
 }
-"""For each of H, E and C, `[20]`: how much more frequent a residue is there than anywhere."""
+"""For each of H, E and C, `[20]`: frequency of a residue there over its frequency anywhere."""
 
-HYDROPHOBICITY: Final = _standardised(_KYTE_DOOLITTLE)
+# J. Kyte and R. F. Doolittle, "A simple method for displaying the hydropathic character of a
+# protein", J. Mol. Biol. 157 (1982) 105-132
+_HYDROPATHY: Final = np.array([kd[symbol] for symbol in AMINO_ACIDS])
+
+HYDROPHOBICITY: Final[NDArray[np.float64]] = (_HYDROPATHY - _HYDROPATHY.mean()) / _HYDROPATHY.std()
 """`[20]`, mean 0 and standard deviation 1 over the amino acids; positive is hydrophobic."""
 
 MINIMUM_SHARE: Final = 0.2
-"""Every family has at least this share of each of H, E and C."""
+"""Least share of each of H, E and C in every family."""
 
 # Usual segment lengths, both ends included, cut to what fits about 40 residues three to five times:
 # helices of two to four turns, strands of four to seven residues, loops of two to six.
@@ -136,10 +94,10 @@ def segment_string(segments: list[Segment]) -> str:
 def hydrophobic_phase(
     segments: list[Segment], generator: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Return how far each site points to the protein's inside, `[length]`, from -1 to 1; coil 0.
+    """Return the direction of each site, `[length]`, from -1 (outside) to 1 (inside); coil 0.
 
-    The cosine of the angle around the segment's axis: which face of a helix is inside, and which
-    of two alternating faces of a strand, is drawn for every segment.
+    The cosine of the angle around the segment's axis. The inner face of a helix, and the inner one
+    of the two alternating faces of a strand, is drawn for every segment.
     """
     phase = np.zeros(segments[-1].stop)
     for segment in segments:

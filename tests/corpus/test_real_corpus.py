@@ -11,6 +11,7 @@ import pytest
 from Bio import SeqIO
 
 from esm1b.alphabet import encode
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
@@ -61,7 +62,11 @@ def test_parquet_holds_what_biopython_reads(
 ) -> None:
     path = Path(REAL_DATA or "") / "sequences" / f"{name}.fasta.gz"
     manifest = shard(
-        [str(path)], tmp_path / "corpus", shards=3, validation_fraction=0.05, workers=workers
+        [str(path)],
+        tmp_path / "corpus",
+        Selection(validation_fraction=0.05),
+        shards=3,
+        workers=workers,
     )
     expected = by_biopython(path)
     assert len(expected) == count
@@ -79,8 +84,10 @@ def test_parquet_holds_what_biopython_reads(
 
 def test_all_files_at_once_in_any_order(tmp_path: Path) -> None:
     paths = sorted(map(str, (Path(REAL_DATA or "") / "sequences").glob("*.fasta.gz")))
-    one = shard(paths, tmp_path / "one", shards=4, validation_fraction=0.05)
-    two = shard(paths[::-1], tmp_path / "two", shards=4, validation_fraction=0.05, workers=3)
+    one = shard(paths, tmp_path / "one", Selection(validation_fraction=0.05), shards=4)
+    two = shard(
+        paths[::-1], tmp_path / "two", Selection(validation_fraction=0.05), shards=4, workers=3
+    )
     assert one["counts"]["read"] == 10_636
     assert one["shards"] == two["shards"]
     assert one["fingerprint"] == two["fingerprint"]

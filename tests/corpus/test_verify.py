@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from esm1b.corpus.manifest import CORPUS_FORMAT, TOKENS_FORMAT, read_manifest
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
-from esm1b.corpus.verify import read_either_manifest, verify
+from esm1b.corpus.verify import verify
 from esm1b.errors import UserError
 
 
@@ -19,21 +21,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fasta = folder / "a.fasta"
     letters = "ACDEFGHIKLMNPQRSTVWY"
     fasta.write_text("".join(f">{n}\nM{letters[: n % 20]}\n" for n in range(40)) + ">bad\nM-A\n")
-    shard([str(fasta)], folder / "corpus", shards=2, validation_fraction=0.3)
+    shard([str(fasta)], folder / "corpus", Selection(validation_fraction=0.3), shards=2)
     tokenize(folder / "corpus", folder / "tokens")
     return folder
 
 
 def refusal(directory: Path) -> str:
     with pytest.raises(UserError) as caught:
-        verify(directory, read_either_manifest(directory))
+        verify(directory, read_manifest(directory, CORPUS_FORMAT, TOKENS_FORMAT))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["corpus", "tokens"])
 def test_what_was_written_is_as_it_was(whole: Path, name: str) -> None:
-    manifest = read_either_manifest(whole / name)
+    manifest = read_manifest(whole / name, CORPUS_FORMAT, TOKENS_FORMAT)
     assert manifest["format"] == f"esm1b-{name}"
     verify(whole / name, manifest)
 
@@ -103,13 +105,14 @@ def test_a_manifest_must_add_up(
 
 def test_directories_that_are_neither(tmp_path: Path) -> None:
     assert refusal(tmp_path) == (
-        f"{tmp_path}: no manifest.json; expected a directory of esm1b-corpus"
+        f"{tmp_path}: no manifest.json; expected a directory of esm1b-corpus or esm1b-tokens"
     )
+    expected = "expected 'esm1b-corpus' or 'esm1b-tokens'"
     (tmp_path / "manifest.json").write_text('{"format": "esm1b-soup"}')
-    assert refusal(tmp_path).endswith("format 'esm1b-soup'; expected 'esm1b-corpus'")
+    assert refusal(tmp_path).endswith(f"format 'esm1b-soup'; {expected}")
     (tmp_path / "manifest.json").write_text("[]")
-    assert refusal(tmp_path).endswith("format None; expected 'esm1b-corpus'")
+    assert refusal(tmp_path).endswith(f"format None; {expected}")
     (tmp_path / "manifest.json").write_text('{"format": "esm1b-tokens", "format_version": 1}')
     assert refusal(tmp_path).endswith(
-        "has no corpus_fingerprint; expected it whole, as it was written"
+        "no corpus_fingerprint; expected all of corpus_fingerprint, alphabet, shards, fingerprint"
     )

@@ -12,6 +12,7 @@ from benchmarks.uniref_files import (
     uniref_fasta,
     uniref_xml,
 )
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.errors import DownloadError, UserError
 from esm1b.sequences.formats import parse_block, raw_blocks
@@ -181,9 +182,12 @@ def test_sampling_before_or_while_sharding(server: ReleaseServer, tmp_path: Path
     whole = tmp_path / "whole" / fetch(tmp_path / "whole", server)["file"]
     sample = tmp_path / "sample" / fetch(tmp_path / "sample", server, sample=0.5)["file"]
     fingerprints = {
-        shard([str(path)], tmp_path / path.name, shards=1, validation_fraction=0.2, sample=share)[
-            "fingerprint"
-        ]
+        shard(
+            [str(path)],
+            tmp_path / path.name,
+            Selection(validation_fraction=0.2, sample=share),
+            shards=1,
+        )["fingerprint"]
         for path, share in ((whole, 0.5), (sample, None), (sample, 0.5))
     }
     assert len(fingerprints) == 1

@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.errors import UserError
@@ -27,7 +28,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = SyntheticSettings(families=4, unseen_families=2, sequences=60, members=2, seed=3)
     synthesize(folder / "families", settings)
     fasta = str(folder / "families" / "sequences.fasta.gz")
-    shard([fasta], folder / "corpus", shards=2, validation_fraction=0.2)
+    shard([fasta], folder / "corpus", Selection(validation_fraction=0.2), shards=2)
     tokenize(folder / "corpus", folder / "tokens")
     encoder = Encoder(SHAPE)
     initialise(encoder, 0)
@@ -131,8 +132,8 @@ def corpus_of(folder: Path, training: str, held_out: list[str]) -> Path:
     shard(
         [str(folder / "proteins.fasta")],
         folder / "corpus",
+        Selection(validation_ids=folder / "ids.txt"),
         shards=1,
-        validation_ids=folder / "ids.txt",
     )
     tokenize(folder / "corpus", folder / "tokens")
     save_model(random_encoder(SHAPE), folder / "model", Provenance(rare_residues="replace"))

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
@@ -139,7 +140,9 @@ def real_tokens(folder: Path) -> Path | None:
     if data is None:
         return None
     source = Path(data) / "sequences" / "uniref90_sample_6000.fasta.gz"
-    shard([str(source)], folder / "corpus", shards=3, validation_fraction=0.05, sample=0.04)
+    shard(
+        [str(source)], folder / "corpus", Selection(validation_fraction=0.05, sample=0.04), shards=3
+    )
     tokenize(folder / "corpus", folder / "tokens")
     return folder / "tokens"
 

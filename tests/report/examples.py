@@ -212,6 +212,7 @@ MANIFEST: Mapping[str, Any] = {
     "composition": {"A": 600, "L": 400},
     "selection": {"strict": False},
     "split": {"method": "sequence-hash", "fraction": 0.1},
+    "shards": {"train": [], "validation": []},
     "fingerprint": "c" * 64,
 }
 

@@ -14,6 +14,7 @@ from benchmarks.uniref_files import (
     uniref_fasta,
     uniref_xml,
 )
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.errors import UserError
 from esm1b.files import sha256_file
@@ -73,7 +74,9 @@ def test_both_shapes_of_a_release_give_identical_shards(tmp_path: Path) -> None:
     for name, content in shapes.items():
         corpus = tmp_path / f"corpus of {name}"
         written(tmp_path, content, name)
-        manifest = shard([str(tmp_path / name)], corpus, shards=3, validation_fraction=0.1)
+        manifest = shard(
+            [str(tmp_path / name)], corpus, Selection(validation_fraction=0.1), shards=3
+        )
         assert manifest.pop("inputs")[0]["file"] == name
         manifests[name] = manifest
         for entry in (*manifest["shards"]["train"], *manifest["shards"]["validation"]):

@@ -8,6 +8,7 @@ from esm1b.alphabet import FIRST_AMINO_ACID, X
 from esm1b.synthetic.exact_predictions import exact_predictions
 from esm1b.synthetic.families import SyntheticFamily, SyntheticSettings, draw_families
 from esm1b.synthetic.potts import PottsForest
+from tests.synthetic.forests import log_probability
 
 
 def draw_masked(
@@ -46,7 +47,7 @@ def test_two_families_of_one_length_by_direct_summation() -> None:
     # all 400 completions, with their probability in the even mixture of both families
     completions = np.tile(residues, (400, 1))
     completions[:, 0], completions[:, 7] = np.divmod(np.arange(400), 20)
-    weight = sum(np.exp(f.potts.log_probability(completions)) for f in families)
+    weight = sum(np.exp(log_probability(f.potts, completions)) for f in families)
     joint = np.reshape(weight, (20, 20)) / np.sum(weight)
     np.testing.assert_allclose(np.exp(result.exact_optimum[0]), joint.sum(axis=1), atol=1e-12)
     np.testing.assert_allclose(np.exp(result.exact_optimum[1]), joint.sum(axis=0), atol=1e-12)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from esm1b.synthetic.potts import STATES, PottsForest, check_contacts
+from tests.synthetic.forests import log_probability, pair_marginals
 
 
 def random_forest(seed: int, length: int, *, scale: float = 2.0) -> PottsForest:
@@ -48,7 +49,7 @@ def test_partition_and_marginals_equal_enumeration(forest: PottsForest) -> None:
     for site in range(forest.length):
         others = tuple(axis for axis in range(forest.length) if axis != site)
         np.testing.assert_allclose(forest.marginals[site], joint.sum(axis=others), atol=1e-12)
-    for (first, second), pair in zip(forest.edges, forest.pair_marginals, strict=True):
+    for (first, second), pair in zip(forest.edges, pair_marginals(forest), strict=True):
         others = tuple(axis for axis in range(forest.length) if axis not in (first, second))
         np.testing.assert_allclose(pair, joint.sum(axis=others), atol=1e-12)
 
@@ -90,7 +91,7 @@ def test_a_chain_and_a_star_of_four_sites_equal_enumeration() -> None:
         joint = np.exp(log_weights - forest.log_partition)
         assert joint.sum() == pytest.approx(1, abs=1e-10)
         sequence = np.array([[3, 19, 0, 7]], dtype=np.uint8)
-        assert forest.log_probability(sequence)[0] == pytest.approx(
+        assert log_probability(forest, sequence)[0] == pytest.approx(
             np.log(joint[3, 19, 0, 7]), abs=1e-10
         )
         result = forest.conditionals(sequence, np.array([[True, False, True, False]]))
@@ -108,7 +109,7 @@ def test_everything_observed_has_the_log_probability_as_evidence(seed: int, leng
     sequences = forest.sample(5, np.random.default_rng(seed))
     result = forest.conditionals(sequences, np.zeros((5, length), dtype=np.bool_))
     np.testing.assert_allclose(
-        result.log_evidence, forest.log_probability(sequences), rtol=1e-10, atol=1e-9
+        result.log_evidence, log_probability(forest, sequences), rtol=1e-10, atol=1e-9
     )
 
 
@@ -122,7 +123,7 @@ def test_the_chain_rule_holds_for_any_length(seed: int, length: int) -> None:
     missing = np.arange(length)[None, :] >= np.arange(length)[:, None]
     result = forest.conditionals(rows, missing)
     steps = result.probabilities[np.arange(length), np.arange(length), sequence[0]]
-    assert np.log(steps).sum() == pytest.approx(forest.log_probability(sequence)[0], abs=1e-8)
+    assert np.log(steps).sum() == pytest.approx(log_probability(forest, sequence)[0], abs=1e-8)
 
 
 def test_everything_missing_gives_the_marginals() -> None:
@@ -153,7 +154,7 @@ def test_samples_agree_with_the_marginals() -> None:
     one_hot = sequences[:, :, None] == np.arange(STATES)
     # five standard errors of a frequency near one half: 5 * sqrt(0.25 / 40000) = 0.0125
     np.testing.assert_allclose(one_hot.mean(axis=0), forest.marginals, atol=0.0125)
-    for (first, second), pair in zip(forest.edges, forest.pair_marginals, strict=True):
+    for (first, second), pair in zip(forest.edges, pair_marginals(forest), strict=True):
         counts = np.zeros((STATES, STATES))
         np.add.at(counts, (sequences[:, first], sequences[:, second]), 1)
         np.testing.assert_allclose(counts / 40_000, pair, atol=0.0125)

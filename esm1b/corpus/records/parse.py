@@ -1,86 +1,53 @@
-"""The records of a block as cleaned rows."""
+"""From a block of an input to a table of its cleaned records."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from esm1b.corpus.records.counts import OUTCOMES
 from esm1b.corpus.records.table import NONE, ROW, TEXT_FIELDS, Rows
-from esm1b.corpus.records.uniref_fasta import read_uniref_rows
+from esm1b.corpus.records.uniref_fasta import read_uniref_fasta
 from esm1b.sequences.cleaning import clean, drop_reason
 from esm1b.sequences.formats import RawBlock, parse_block
 from esm1b.sequences.header import Header
 
 # With more irregular records than this the whole block is parsed one by one, so that none is
 # looked at twice.
-_MOST_OTHERS: Final = 1 / 16
+_MOST_IRREGULAR: Final = 1 / 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockRows:
-    """All records of a block.
+def parse_rows(block: RawBlock) -> Rows:
+    """Return the records of a block in their order, cleaned; hashes and side are not set.
 
-    Attributes:
-        rows: the records with cleaned sequences; hashes and side are not set.
-        numbers: `[records]` the number of each in its input, from 1.
-        reasons: for some records, by their place in `rows`, why they cannot be kept.
-    """
-
-    rows: Rows
-    numbers: NDArray[np.int64]
-    reasons: dict[int, str]
-
-
-def read_rows(block: RawBlock) -> BlockRows:
-    """Parse and clean the records of a block.
+    The `outcome` of a record whose sequence cannot be kept is the reason.
 
     Raises:
         UserError: as `parse_block`.
     """
     if block.kind == "fasta":
-        regular = read_uniref_rows(block.text)
-        if len(regular.others) <= _MOST_OTHERS * (len(regular.starts) - 1):
-            parts = [
-                BlockRows(
-                    rows=regular.rows, numbers=regular.numbers + block.first_record + 1, reasons={}
-                )
-            ]
-            for number in regular.others.tolist():
-                text = block.text[regular.starts[number] : regular.starts[number + 1]]
-                parts.append(
-                    _parsed(replace(block, text=text, first_record=block.first_record + number))
-                )
-            return _together(parts)
-    return _parsed(block)
+        rows, starts, irregular = read_uniref_fasta(block.text)
+        if not len(irregular):
+            return rows
+        if len(irregular) <= _MOST_IRREGULAR * len(rows):
+            others = Rows.concatenate(
+                [
+                    _parsed(block, block.text[starts[number] : starts[number + 1]], number)
+                    for number in irregular.tolist()
+                ]
+            )
+            others.index["start"] += len(rows.text)
+            rows.index[irregular] = others.index
+            return Rows(index=rows.index, text=bytes(rows.text) + others.text)
+    return _parsed(block, block.text, 0)
 
 
-def _together(parts: Sequence[BlockRows]) -> BlockRows:
-    if len(parts) == 1:
-        return parts[0]
-    reasons: dict[int, str] = {}
-    before = 0
-    for part in parts:
-        reasons.update((before + place, reason) for place, reason in part.reasons.items())
-        before += len(part.rows)
-    return BlockRows(
-        rows=Rows.concatenate([part.rows for part in parts]),
-        numbers=np.concatenate([part.numbers for part in parts]),
-        reasons=reasons,
-    )
-
-
-def _parsed(block: RawBlock) -> BlockRows:
-    """Parse the records one by one."""
-    parsed = parse_block(block)
-    sequences = [clean(sequence) for sequence in parsed.sequences]
-    found = enumerate(map(drop_reason, sequences))
-    return BlockRows(
-        rows=_rows(parsed.headers, sequences),
-        numbers=np.arange(len(sequences)) + block.first_record + 1,
-        reasons={place: reason for place, reason in found if reason is not None},
-    )
+def _parsed(block: RawBlock, text: bytes, before: int) -> Rows:
+    """Return the records of `text`, which stand in the block after `before` others."""
+    parsed = parse_block(replace(block, text=text, first_record=block.first_record + before))
+    return _rows(parsed.headers, [clean(sequence) for sequence in parsed.sequences])
 
 
 def _rows(headers: Sequence[Header], sequences: Sequence[bytes]) -> Rows:
@@ -88,14 +55,13 @@ def _rows(headers: Sequence[Header], sequences: Sequence[bytes]) -> Rows:
     pieces: list[bytes] = []
     lengths: list[int] = []
     for header, sequence in zip(headers, sequences, strict=True):
-        texts = (header.id, header.name, header.taxon, header.representative_id)
-        for text in texts:
-            piece = b"" if text is None else text.encode()
+        for text in (header.id, header.name, header.taxon, header.representative_id):
+            piece = (text or "").encode()
             pieces.append(piece)
             lengths.append(NONE if text is None else len(piece))
         pieces.append(sequence)
         lengths.append(len(sequence))
-    index["lengths"] = np.array(lengths, dtype=np.int32).reshape(-1, len(TEXT_FIELDS))
+    index["lengths"] = np.array(lengths, np.int32).reshape(-1, len(TEXT_FIELDS))
     # the fields of a record follow one another
     sizes = np.maximum(index["lengths"], 0)
     ends = np.cumsum(sizes, axis=1)
@@ -104,4 +70,5 @@ def _rows(headers: Sequence[Header], sequences: Sequence[bytes]) -> Rows:
     for name in ("member_count", "taxon_id"):
         values = [getattr(header, name) for header in headers]
         index[name] = [NONE if value is None else value for value in values]
+    index["outcome"] = [OUTCOMES.index(drop_reason(sequence)) for sequence in sequences]
     return Rows(index=index, text=b"".join(pieces))

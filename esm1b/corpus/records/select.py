@@ -1,120 +1,91 @@
 """From a block of an input to the records of it that enter the corpus."""
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.corpus.records.parse import BlockRows, read_rows
-from esm1b.corpus.records.selection import (
-    DROP_REASONS,
+from esm1b.corpus.records.counts import (
     EXCLUDED,
     NOT_IN_SAMPLE,
+    OUTCOMES,
     TOO_LONG,
     TOO_SHORT,
-    Selection,
+    Counts,
 )
-from esm1b.corpus.records.split import Split
+from esm1b.corpus.records.parse import parse_rows
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.records.table import Rows
 from esm1b.errors import UserError
 from esm1b.sequences.cleaning import fault
 from esm1b.sequences.formats import RawBlock
 from esm1b.sequences.hashes import below, id_hashes, sample_hashes, sequence_hashes
 
-_KEPT: Final = -1
 
+def select_rows(block: RawBlock, selection: Selection) -> tuple[Rows, Counts]:
+    """Return the records of a block that are kept, with hashes and side, and the counts of all.
 
-@dataclass(frozen=True, kw_only=True)
-class SelectedRecords:
-    """The records of a block that are kept, and the account of all.
-
-    Attributes:
-        rows: the kept records, with hashes and side.
-        read: records of the block.
-        dropped: how many of them were dropped for which reason.
-        listed: places in the split's list of ids that the block's records have.
-        excluded: places in the list of excluded ids that the block's records have.
-    """
-
-    rows: Rows
-    read: int
-    dropped: Counter[str]
-    listed: NDArray[np.intp]
-    excluded: NDArray[np.intp]
-
-
-def select_records(block: RawBlock, selection: Selection, split: Split) -> SelectedRecords:
-    """Parse and clean the records of a block, and say which are kept and on which side.
+    The lists of `selection` note which of their ids the block has.
 
     Raises:
         UserError: the block cannot be parsed, or `selection` is strict and a record is refused.
     """
-    records = read_rows(block)
-    rows = records.rows
-    rows.index["order"] = id_hashes(bytes(rows.text), *rows.field("id"))
-    reasons = np.full(len(rows), _KEPT, np.int8)
-    for place, reason in records.reasons.items():
-        reasons[place] = DROP_REASONS.index(reason)
+    rows = parse_rows(block)
+    index = rows.index
+    index["order"] = id_hashes(bytes(rows.text), *rows.field("id"))
 
     def drop(which: NDArray[np.bool_], reason: str) -> None:
-        reasons[which & (reasons == _KEPT)] = DROP_REASONS.index(reason)
+        index["outcome"][which & (index["outcome"] == 0)] = OUTCOMES.index(reason)
 
-    nowhere = np.empty(0, np.intp)
-    listed = excluded = nowhere
-    if split.listed is not None:
-        places = split.listed.places(rows.index["order"])
-        listed = places[places >= 0]
+    if selection.listed is not None:
+        index["is_validation"] = selection.listed.find(index["order"])
     if selection.excluded is not None:
-        places = selection.excluded.places(rows.index["order"])
-        excluded = places[places >= 0]
-        drop(places >= 0, EXCLUDED)
+        drop(selection.excluded.find(index["order"]), EXCLUDED)
     lengths = rows.field("sequence")[1]
     if selection.minimum_length is not None:
         drop(lengths < selection.minimum_length, TOO_SHORT)
     if selection.maximum_length is not None:
         drop(lengths > selection.maximum_length, TOO_LONG)
     if selection.strict:
-        _check(block.source, records, reasons, selection)
+        _refuse(block, rows, selection)
     if selection.sample is not None:
         drop(~below(sample_hashes(_sequences(rows)), selection.sample), NOT_IN_SAMPLE)
 
-    counts = np.bincount(reasons[reasons != _KEPT], minlength=len(DROP_REASONS))
-    kept = rows if not counts.any() else rows.take(reasons == _KEPT)
+    outcomes = np.bincount(index["outcome"], minlength=len(OUTCOMES)).tolist()
+    kept = rows if outcomes[0] == len(rows) else rows.take(index["outcome"] == 0)
     kept.index["sequence_hash"] = sequence_hashes(_sequences(kept))
-    kept.index["is_validation"] = split.is_validation(
-        kept.index["sequence_hash"], kept.index["order"]
-    )
-    return SelectedRecords(
-        rows=kept,
+    if selection.listed is None:
+        kept.index["is_validation"] = below(
+            kept.index["sequence_hash"], selection.validation_fraction
+        )
+    return kept, Counts(
         read=len(rows),
-        dropped=Counter(dict(zip(DROP_REASONS, counts.tolist(), strict=True))),
-        listed=listed,
-        excluded=excluded,
+        selected=len(kept),
+        held_out=int(kept.index["is_validation"].sum()),
+        dropped=Counter(
+            {reason: n for reason, n in zip(OUTCOMES, outcomes, strict=True) if reason}
+        ),
     )
 
 
 def _sequences(rows: Rows) -> list[bytes]:
     starts, lengths = rows.field("sequence")
-    text = bytes(rows.text)  # no copy: these rows come from a block
+    text = bytes(rows.text)  # no copy: the rows of a block are over bytes
     bounds = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
     return [text[start:end] for start, end in bounds]
 
 
-def _check(
-    source: str, records: BlockRows, reasons: NDArray[np.int8], selection: Selection
-) -> None:
+def _refuse(block: RawBlock, rows: Rows, selection: Selection) -> None:
     """Raise for the first record that strictness refuses."""
-    refused = (reasons != _KEPT) & (reasons != DROP_REASONS.index(EXCLUDED))
-    if not refused.any():
+    outcomes = rows.index["outcome"]
+    refused = np.flatnonzero((outcomes != 0) & (outcomes != OUTCOMES.index(EXCLUDED)))
+    if not len(refused):
         return
-    places = np.flatnonzero(refused)
-    place = int(places[np.argmin(records.numbers[places])])
-    name = (records.rows.value("id", place) or b"").decode()
-    sequence = records.rows.value("sequence", place) or b""
+    place = int(refused[0])
+    name = (rows.value("id", place) or b"").decode()
+    sequence = rows.value("sequence", place) or b""
     why = {
         TOO_SHORT: f"length {len(sequence)}; expected at least {selection.minimum_length}",
         TOO_LONG: f"length {len(sequence)}; expected at most {selection.maximum_length}",
-    }.get(DROP_REASONS[reasons[place]]) or fault(sequence)
-    raise UserError(f"{source}: record {records.numbers[place]} ({name}): {why}")
+    }.get(OUTCOMES[outcomes[place]] or "") or fault(sequence)
+    raise UserError(f"{block.source}: record {block.first_record + place + 1} ({name}): {why}")

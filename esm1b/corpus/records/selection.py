@@ -1,81 +1,113 @@
-"""Which records of the input enter a corpus, and why the others do not."""
+"""Choices of the user: which records enter a corpus, and on which side of the split."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
-from esm1b.corpus.records.id_list import IdList
+from esm1b.corpus.records.counts import NO_IDS, Counts
+from esm1b.corpus.records.id_list import IdList, read_id_list
 from esm1b.errors import UserError
-from esm1b.sequences.cleaning import EMPTY_SEQUENCE, OTHER_CHARACTERS
-from esm1b.sequences.hashes import SAMPLE_KEY
+from esm1b.sequences.hashes import SAMPLE_KEY, SEQUENCE_KEY
 
-EXCLUDED: Final = "excluded"
-TOO_SHORT: Final = "too_short"
-TOO_LONG: Final = "too_long"
-NOT_IN_SAMPLE: Final = "not_in_sample"
-DUPLICATE_ID: Final = "duplicate_id"
-HELD_OUT_SEQUENCE: Final = "held_out_sequence"
-DROP_REASONS: Final = (
-    OTHER_CHARACTERS,
-    EMPTY_SEQUENCE,
-    EXCLUDED,
-    TOO_SHORT,
-    TOO_LONG,
-    NOT_IN_SAMPLE,
-    DUPLICATE_ID,
-    HELD_OUT_SEQUENCE,
-)
-"""In the order in which they are asked: a record counts under the first that holds."""
+_HASH: Final = "XXH3 (64 bits) of the cleaned sequence; seed: BLAKE2b of the key"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What the user asks of the records beyond being proteins.
+    """Which records enter a corpus beyond being proteins, and which of them are held out.
+
+    Shares are taken by keyed hashes of the cleaned sequence: equal sequences stay together, a
+    sequence fares alike in any other corpus, and a larger share is the same sequences and more.
 
     Attributes:
+        validation_fraction: share of the sequences to hold out, above 0 and below 1.
+        validation_ids: file of ids to hold out instead. A record with another id and the same
+            sequence as one of them is dropped.
+        allow_partial_list: accept that some of those ids are missing from the records.
         minimum_length: residues below which a record is dropped.
         maximum_length: residues above which a record is dropped.
-        sample: share of the sequences to keep, by a keyed hash of the cleaned sequence: equal
-            sequences are kept or dropped together, and a larger share keeps the same ones and more.
-        excluded: ids to leave out.
+        sample: share of the sequences to keep, above 0 and below 1.
+        exclude: file of ids, or FASTA, whose records are left out.
         strict: refuse the input instead of dropping a record with other characters, without a
-            sequence, of a length that is not wanted, or with the id of another.
+            sequence, of an unwanted length, or with the id of another.
 
     Raises:
         UserError: an option that nothing can meet.
     """
 
+    validation_fraction: float = 0.005
+    validation_ids: Path | None = None
+    allow_partial_list: bool = False
     minimum_length: int | None = None
     maximum_length: int | None = None
     sample: float | None = None
-    excluded: IdList | None = None
+    exclude: Path | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.minimum_length is not None and self.minimum_length < 1:
-            raise UserError(f"minimum length {self.minimum_length}: expected at least 1")
-        if self.maximum_length is not None and self.maximum_length < (self.minimum_length or 1):
-            raise UserError(
-                f"maximum length {self.maximum_length}: expected at least "
-                f"{self.minimum_length or 1}"
-            )
-        if self.sample is not None and not 0 < self.sample < 1:
-            raise UserError(f"sample {self.sample}: expected a number above 0 and below 1")
+        held_out = self.validation_fraction if self.validation_ids is None else None
+        for name, share in (("validation fraction", held_out), ("sample", self.sample)):
+            if share is not None and not 0 < share < 1:
+                raise UserError(f"{name} {share}: expected a number above 0 and below 1")
+        shortest = 1
+        for name, length in (
+            ("minimum length", self.minimum_length),
+            ("maximum length", self.maximum_length),
+        ):
+            if length is not None and length < shortest:
+                raise UserError(f"{name} {length}: expected at least {shortest}")
+            shortest = length or shortest
 
-    def definition(self) -> dict[str, Any]:
-        """Return the manifest's account of the options that were given."""
+    @cached_property
+    def listed(self) -> IdList | None:
+        """The ids to hold out, if a file names them; `UserError` as `read_id_list`."""
+        return None if self.validation_ids is None else read_id_list(self.validation_ids)
+
+    @cached_property
+    def excluded(self) -> IdList | None:
+        """The ids to leave out, if any; `UserError` as `read_id_list`."""
+        return None if self.exclude is None else read_id_list(self.exclude)
+
+    def found(self) -> Counts:
+        """Return the ids of both lists that this process has met."""
+        listed, excluded = (
+            NO_IDS if ids is None else ids.found for ids in (self.listed, self.excluded)
+        )
+        return Counts(listed=listed, excluded=excluded)
+
+    def definition(self, found: int) -> dict[str, Any]:
+        """Return the manifest's account of which records were wanted.
+
+        Args:
+            found: number of excluded ids among the records.
+        """
         definition: dict[str, Any] = {"strict": self.strict}
         for name in ("minimum_length", "maximum_length"):
             if getattr(self, name) is not None:
                 definition[name] = getattr(self, name)
         if self.sample is not None:
-            definition["sample"] = {
-                "fraction": self.sample,
-                "hash": "XXH3 (64 bits) of the cleaned sequence; seed: BLAKE2b of the key",
-                "key": SAMPLE_KEY.decode(),
-            }
+            definition["sample"] = _share(self.sample, SAMPLE_KEY)
         if self.excluded is not None:
-            definition["excluded"] = {
-                "ids_file_sha256": self.excluded.sha256,
-                "ids": len(self.excluded),
-            }
+            definition["excluded"] = self.excluded.definition(found)
         return definition
+
+    def split_definition(self, found: int) -> dict[str, Any]:
+        """Return the manifest's account of the split.
+
+        Args:
+            found: number of listed ids among the records.
+        """
+        if self.listed is not None:
+            return {"method": "ids", **self.listed.definition(found)}
+        return {"method": "sequence-hash", **_share(self.validation_fraction, SEQUENCE_KEY)}
+
+    def split_in_words(self) -> str:
+        """Return the rule of the split and a verb, for messages: `... leaves`."""
+        if self.listed is not None:
+            return f"{self.listed.file}: its {len(self.listed)} ids leave"
+        return f"validation fraction {self.validation_fraction} leaves"
+
+
+def _share(fraction: float, key: bytes) -> dict[str, Any]:
+    return {"fraction": fraction, "hash": _HASH, "key": key.decode()}

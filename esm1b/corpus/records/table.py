@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from esm1b.errors import UserError
+from esm1b.sequences.hashes import first_words
 
 TEXT_FIELDS: Final = ("id", "name", "taxon", "representative_id", "sequence")
 """The fields that are text, in the order of `starts` and `lengths`."""
@@ -19,23 +23,23 @@ NONE: Final = -1
 ROW: Final = np.dtype(
     [
         ("order", "<u8"),  # hash of the id: the place in the corpus
-        ("sequence_hash", "<u8"),  # of the cleaned sequence: the side of the split
-        ("start", "<i8"),  # of the row in the text
+        ("sequence_hash", "<u8"),  # hash of the cleaned sequence: the side of the split
+        ("start", "<i8"),  # start of the row in the text
         ("taxon_id", "<i8"),
-        ("starts", "<i4", (len(TEXT_FIELDS),)),  # of each field in the row
-        ("lengths", "<i4", (len(TEXT_FIELDS),)),  # of each field, or NONE
+        ("starts", "<i4", (len(TEXT_FIELDS),)),  # start of each field in the row
+        ("lengths", "<i4", (len(TEXT_FIELDS),)),  # length of each field, or NONE
         ("member_count", "<i4"),
-        ("is_validation", "<i4"),
-    ]
+        ("is_validation", "?"),
+        ("outcome", "u1"),  # index in `esm1b.corpus.records.counts.OUTCOMES`
+    ],
+    align=True,
 )
 
 # An Arrow view is 16 bytes: up to 12 bytes of text follow their number at once, a longer text is
 # given by buffer and offset (https://arrow.apache.org/docs/format/Columnar.html).
 _VIEW: Final = np.dtype([("length", "<i4"), ("start", "<u8"), ("end", "<u4")])
-_INLINE: Final = 12
-# `[9]` what to keep of a word of which 0 to 8 bytes, the lowest, count
-_MASKS: Final = np.array([2 ** (8 * size) - 1 for size in range(9)], np.uint64)
 _POINTER: Final = np.dtype([("length", "<i4"), ("prefix", "<u4"), ("buffer", "<i4"), ("at", "<i4")])
+_INLINE: Final = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +48,11 @@ class Rows:
 
     Attributes:
         index: `[records]` of type `ROW`.
-        text: the rows' bytes, in any order; fields other than `sequence` are UTF-8.
+        text: bytes of all rows, less than 2 GiB, in any order; fields but `sequence` are UTF-8.
     """
 
     index: NDArray[Any]
-    text: bytes | memoryview | pa.Buffer
+    text: bytes | memoryview
 
     def __len__(self) -> int:
         return len(self.index)
@@ -60,7 +64,7 @@ class Rows:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Rows"]) -> "Rows":
-        """Return the records of all `parts`."""
+        """Return the records of all `parts`, at least one."""
         index = np.concatenate([part.index for part in parts])
         first = text_start = 0
         for part in parts:
@@ -69,10 +73,8 @@ class Rows:
             text_start += len(part.text)
         return cls(index=index, text=b"".join([part.text for part in parts]))
 
-    def take(self, places: NDArray[Any] | slice) -> "Rows":
-        """Return the records at `places` (numbers, a mask or a slice) with the same text."""
-        if isinstance(places, slice):
-            return Rows(index=self.index[places], text=self.text)
+    def take(self, places: NDArray[Any]) -> "Rows":
+        """Return the records at `places` (numbers or a mask) with the same text."""
         if places.dtype == np.bool_:
             places = np.flatnonzero(places)
         # for structured arrays 15 times as fast as indexing
@@ -86,92 +88,87 @@ class Rows:
 
     def value(self, name: str, place: int) -> bytes | None:
         """Return a text field of one record."""
-        column = TEXT_FIELDS.index(name)
-        row = self.index[place]
-        start, length = int(row["start"] + row["starts"][column]), int(row["lengths"][column])
+        (start,), (length,) = Rows(index=self.index[place : place + 1], text=b"").field(name)
         return None if length == NONE else bytes(memoryview(self.text)[start : start + length])
 
     def compact(self) -> "Rows":
         """Return the same records with a text that holds nothing else, in their order."""
-        return _compact([self], self.index.copy(), np.int32(0))
-
-    @classmethod
-    def sorted_together(cls, parts: Sequence["Rows"]) -> "Rows":
-        """Return the records of all `parts` by rising `order`, compact; equal ones in any order."""
-        index = np.concatenate([part.index for part in parts])
-        order = np.argsort(index["order"])
-        part = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
-        return _compact(parts, index.take(order), part.take(order))
+        index = self.index.copy()
+        sizes = index["starts"][:, -1] + index["lengths"][:, -1]
+        text = gather(self.text, index["start"], sizes, pa.large_binary()).buffers()[2]
+        index["start"] = np.cumsum(sizes, dtype=np.int64) - sizes
+        return Rows(index=index, text=memoryview(text) if len(index) else b"")
 
 
 def gather(
-    texts: Sequence[bytes | memoryview | pa.Buffer],
-    text: NDArray[np.int32] | np.int32,
-    starts: NDArray[np.int64],
-    lengths: NDArray[np.int32],
-    view: pa.DataType,
-    to: pa.DataType,
+    text: bytes | memoryview, starts: NDArray[np.int64], lengths: NDArray[np.int32], to: pa.DataType
 ) -> pa.Array:
-    """Return pieces of `texts` as an Arrow column of their own.
+    """Return pieces of `text` as an Arrow column of their own.
+
+    Arrow's loop over views of the text copies them faster than NumPy or Python can.
 
     Args:
-        texts: each less than 2 GiB.
-        text: `[pieces]` the number of the text that each is in, or the same for all.
-        starts: `[pieces]` in their texts.
+        text: less than 2 GiB.
+        starts: `[pieces]`.
         lengths: `[pieces]`; `NONE` makes a null.
-        view: the type of the views into the text, `binary_view` or `string_view`.
-        to: the type of the column.
+        to: type of the column, of strings or bytes.
     """
     missing = lengths == NONE
     views = np.zeros(len(starts), _VIEW)
     views["length"] = np.where(missing, 0, lengths)
-    pointers = views.view(_POINTER)
-    pointers["buffer"], pointers["at"] = text, starts
+    views.view(_POINTER)["at"] = starts
     short = np.flatnonzero(lengths <= _INLINE)
-    if len(short):
-        of_short = np.broadcast_to(text, starts.shape)[short]
-        for number in np.unique(of_short).tolist():
-            _put_inline(views, short[of_short == number], texts[number], starts)
-    validity = None
-    if missing.any():
-        validity = pa.py_buffer(np.packbits(~missing, bitorder="little"))
-    buffers = [validity, pa.py_buffer(views), *map(pa.py_buffer, texts)]
-    # Arrow's loop over the views copies the pieces faster than NumPy or Python can
+    at, sizes = starts.take(short), lengths.take(short)
+    views["start"][short] = first_words(text, at, sizes)
+    views["end"][short] = first_words(text, at + 8, np.minimum(sizes - 8, 4))
+    validity = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    view = pa.string_view() if pa.types.is_string(to) else pa.binary_view()
+    buffers = [validity, pa.py_buffer(views), pa.py_buffer(text)]
     return pa.Array.from_buffers(view, len(starts), buffers).cast(to)
 
 
-def _compact(
-    parts: Sequence[Rows], index: NDArray[Any], part: NDArray[np.int32] | np.int32
-) -> Rows:
-    """Give the records of `index`, each in the text of its `part`, a text of their own."""
-    sizes = index["starts"][:, -1] + index["lengths"][:, -1]
-    texts = [part.text for part in parts]
-    rows = gather(texts, part, index["start"], sizes, pa.binary_view(), pa.large_binary())
-    index["start"] = np.cumsum(sizes, dtype=np.int64) - sizes
-    return Rows(index=index, text=rows.buffers()[2] if len(rows) else b"")
+def sort_rows(rows: Rows) -> Rows:
+    """Return the records by rising hash of the id; those with equal hashes in any order."""
+    return rows.take(np.argsort(rows.index["order"]))
 
 
-def _put_inline(
-    views: NDArray[Any],
-    short: NDArray[np.intp],
-    text: bytes | memoryview | pa.Buffer,
-    starts: NDArray[np.int64],
-) -> None:
-    """Write the text of the `short` pieces into their views, followed by zeros."""
-    lengths, starts = views["length"].take(short), starts.take(short)
-    # twelve bytes are read whatever the length, so the end of the text needs some after it
-    last = max(0, len(text) - _INLINE)
-    end = bytes(memoryview(text)[last:]) + bytes(_INLINE)
-    is_last = starts >= last
-    for buffer, pieces, first in (
-        (text, np.flatnonzero(~is_last), 0),
-        (end, np.flatnonzero(is_last), last),
-    ):
-        if len(pieces):
-            at, size = starts.take(pieces) - first, lengths.take(pieces)
-            # from every place on, as little-endian numbers: the first byte is the lowest
-            words = np.ndarray(len(buffer) - 7, "<u8", buffer, strides=(1,))[at]
-            halves = np.ndarray(len(buffer) - 3, "<u4", buffer, strides=(1,))[at + 8]
-            places = short.take(pieces)
-            views["start"][places] = words & _MASKS.take(size, mode="clip")
-            views["end"][places] = halves & _MASKS.take(size - 8, mode="clip").astype(np.uint32)
+def drop_duplicate_ids(rows: Rows, *, strict: bool = False) -> Rows:
+    """Return records that `sort_rows` sorted, with one per id, in order of (hash, id).
+
+    Of records with one id the one with the smallest sequence is kept; of those with one sequence
+    too, the one whose name, number of members, taxon, taxon's id and representative are the
+    smallest, a missing value before all others. The choice is the same for any order of the input.
+
+    Raises:
+        UserError: `strict`, and an id is that of several records; names the first in order.
+    """
+    order = rows.index["order"]
+    # equal ids have equal hashes; unequal ids with equal hashes are all but impossible
+    is_tied = np.zeros(len(order), np.bool_)
+    is_tied[1:] = order[1:] == order[:-1]
+    is_tied[:-1] |= is_tied[1:]
+    if not is_tied.any():
+        return rows
+    ranked = sorted((_rank(rows, place), place) for place in np.flatnonzero(is_tied).tolist())
+    kept = []
+    for (_, identifier), same in groupby(ranked, key=lambda item: item[0][:2]):
+        (_, best), *others = same
+        if others and strict:
+            name = str(identifier[1], "utf-8")
+            raise UserError(f"duplicate id {name!r}; expected unique ids")
+        kept.append(best)
+    # untied rows stay where they are; those kept of a tie follow one another in its place
+    places = np.concatenate([np.flatnonzero(~is_tied), np.array(kept, np.int64)])
+    return rows.take(places[np.argsort(order[places], kind="stable")])
+
+
+def _rank(rows: Rows, place: int) -> tuple[Any, ...]:
+    """Return what decides between records of one hash: order, id, sequence, the other fields."""
+
+    def text(name: str) -> tuple[bool, bytes]:
+        value = rows.value(name, place)
+        return value is not None, value or b""
+
+    order, members, taxon_id = rows.index[["order", "member_count", "taxon_id"]][place].tolist()
+    name, taxon, representative = map(text, ("name", "taxon", "representative_id"))
+    return order, text("id"), text("sequence"), name, members, taxon, taxon_id, representative

@@ -1,7 +1,8 @@
-"""Writing one Parquet shard, and what is to be known of it."""
+"""Writing one Parquet shard, and what the manifest says of it."""
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,12 +39,12 @@ _COUNTED_AT_ONCE: Final = 1 << 18
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFacts:
-    """What is to be known of a shard.
+    """Facts about a shard for the manifest.
 
     Attributes:
-        entry: the manifest's entry.
-        lengths: sequences of each length.
-        composition: `[256]` how often each character occurs.
+        entry: the shard's entry in the manifest.
+        lengths: number of sequences of each length.
+        composition: `[256]` number of occurrences of each character.
     """
 
     entry: dict[str, Any]
@@ -51,72 +52,59 @@ class ShardFacts:
     composition: NDArray[np.int64]
 
 
-class ShardWriter:
-    """Writes the records of a shard, which come in order.
+def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
+    """Write a shard of records that come in order.
 
     Row groups are cut at fixed numbers of rows, so the bytes of the file follow from its rows
     alone, however they arrive.
     """
+    digest = hashlib.sha256()
+    lengths: Counter[int] = Counter()
+    composition: NDArray[np.int64] = np.zeros(256, np.int64)
+    with pq.ParquetWriter(
+        path,
+        CORPUS_SCHEMA,
+        compression="zstd",
+        use_dictionary=["taxon"],
+        write_statistics=["length", "member_count", "taxon_id"],
+    ) as writer:
+        for table in _row_groups(pieces):
+            column = SequenceColumn.of(table["sequence"])
+            column.update(digest)
+            composition += byte_counts(column.characters)
+            lengths.update(column.lengths().tolist())
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+    entry = {
+        "file": f"{path.parent.name}/{path.name}",
+        "rows": lengths.total(),
+        "residues": int(composition.sum()),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_file(path),
+        "sequences_sha256": digest.hexdigest(),
+    }
+    return ShardFacts(entry=entry, lengths=lengths, composition=composition)
 
-    def __init__(self, directory: Path, number: int) -> None:
-        self._path = directory / f"{number:05d}.parquet"
-        self._writer = pq.ParquetWriter(
-            self._path,
-            CORPUS_SCHEMA,
-            compression="zstd",
-            use_dictionary=["taxon"],
-            write_statistics=["length", "member_count", "taxon_id"],
-        )
-        self._digest = hashlib.sha256()
-        self._rows = 0
-        self._residues = 0
-        self._lengths: Counter[int] = Counter()
-        self._composition: NDArray[np.int64] = np.zeros(256, dtype=np.int64)
-        self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
 
-    def write(self, rows: Rows) -> None:
-        """Append records."""
+def _row_groups(pieces: Iterable[Rows]) -> Iterator[pa.Table]:
+    """Yield tables of `ROW_GROUP_ROWS` records, the last one of the rest."""
+    tables: list[pa.Table] = []
+    waiting = 0
+    for rows in pieces:
         start = 0
         while start < len(rows):
-            fitting = min(_GATHERED_AT_ONCE, ROW_GROUP_ROWS - self._waiting_rows)
-            end = min(len(rows), start + fitting)
-            self._waiting.append(_table(rows.take(slice(start, end))))
-            self._waiting_rows += end - start
-            if self._waiting_rows == ROW_GROUP_ROWS:
-                self._write_row_group()
+            end = min(len(rows), start + min(_GATHERED_AT_ONCE, ROW_GROUP_ROWS - waiting))
+            tables.append(_table(Rows(index=rows.index[start:end], text=rows.text)))
+            waiting += end - start
             start = end
-
-    def close(self) -> ShardFacts:
-        """Write what is waiting and return what is to be known of the shard."""
-        if self._waiting:
-            self._write_row_group()
-        self._writer.close()
-        entry = {
-            "file": f"{self._path.parent.name}/{self._path.name}",
-            "rows": self._rows,
-            "residues": self._residues,
-            "bytes": self._path.stat().st_size,
-            "sha256": sha256_file(self._path),
-            "sequences_sha256": self._digest.hexdigest(),
-        }
-        return ShardFacts(entry=entry, lengths=self._lengths, composition=self._composition)
-
-    def _write_row_group(self) -> None:
-        table = pa.concat_tables(self._waiting).combine_chunks()
-        column = SequenceColumn.of(table["sequence"])
-        column.update(self._digest)
-        self._rows += table.num_rows
-        self._residues += len(column.characters)
-        self._composition += byte_counts(column.characters)
-        lengths, counts = np.unique(column.lengths(), return_counts=True)
-        self._lengths.update(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        self._waiting, self._waiting_rows = [], 0
+            if waiting == ROW_GROUP_ROWS:
+                yield pa.concat_tables(tables).combine_chunks()
+                tables, waiting = [], 0
+    if tables:
+        yield pa.concat_tables(tables).combine_chunks()
 
 
 def byte_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return `[256]` how often each byte occurs."""
+    """Return `[256]` number of occurrences of each byte."""
     # two bytes at a time take half as many steps
     even = values[: len(values) // 2 * 2].view(np.uint16)
     pairs = np.zeros(1 << 16, dtype=np.int64)
@@ -130,18 +118,10 @@ def byte_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def _table(rows: Rows) -> pa.Table:
     """Return the columns of a corpus."""
-    columns = {
-        "length": pa.array(np.ascontiguousarray(rows.field("sequence")[1])),
-        "member_count": _numbers(rows, "member_count"),
-        "taxon_id": _numbers(rows, "taxon_id"),
-    }
+    columns = {"length": pa.array(np.ascontiguousarray(rows.field("sequence")[1]))}
+    for name in ("member_count", "taxon_id"):
+        values = np.ascontiguousarray(rows.index[name])
+        columns[name] = pa.array(values, mask=values == NONE)
     for name in ("id", "sequence", "name", "taxon", "representative_id"):
-        columns[name] = gather(
-            [rows.text], np.int32(0), *rows.field(name), pa.string_view(), pa.string()
-        )
+        columns[name] = gather(rows.text, *rows.field(name), pa.string())
     return pa.table([columns[name] for name in CORPUS_SCHEMA.names], schema=CORPUS_SCHEMA)
-
-
-def _numbers(rows: Rows, name: str) -> pa.Array:
-    values = np.ascontiguousarray(rows.index[name])
-    return pa.array(values, mask=values == NONE)

@@ -1,58 +1,45 @@
-"""Reading all inputs of a corpus: workers parse and spill, this process adds up."""
+"""Reading all inputs of a corpus, in order and once."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from esm1b.corpus.records.id_list import IdList
-from esm1b.corpus.records.selection import DUPLICATE_ID
-from esm1b.corpus.sharding.shared_blocks import share_blocks
+from esm1b.corpus.records.counts import Counts
+from esm1b.corpus.sharding.shared_blocks import SharedBlock, share_blocks
 from esm1b.corpus.sharding.worker import ShardWorker
 from esm1b.disk_space import size_in_words
+from esm1b.errors import UserError
 from esm1b.sequences.formats import RawBlock, raw_blocks
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
 from esm1b.worker_pool import WorkerPool
 
+# Large enough that NumPy's overhead does not count, small enough to stay in the cache.
 _BLOCK_BYTES: Final = CHUNK_BYTES
-# Of the disk, for each byte of uncompressed input: the spilled records and, beside them, the
-# corpus. UniRef50 takes 1.2 and 0.5.
+# Disk space for each byte of uncompressed input: the spilled records and, beside them, the corpus.
+# UniRef50 takes 1.2 and 0.5.
 _DISK_SHARE: Final = 1.8
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadingAccount:
-    """What was read.
+class Inputs:
+    """The inputs of a corpus, and how far they have been read.
 
-    Attributes:
-        counts: records `read`, and dropped by reason.
-        kept: records that were spilled or dropped as duplicates.
-        held_out: how many of those are held out.
-        spilled: bytes.
-        listed: how many ids of the split's list were met.
-        excluded: how many of the excluded ids were met.
-        held_out_sequences: sorted hashes of the sequences that listed ids hold out.
+    Args:
+        names: paths; `-` is standard input.
+
+    Raises:
+        UserError: there is none, one is given twice, or one cannot be read.
     """
 
-    counts: Counter[str]
-    kept: int
-    held_out: int
-    spilled: int
-    listed: int
-    excluded: int
-    held_out_sequences: NDArray[np.uint64]
-
-
-class Progress:
-    """How far the inputs have been read, and what disk that is going to take."""
-
-    def __init__(self, files: Sequence[InputFile]) -> None:
-        self._files = files
+    def __init__(self, names: Sequence[str]) -> None:
+        if not names:
+            raise UserError("no input: expected at least one FASTA file, or '-' for standard input")
+        name, times = Counter(names).most_common(1)[0]
+        if times > 1:
+            raise UserError(f"{name}: given more than once; expected each input once")
+        self._files = [InputFile(name) for name in names]
         self._text_bytes = 0
 
     def blocks(self) -> Iterator[RawBlock]:
@@ -66,8 +53,12 @@ class Progress:
                     yield block
                     bar.update(file.bytes_read - bar.n)
 
-    def need(self) -> str:
-        """Return in words how much disk the whole work takes."""
+    def identities(self) -> list[dict[str, Any]]:
+        """Return name, size and digest of each input, once all have been read."""
+        return [file.identity() for file in self._files]
+
+    def disk_need(self) -> str:
+        """Return in words how much disk space the whole work takes."""
         sizes = [file.size for file in self._files]
         if None in sizes or not self._text_bytes:
             return f"{_DISK_SHARE} bytes for each byte of the uncompressed inputs"
@@ -75,43 +66,17 @@ class Progress:
         return f"about {size_in_words(_DISK_SHARE * self._text_bytes / share_read)}"
 
 
-def read_inputs(
-    blocks: Iterator[RawBlock],
-    pool: WorkerPool[ShardWorker],
-    listed: IdList | None,
-    excluded: IdList | None,
-    spill: Path,
-) -> ReadingAccount:
-    """Have the workers parse and spill all blocks, and add up what became of them.
+def read_inputs(inputs: Inputs, pool: WorkerPool[ShardWorker], spill: Path) -> Counts:
+    """Have the workers select and spill the records of all inputs; return the counts of all.
 
     Args:
-        blocks: of the inputs.
+        inputs: the inputs.
         pool: the workers.
-        listed: the ids to hold out, if that is the split.
-        excluded: the ids to leave out, if any.
-        spill: where a file for handing over the blocks may be made.
+        spill: folder for a file that hands over the blocks.
     """
-    counts: Counter[str] = Counter()
-    kept = held_out = 0
-    is_listed: NDArray[np.bool_] = np.zeros(len(listed or ()), np.bool_)
-    is_excluded: NDArray[np.bool_] = np.zeros(len(excluded or ()), np.bool_)
-    sequences: list[NDArray[np.uint64]] = []
-    shared = share_blocks(blocks, spill / "blocks", pool.window) if pool.has_processes else blocks
-    for account in pool.map(ShardWorker.add, shared):
-        counts += account.counts
-        kept += account.kept
-        held_out += account.held_out
-        is_listed[account.listed] = True
-        is_excluded[account.excluded] = True
-        sequences.append(account.held_out_sequences)
-    runs = pool.each(ShardWorker.flush)
-    counts[DUPLICATE_ID] += sum(run.duplicates for run in runs)
-    return ReadingAccount(
-        counts=counts,
-        kept=kept,
-        held_out=held_out,
-        spilled=sum(run.size for run in runs),
-        listed=int(is_listed.sum()),
-        excluded=int(is_excluded.sum()),
-        held_out_sequences=np.unique(np.concatenate([np.empty(0, np.uint64), *sequences])),
-    )
+    blocks: Iterator[RawBlock | SharedBlock] = inputs.blocks()
+    if pool.has_processes:
+        blocks = share_blocks(inputs.blocks(), spill / "blocks", pool.window)
+    for _ in pool.map(ShardWorker.add, blocks):
+        pass
+    return sum(pool.each(ShardWorker.flush), start=Counts())

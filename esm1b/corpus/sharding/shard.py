@@ -3,11 +3,11 @@
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from tqdm import tqdm
@@ -19,42 +19,36 @@ from esm1b.corpus.manifest import (
     MANIFEST,
     SPLITS,
     SplitName,
-    composition,
     corpus_fingerprint,
     length_histogram,
 )
-from esm1b.corpus.records.id_list import read_id_list
-from esm1b.corpus.records.selection import DROP_REASONS, Selection
-from esm1b.corpus.records.split import FractionSplit, Split, read_id_split
-from esm1b.corpus.sharding.read_inputs import Progress, ReadingAccount, read_inputs
-from esm1b.corpus.sharding.worker import ShardAccount, ShardTask, ShardWorker
+from esm1b.corpus.records.counts import DROP_REASONS, Counts
+from esm1b.corpus.records.selection import Selection
+from esm1b.corpus.sharding.parquet_shard import ShardFacts
+from esm1b.corpus.sharding.read_inputs import Inputs, read_inputs
+from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardTask, ShardWorker
 from esm1b.disk_space import explain_full_disk
 from esm1b.download.release import VALIDATION_LIST_RELEASE
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, write_json
-from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
-from esm1b.worker_pool import WorkerPool
+from esm1b.sequences.input_file import STANDARD_INPUT
+from esm1b.worker_pool import WorkerPool, start_workers
 
 _log = logging.getLogger(__name__)
+
+_DEFAULT_SELECTION: Final = Selection()
 
 
 def shard(
     inputs: Sequence[str],
     output: Path,
+    selection: Selection = _DEFAULT_SELECTION,
     *,
     shards: int = 16,
-    validation_fraction: float = 0.005,
-    validation_ids: Path | None = None,
-    allow_partial_list: bool = False,
-    minimum_length: int | None = None,
-    maximum_length: int | None = None,
-    sample: float | None = None,
-    exclude: Path | None = None,
-    strict: bool = False,
     source: Mapping[str, Any] | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Write the corpus made of all records of `inputs` to `output` and return its manifest.
+    """Write the corpus made of the records of `inputs` to `output` and return its manifest.
 
     The result does not depend on the order of the records or of the files, nor on `workers`.
     Records are ordered by (hash of id, id); of records with one id, the one with the smallest
@@ -65,19 +59,10 @@ def shard(
     Args:
         inputs: FASTA, UniRef XML or UniProt release archives, plain or gzip-compressed; `-` is
             standard input.
-        output: the corpus directory; an earlier corpus there is replaced.
+        output: directory of the corpus; an earlier corpus there is replaced.
+        selection: choice of the records to keep and to hold out.
         shards: training files; validation gets as many in proportion to its share, at least one.
-        validation_fraction: share of the sequences to hold out.
-        validation_ids: a file of ids to hold out instead. A record with another id and the same
-            sequence as one of them is dropped.
-        allow_partial_list: go on if some of those ids are not among the records.
-        minimum_length: residues below which a record is dropped.
-        maximum_length: residues above which a record is dropped.
-        sample: share of the sequences to keep, by a keyed hash of the sequence.
-        exclude: a file of ids, or FASTA, whose records are left out.
-        strict: refuse the inputs instead of dropping a record with other characters, without a
-            sequence, of a length that is not wanted, or with the id of another.
-        source: where the sequences come from (`name`, `release`), for the manifest.
+        source: origin of the sequences (`name`, `release`), for the manifest.
         workers: processes beside this one that parse, sort and write; with 1 it does all itself.
 
     Raises:
@@ -88,154 +73,127 @@ def shard(
     for name, value in (("shards", shards), ("workers", workers)):
         if value < 1:
             raise UserError(f"{name} {value}: expected at least 1")
-    split = (
-        FractionSplit(fraction=validation_fraction)
-        if validation_ids is None
-        else read_id_split(validation_ids)
-    )
-    selection = Selection(
-        minimum_length=minimum_length,
-        maximum_length=maximum_length,
-        sample=sample,
-        excluded=None if exclude is None else read_id_list(exclude),
-        strict=strict,
-    )
-    files = _open_inputs(inputs)
-    progress = Progress(files)
-    read_files = [Path(name) for name in inputs if name != STANDARD_INPUT]
-    read_files += [path for path in (validation_ids, exclude) if path is not None]
+    lists = [ids.file for ids in (selection.listed, selection.excluded) if ids is not None]
+    opened = Inputs(inputs)
+    read_files = [Path(name) for name in (*inputs, *lists) if name != STANDARD_INPUT]
+    source = dict(source or {})
+    # The release of the published list has its ids, but for those that a rule left out.
+    allow_partial = selection.allow_partial_list or source.get("release") == VALIDATION_LIST_RELEASE
     with (
-        explain_full_disk(output, progress.need),
+        explain_full_disk(output, opened.disk_need),
         atomic_directory(output, "corpus", read_files) as directory,
     ):
         spill = directory / "spill"
         for folder in (spill, *(directory / name for name in SPLITS)):
             folder.mkdir()
-        with WorkerPool(partial(ShardWorker, directory, selection, split), workers) as pool:
-            read = read_inputs(progress.blocks(), pool, split.listed, selection.excluded, spill)
-            _check_sides(read.counts, read.kept - read.held_out, read.held_out, split)
-            # The release of the published list has its ids, save what a rule above left out.
-            is_its_release = (source or {}).get("release") == VALIDATION_LIST_RELEASE
-            _check_list(read.listed, split, allow_partial_list=allow_partial_list or is_its_release)
-            np.save(spill / "held-out.npy", read.held_out_sequences)
-            accounts = _write(pool, read, shards)
+        with start_workers(partial(ShardWorker, directory, spill, selection), workers) as pool:
+            counts = read_inputs(opened, pool, spill)
+            _check_sides(counts, counts.selected - counts.held_out, counts.held_out, selection)
+            _check_list(counts, selection, allow_partial=allow_partial)
+            facts, counts = _write_shards(pool, counts, spill, shards)
         shutil.rmtree(spill)
-        manifest = _manifest(files, read, accounts, selection, split, dict(source or {}))
-        sequences = manifest["sequences"]
-        _check_sides(read.counts, sequences["train"], sequences["validation"], split)
+        manifest = _manifest(counts, facts, selection, opened.identities(), source)
+        train, validation = (manifest["sequences"][split] for split in SPLITS)
+        _check_sides(counts, train, validation, selection)
         write_json(directory / MANIFEST, manifest)
     if warning := cluster_warning(manifest):
         _log.warning("%s: %s", output, warning)
     _log.info(
         "%s: %d sequences to train on, %d held out, from %d records",
         output,
-        sequences["train"],
-        sequences["validation"],
-        read.counts["read"],
+        train,
+        validation,
+        counts.read,
     )
     return manifest
 
 
-def _open_inputs(inputs: Sequence[str]) -> list[InputFile]:
-    if not inputs:
-        raise UserError("no input: expected at least one FASTA file, or '-' for standard input")
-    repeated = [name for name, times in Counter(inputs).items() if times > 1]
-    if repeated:
-        raise UserError(f"{repeated[0]}: given more than once; expected each input once")
-    return [InputFile(name) for name in inputs]
-
-
-def _check_sides(counts: Counter[str], train: int, validation: int, split: Split) -> None:
+def _check_sides(counts: Counts, train: int, validation: int, selection: Selection) -> None:
     """Check that there is something on either side."""
     kept = train + validation
     if not kept:
-        dropped = {reason: counts[reason] for reason in DROP_REASONS if counts[reason]}
+        dropped = {reason: n for reason in DROP_REASONS if (n := counts.dropped[reason])}
         raise UserError(
-            f"no sequence kept of {counts['read']} records, dropped: {dropped}; "
+            f"no sequence kept of {counts.read} records, dropped: {dropped}; "
             "expected protein sequences"
         )
     for name, number in (("train", train), ("validation", validation)):
         if not number:
             raise UserError(
-                f"{split.describe()} no {name} sequence among {kept}; expected some on either side"
+                f"{selection.split_in_words()} no {name} sequence among {kept}; "
+                "expected some on either side"
             )
 
 
-def _check_list(found: int, split: Split, *, allow_partial_list: bool) -> None:
+def _check_list(counts: Counts, selection: Selection, *, allow_partial: bool) -> None:
     """Check that all listed ids were found, or that the user does not mind."""
-    if split.listed is None or found == len(split.listed):
+    listed = selection.listed
+    if listed is None or (found := int(counts.listed.sum())) == len(listed):
         return
-    text = f"{split.listed.file}: {found} of its {len(split.listed)} ids are among the records"
-    if not allow_partial_list:
+    text = f"{listed.file}: {found} of its {len(listed)} ids are among the records"
+    if not allow_partial:
         raise UserError(
             f"{text}; expected all, or --allow-partial-list: ids vanish from release to release"
         )
     _log.warning("%s", text)
 
 
-def _write(
-    pool: WorkerPool[ShardWorker], read: ReadingAccount, shards: int
-) -> dict[SplitName, list[ShardAccount]]:
-    """Have the workers write all shards from what they spilled."""
-    validation_shards = max(1, round(shards * read.held_out / read.kept))
-    accounts: dict[SplitName, list[ShardAccount]] = {"train": [], "validation": []}
+def _write_shards(
+    pool: WorkerPool[ShardWorker], counts: Counts, spill: Path, shards: int
+) -> tuple[dict[SplitName, list[ShardFacts]], Counts]:
+    """Have the workers write all shards from what they spilled.
+
+    Returns:
+        The facts of the shards, and the counts with what was dropped on the way.
+    """
+    hashes = np.concatenate([np.empty(0, np.uint64), *counts.held_out_sequences])
+    np.save(spill / HELD_OUT_SEQUENCES, np.unique(hashes))
+    validation_shards = max(1, round(shards * counts.held_out / counts.selected))
+    facts: dict[SplitName, list[ShardFacts]] = {"train": [], "validation": []}
+    size, number = counts.spilled, shards
     with tqdm(desc="write", total=shards + validation_shards, unit=" shards", disable=None) as bar:
-        task = ShardTask(number=0, shards=shards, train_shards=shards, size=read.spilled)
-        for account in pool.map(ShardWorker.write_train, _tasks(task)):
-            accounts["train"].append(account)
-            bar.update()
-        held_out_size = sum(account.held_out_size for account in accounts["train"])
-        task = replace(task, shards=validation_shards, size=held_out_size)
-        for account in pool.map(ShardWorker.write_validation, _tasks(task)):
-            accounts["validation"].append(account)
-            bar.update()
-    return accounts
-
-
-def _tasks(first: ShardTask) -> Iterator[ShardTask]:
-    return (replace(first, number=number) for number in range(first.shards))
+        for split in SPLITS:
+            task = ShardTask(split=split, number=0, shards=number, size=size)
+            tasks = [replace(task, number=k) for k in range(number)]
+            for shard_facts in pool.map(ShardWorker.write_shard, tasks):
+                facts[split].append(shard_facts)
+                bar.update()
+            # writing the training shards has spilled the records of the validation shards
+            after = sum(pool.each(ShardWorker.flush), start=Counts())
+            size, number = after.spilled - size, validation_shards
+    return facts, after
 
 
 def _manifest(
-    files: Sequence[InputFile],
-    read: ReadingAccount,
-    accounts: Mapping[SplitName, Sequence[ShardAccount]],
+    counts: Counts,
+    facts: Mapping[SplitName, Sequence[ShardFacts]],
     selection: Selection,
-    split: Split,
-    source: dict[str, Any],
+    inputs: Sequence[Mapping[str, Any]],
+    source: Mapping[str, Any],
 ) -> dict[str, Any]:
-    every = [account for name in SPLITS for account in accounts[name]]
-    counts = sum([account.dropped for account in every], read.counts)
-    entries = {name: [account.facts.entry for account in accounts[name]] for name in SPLITS}
-    sequences = {name: sum(entry["rows"] for entry in entries[name]) for name in SPLITS}
-    residues = {name: sum(entry["residues"] for entry in entries[name]) for name in SPLITS}
-    lengths = {
-        name: sum((account.facts.lengths for account in accounts[name]), Counter[int]())
-        for name in SPLITS
-    }
-    selected, split_definition = selection.definition(), split.definition()
-    if split.listed is not None:
-        split_definition["found"] = read.listed
-    if selection.excluded is not None:
-        selected["excluded"]["found"] = read.excluded
+    entries = {split: [one.entry for one in facts[split]] for split in SPLITS}
+    sequences, residues = (
+        {split: sum(entry[key] for entry in entries[split]) for split in SPLITS}
+        for key in ("rows", "residues")
+    )
+    lengths = {split: sum((one.lengths for one in facts[split]), Counter()) for split in SPLITS}
+    characters = np.sum([one.composition for split in SPLITS for one in facts[split]], axis=0)
     return {
         "format": CORPUS_FORMAT,
         "format_version": FORMAT_VERSION,
         "source": source,
-        "inputs": [file.identity() for file in files],
+        "inputs": inputs,
         "counts": {
-            "read": counts["read"],
+            "read": counts.read,
             "kept": sum(sequences.values()),
-            "dropped": {reason: counts[reason] for reason in DROP_REASONS},
+            "dropped": {reason: counts.dropped[reason] for reason in DROP_REASONS},
         },
         "sequences": sequences,
         "residues": residues,
         "length_histogram": length_histogram(lengths),
-        "composition": composition(
-            np.sum([account.facts.composition for account in every], axis=0)
-        ),
-        "selection": selected,
-        "split": split_definition,
+        "composition": {chr(one): int(characters[one]) for one in np.flatnonzero(characters)},
+        "selection": selection.definition(int(counts.excluded.sum())),
+        "split": selection.split_definition(int(counts.listed.sum())),
         "shards": entries,
         "fingerprint": corpus_fingerprint(entries),
     }

@@ -18,14 +18,7 @@ _SLOT_BYTES: Final = 2 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class SharedBlock:
-    """A block whose text is in a file.
-
-    Attributes:
-        empty: the block without its text.
-        path: the file.
-        start: of the text in the file.
-        size: bytes of the text.
-    """
+    """A block whose text is bytes `start` to `start + size` of the file at `path`."""
 
     empty: RawBlock
     path: Path
@@ -36,12 +29,12 @@ class SharedBlock:
 def share_blocks(
     blocks: Iterable[RawBlock], path: Path, slots: int
 ) -> Iterator[RawBlock | SharedBlock]:
-    """Yield `blocks` with their texts in a file, which stays small: its slots are used in turn.
+    """Yield `blocks` with their texts in a new file, which stays small: its slots are reused.
 
     Args:
-        blocks: in any number.
+        blocks: any number of blocks.
         path: the file to make.
-        slots: when a block is asked for, the one yielded so many blocks before is done with.
+        slots: number of blocks in use at once: when block k is asked for, k - slots is done with.
     """
     with path.open("w+b") as file:
         # written, so that a full disk is an error here and not a signal at the mapped memory

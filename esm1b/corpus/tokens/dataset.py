@@ -1,7 +1,8 @@
 """Reading the memory-mapped tokens of one split."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from esm1b.corpus.manifest import (
     MANIFEST,
     TOKENS_FORMAT,
     SplitName,
-    check_shards,
+    checked_shards,
     read_manifest,
 )
 from esm1b.errors import UserError
@@ -24,10 +25,10 @@ def open_tokens(directory: Path, split: SplitName, *, preload: bool = False) -> 
     """Open one split of a tokens directory.
 
     Args:
-        directory: of tokens.
-        split: which part of them.
+        directory: directory of tokens.
+        split: the split to open.
         preload: read the shards into memory once, a byte for each residue and eight for each
-            sequence, instead of mapping the files and reading what is asked for.
+            sequence, instead of mapping the files and reading parts on demand.
 
     Raises:
         UserError: the directory holds no tokens of this format and alphabet, or a file is missing,
@@ -36,15 +37,15 @@ def open_tokens(directory: Path, split: SplitName, *, preload: bool = False) -> 
     manifest = read_manifest(directory, TOKENS_FORMAT)
     if manifest["alphabet"] != list(TOKENS):
         raise UserError(f"{directory / MANIFEST}: another alphabet; expected {' '.join(TOKENS)}")
-    shards = manifest["shards"][split]
-    check_shards(directory, shards)
+    shards = [
+        _open_shard(directory / shard["file"], shard, preload)
+        for shard in checked_shards(directory, manifest, [split])
+    ]
     return TokenDataset(
-        directory,
-        split,
         shards,
         fingerprint=manifest["fingerprint"],
         corpus_fingerprint=manifest["corpus_fingerprint"],
-        preload=preload,
+        reopen=partial(open_tokens, directory, split, preload=preload),
     )
 
 
@@ -57,51 +58,33 @@ class TokenDataset:
     Attributes:
         lengths: `[sequences]` int32, residues per sequence.
         fingerprint: SHA-256 over the corpus, the alphabet and the format.
-        corpus_fingerprint: of the corpus alone.
+        corpus_fingerprint: SHA-256 over the corpus alone.
     """
-
-    lengths: NDArray[np.int32]
-    fingerprint: str
-    corpus_fingerprint: str
 
     def __init__(
         self,
-        directory: Path,
-        split: SplitName,
-        shards: list[dict[str, Any]],
+        shards: Sequence[tuple[NDArray[np.int64], NDArray[np.uint8]]],
         *,
         fingerprint: str,
         corpus_fingerprint: str,
-        preload: bool = False,
+        reopen: Callable[[], "TokenDataset"],
     ) -> None:
         self.fingerprint = fingerprint
         self.corpus_fingerprint = corpus_fingerprint
-        self._directory = directory
-        self._split = split
-        self._preload = preload
-        opened = [_open_shard(directory / shard["file"], shard, preload) for shard in shards]
-        self._offsets = [offsets for offsets, _ in opened]
-        self._values = [values for _, values in opened]
-        # the same memory, of which Python reads a few items in a fraction of the time
-        self._offset_views = [offsets.data for offsets in self._offsets]
-        self._value_views = [values.data for values in self._values]
+        self._reopen = reopen
+        # memory from which Python reads a few items in a fraction of the time of NumPy
+        self._shards = [(offsets.data, values.data) for offsets, values in shards]
         # `[shards + 1]` number of the first sequence of each shard
-        self._first = np.cumsum([0] + [len(offsets) - 1 for offsets in self._offsets])
-        self.lengths = np.empty(self._first[-1], dtype=np.int32)
-        for offsets, first in zip(self._offsets, self._first, strict=False):
-            np.subtract(
-                offsets[1:],
-                offsets[:-1],
-                out=self.lengths[first : first + len(offsets) - 1],
-                casting="same_kind",
-            )
+        self._first = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in shards])
+        self.lengths: NDArray[np.int32] = np.empty(self._first[-1], dtype=np.int32)
+        for (offsets, _), (first, end) in zip(shards, pairwise(self._first), strict=True):
+            np.subtract(offsets[1:], offsets[:-1], out=self.lengths[first:end], casting="same_kind")
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        again = partial(open_tokens, preload=self._preload)
-        return again, (self._directory, self._split)
+        return self._reopen, ()
 
     def residues(self, index: int) -> NDArray[np.uint8]:
         """Return the tokens `[length]` of one sequence: a read-only view, no copy.
@@ -112,8 +95,9 @@ class TokenDataset:
         if not 0 <= index < len(self):
             raise IndexError(f"sequence {index} of {len(self)}")
         shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        start, end = self._offsets[shard][index - self._first[shard] :][:2]
-        return self._values[shard][start:end]
+        offsets, values = self._shards[shard]
+        start, end = offsets[index - self._first[shard] :][:2]
+        return np.frombuffer(values[start:end], dtype=np.uint8)
 
     def gather(
         self,
@@ -127,14 +111,14 @@ class TokenDataset:
         """Return `residues(index)[start : start + count]` of many sequences, end to end.
 
         Args:
-            indices: `[pieces]` sequences.
-            starts: `[pieces]` the first residue of each piece within its sequence.
+            indices: `[pieces]` indices of sequences.
+            starts: `[pieces]` first residue of each piece within its sequence.
             counts: `[pieces]` residues of each piece.
             before: tokens to put before each piece.
             after: tokens to put after each piece.
 
         Returns:
-            `[sum of counts and of what is put before and after]` tokens, read-only.
+            Tokens, read-only: the residues and, around each piece, `before` and `after`.
 
         Raises:
             IndexError: a piece is not within its sequence.
@@ -146,16 +130,16 @@ class TokenDataset:
         shards = np.searchsorted(self._first, indices, side="right") - 1
         rows = indices - self._first[shards]
         pieces: list[bytes | memoryview] = [b""]
-        # Python's own loop and join: a piece is small, and numpy takes longer to begin with it.
+        # Python's own loop and join: NumPy takes longer to start on a piece than to copy it
         for shard, row, start, count in zip(
             shards.tolist(), rows.tolist(), starts.tolist(), counts.tolist(), strict=True
         ):
-            offsets = self._offset_views[shard]
+            offsets, values = self._shards[shard]
             low = offsets[row] + start
             high = low + count
             if not offsets[row] <= low <= high <= offsets[row + 1]:
                 raise IndexError("a piece that is not within its sequence")
-            pieces.append(self._value_views[shard][low:high])
+            pieces.append(values[low:high])
         pieces.append(b"")
         joined = (after + before).join(pieces)
         return np.frombuffer(joined, dtype=np.uint8)[len(after) : len(joined) - len(before)]

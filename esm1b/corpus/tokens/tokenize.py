@@ -13,33 +13,26 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from esm1b.alphabet import RESIDUES, TOKENS, encode
+from esm1b.alphabet import TOKENS, encode
 from esm1b.corpus.manifest import (
     CORPUS_FORMAT,
     FORMAT_VERSION,
     MANIFEST,
     SPLITS,
     TOKENS_FORMAT,
-    check_shards,
-    digest_of,
+    checked_shards,
     read_manifest,
+    tokens_fingerprint,
 )
 from esm1b.corpus.records.sequence_column import SequenceColumn
 from esm1b.disk_space import explain_full_disk, size_in_words
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, sha256_file, write_json
-from esm1b.worker_pool import WorkerPool
+from esm1b.worker_pool import start_workers
 
 _log = logging.getLogger(__name__)
 
 _SCHEMA: Final = pa.schema([pa.field("tokens", pa.large_binary(), nullable=False)])
-
-_LETTERS: Final = (RESIDUES + "J").encode()
-_NOT_A_RESIDUE: Final = b"\xff"
-# as `encode`, but faster
-_ENCODING: Final = bytes(
-    encode(bytes([byte]))[0] if byte in _LETTERS else _NOT_A_RESIDUE[0] for byte in range(256)
-)
 
 
 def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
@@ -50,19 +43,18 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
     one shard's residues per worker.
 
     Args:
-        corpus: a corpus directory.
-        output: the tokens directory; an earlier one there is replaced.
-        workers: processes, each on a shard at a time; with 1 it is this one.
+        corpus: directory of a corpus.
+        output: directory of the tokens; an earlier one there is replaced.
+        workers: number of processes, each on a shard at a time; with 1 it is this one.
 
     Raises:
-        UserError: the corpus is not one, or differs from its manifest, or the file system is full.
+        UserError: there is no corpus, it differs from its manifest, or the file system is full.
         ChildProcessError: a worker died.
     """
     if workers < 1:
         raise UserError(f"workers {workers}: expected at least 1")
     manifest = read_manifest(corpus, CORPUS_FORMAT)
-    shards = [shard for split in SPLITS for shard in manifest["shards"][split]]
-    check_shards(corpus, shards)
+    shards = checked_shards(corpus, manifest)
     residues = sum(shard["residues"] for shard in shards)
     with (
         explain_full_disk(output, lambda: f"about {size_in_words(residues)}"),
@@ -70,20 +62,17 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
     ):
         for split in SPLITS:
             (directory / split).mkdir()
+        build = partial(_Tokenizer, corpus, directory)
         with (
             tqdm(
                 desc="tokenise", total=residues, unit=" residues", unit_scale=True, disable=None
             ) as bar,
-            WorkerPool(partial(_Tokenizer, corpus, directory), min(workers, len(shards))) as pool,
+            start_workers(build, min(workers, len(shards))) as pool,
         ):
-            entries = []
+            entries: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
             for entry in pool.map(_Tokenizer.tokenize, shards):
-                entries.append(entry)
+                entries[str(Path(entry["file"]).parent)].append(entry)
                 bar.update(entry["residues"])
-        by_split = {
-            split: [entry for entry in entries if entry["file"].startswith(f"{split}/")]
-            for split in SPLITS
-        }
         write_json(
             directory / MANIFEST,
             {
@@ -91,32 +80,20 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
                 "format_version": FORMAT_VERSION,
                 "corpus_fingerprint": manifest["fingerprint"],
                 "alphabet": list(TOKENS),
-                "shards": by_split,
+                "shards": entries,
                 "fingerprint": tokens_fingerprint(manifest["fingerprint"]),
             },
         )
-    _log.info("%s: %d residues in %d shards", output, residues, len(entries))
-
-
-def tokens_fingerprint(corpus_fingerprint: str) -> str:
-    """Return the SHA-256 over the corpus, the alphabet and the format."""
-    return digest_of(
-        {
-            "format": TOKENS_FORMAT,
-            "version": FORMAT_VERSION,
-            "corpus": corpus_fingerprint,
-            "alphabet": TOKENS,
-        }
-    )
+    _log.info("%s: %d residues in %d shards", output, residues, len(shards))
 
 
 class _Tokenizer:
-    """What one process does of the work."""
+    """Tokenises shards in one process."""
 
     def __init__(self, corpus: Path, directory: Path, number: int) -> None:
         self._corpus = corpus
         self._directory = directory
-        # of the largest shard so far: new memory costs as much as what is done with it
+        # as large as the largest shard so far: new memory costs as much as the work on it
         self._memory = np.empty(0, dtype=np.uint8)
 
     def tokenize(self, shard: dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +108,11 @@ class _Tokenizer:
         for column in _row_groups(path):
             column.update(digest)
             end = filled + len(column.characters)
-            if end <= len(tokens):  # otherwise the digest is another too
-                tokens[filled:end] = _encoded(column, path)
+            if end <= len(tokens):  # otherwise the digest differs too
+                try:
+                    tokens[filled:end] = encode(column.characters.data)
+                except ValueError as error:
+                    raise UserError(f"{path}: {error}") from error
             lengths.append(column.lengths())
             filled = end
         if digest.hexdigest() != shard["sequences_sha256"]:
@@ -151,17 +131,6 @@ class _Tokenizer:
             "bytes": (self._directory / name).stat().st_size,
             "sha256": sha256_file(self._directory / name),
         }
-
-
-def _encoded(column: SequenceColumn, path: Path) -> NDArray[np.uint8]:
-    characters = column.characters.tobytes()
-    tokens = characters.translate(_ENCODING)
-    if _NOT_A_RESIDUE in tokens:
-        try:
-            encode(characters)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
-    return np.frombuffer(tokens, np.uint8)
 
 
 def _row_groups(path: Path) -> Iterator[SequenceColumn]:

@@ -2,7 +2,6 @@ import gzip
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from esm1b.corpus.records.id_list import read_id_list
@@ -27,9 +26,12 @@ def test_a_list_and_fasta_name_ids(
     ids = read_id_list(path)
     assert len(ids) == len(named)
     assert ids.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    places = ids.places(id_hashes(*joined([*named, b"d", b"MKV", b">b"])))
-    assert sorted(places[: len(named)].tolist()) == list(range(len(named)))
-    np.testing.assert_array_equal(places[len(named) :], -1)
+    assert not ids.find(id_hashes(*joined([b"d", b"MKV", b">b"]))).any()
+    assert not ids.found.any()
+    for number, name in enumerate(named, start=1):
+        assert ids.find(id_hashes(*joined([b"d", name]))).tolist() == [False, True]
+        assert ids.found.sum() == number
+    assert ids.definition(2) == {"ids_file_sha256": ids.sha256, "ids": len(named), "found": 2}
 
 
 def test_ids_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +39,8 @@ def test_ids_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "ids").write_bytes(b"\n".join(names))
     ids = read_id_list(tmp_path / "ids")
     assert len(ids) == 200_000
-    assert (ids.places(id_hashes(*joined(names))) >= 0).all()
+    assert ids.find(id_hashes(*joined(names))).all()
+    assert ids.found.all()
 
 
 def test_file_without_ids_or_damaged_is_refused(tmp_path: Path) -> None:

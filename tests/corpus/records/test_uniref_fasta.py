@@ -2,9 +2,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from esm1b.corpus.records.parse import BlockRows, read_rows
+from esm1b.corpus.records.counts import OUTCOMES
+from esm1b.corpus.records.parse import parse_rows
 from esm1b.corpus.records.table import NONE, Rows
-from esm1b.corpus.records.uniref_fasta import read_uniref_rows
+from esm1b.corpus.records.uniref_fasta import read_uniref_fasta
 from esm1b.errors import UserError
 from esm1b.sequences.cleaning import clean, drop_reason
 from esm1b.sequences.formats import RawBlock, parse_block
@@ -39,13 +40,10 @@ def record(rows: Rows, place: int) -> tuple[Header, bytes]:
     return header, rows.value("sequence", place) or b""
 
 
-def by_number(records: BlockRows) -> list[tuple[Header, bytes, str | None]]:
-    found = {
-        int(number): (*record(records.rows, place), records.reasons.get(place))
-        for place, number in enumerate(records.numbers.tolist())
-    }
-    assert sorted(found) == list(range(8, 8 + len(found)))
-    return [found[number] for number in sorted(found)]
+def in_order(rows: Rows) -> list[tuple[Header, bytes, str | None]]:
+    return [
+        (*record(rows, place), OUTCOMES[rows.index["outcome"][place]]) for place in range(len(rows))
+    ]
 
 
 def one_by_one(text: bytes) -> list[tuple[Header, bytes, str | None]]:
@@ -55,14 +53,14 @@ def one_by_one(text: bytes) -> list[tuple[Header, bytes, str | None]]:
 
 
 def test_regular_records_are_read_without_parsing_them_one_by_one() -> None:
-    found = read_uniref_rows(REGULAR)
-    assert found.numbers.tolist() == [0, 1]
-    assert found.others.tolist() == []
-    assert record(found.rows, 0) == (
+    found, starts, irregular = read_uniref_fasta(REGULAR)
+    assert starts.tolist() == [0, REGULAR.index(b"\n>") + 1, len(REGULAR)]
+    assert irregular.tolist() == []
+    assert record(found, 0) == (
         Header("UniRef50_K7G060", "Titin", 25, "Amniota", 32524, "K7G060_PELSI"),
         b"MKVLAWW",
     )
-    assert record(found.rows, 1) == (
+    assert record(found, 1) == (
         Header(
             "UniRef50_A0A1",
             "DUF12 domain-containing  protein > x",
@@ -108,14 +106,14 @@ def test_regular_records_are_read_without_parsing_them_one_by_one() -> None:
 )
 def test_others_are_left_to_the_parser(text: bytes) -> None:
     mixed = REGULAR * 10 + text + b"\n" + REGULAR
-    assert read_uniref_rows(mixed).others.tolist() == [20]
-    assert by_number(read_rows(block_of(mixed))) == one_by_one(mixed)
-    assert by_number(read_rows(block_of(text))) == one_by_one(text)
+    assert read_uniref_fasta(mixed)[2].tolist() == [20]
+    assert in_order(parse_rows(block_of(mixed))) == one_by_one(mixed)
+    assert in_order(parse_rows(block_of(text))) == one_by_one(text)
 
 
 def test_a_record_without_an_id_is_told_by_its_number() -> None:
     with pytest.raises(UserError, match="input: record 28: a header line without an id"):
-        read_rows(block_of(REGULAR * 10 + b">\nMKV\n"))
+        parse_rows(block_of(REGULAR * 10 + b">\nMKV\n"))
 
 
 FIELD = st.text("ab (),=\t\u00e9", min_size=1, max_size=6)
@@ -150,4 +148,4 @@ def test_every_block_means_what_the_parser_says(
 ) -> None:
     text = "\n".join(f">{header}\n{lines}" for header, lines in records).encode()
     text += b"\n" if ends_with_a_line else b""
-    assert by_number(read_rows(block_of(text))) == one_by_one(text)
+    assert in_order(parse_rows(block_of(text))) == one_by_one(text)

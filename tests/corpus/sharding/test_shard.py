@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.records.table import Rows
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.sharding.spill import write_run
@@ -59,8 +60,8 @@ def test_corpus_of_a_small_file(tmp_path: Path) -> None:
     manifest = shard(
         [fasta(tmp_path, text)],
         tmp_path / "corpus",
+        Selection(validation_ids=Path(ids)),
         shards=2,
-        validation_ids=Path(ids),
         source={"name": "small"},
     )
     assert json.loads((tmp_path / "corpus" / "manifest.json").read_text()) == manifest
@@ -153,7 +154,11 @@ def test_corpus_of_a_small_file(tmp_path: Path) -> None:
 
 
 def test_schema_of_a_shard(tmp_path: Path) -> None:
-    shard([fasta(tmp_path, "".join(random_records(50)))], tmp_path / "c", validation_fraction=0.3)
+    shard(
+        [fasta(tmp_path, "".join(random_records(50)))],
+        tmp_path / "c",
+        Selection(validation_fraction=0.3),
+    )
     file = pq.ParquetFile(tmp_path / "c" / "train" / "00000.parquet")
     assert {field.name: str(field.type) for field in file.schema_arrow} == {
         "id": "string",
@@ -176,7 +181,10 @@ def test_order_and_division_of_the_input_change_nothing(
     records += [">same b\nWWW\n", ">same a\nMKV\n", ">same c\nAAA\n", ">twice y\nKK\n"]
     records += [">twice x\nKK\n"]
     first = shard(
-        [fasta(tmp_path, "".join(records))], tmp_path / "a", shards=3, validation_fraction=0.2
+        [fasta(tmp_path, "".join(records))],
+        tmp_path / "a",
+        Selection(validation_fraction=0.2),
+        shards=3,
     )
     random.Random(1).shuffle(records)
     parts = [
@@ -188,7 +196,7 @@ def test_order_and_division_of_the_input_change_nothing(
     monkeypatch.setattr("esm1b.corpus.sharding.read_inputs._BLOCK_BYTES", 1_000)
     monkeypatch.setattr("esm1b.corpus.sharding.worker._RUN_BYTES", 5_000)
     monkeypatch.setattr("esm1b.corpus.sharding.worker._PIECE_BYTES", 2_000)
-    second = shard(parts, tmp_path / "b", shards=3, validation_fraction=0.2)
+    second = shard(parts, tmp_path / "b", Selection(validation_fraction=0.2), shards=3)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert first["fingerprint"] == second["fingerprint"]
     assert {key: first[key] for key in first if key != "inputs"} == {
@@ -203,9 +211,12 @@ def test_order_and_division_of_the_input_change_nothing(
 def test_fingerprint_follows_sequences_and_layout_only(tmp_path: Path) -> None:
     text = "".join(random_records(60))
     fingerprints = [
-        shard([fasta(tmp_path, content)], tmp_path / "c", shards=shards, validation_fraction=0.3)[
-            "fingerprint"
-        ]
+        shard(
+            [fasta(tmp_path, content)],
+            tmp_path / "c",
+            Selection(validation_fraction=0.3),
+            shards=shards,
+        )["fingerprint"]
         for content, shards in [
             (text, 2),
             (text.lower().replace("name", "x").replace("uniref", "UniRef"), 2),
@@ -220,7 +231,11 @@ def test_fingerprint_follows_sequences_and_layout_only(tmp_path: Path) -> None:
 def test_equal_sequences_stay_on_one_side(tmp_path: Path) -> None:
     records = random_records(100)
     copies = [record.replace("UniRef50_", "copy_", 1).lower() for record in records]
-    shard([fasta(tmp_path, "".join(records + copies))], tmp_path / "c", validation_fraction=0.3)
+    shard(
+        [fasta(tmp_path, "".join(records + copies))],
+        tmp_path / "c",
+        Selection(validation_fraction=0.3),
+    )
     sides = [{row["sequence"] for row in rows(tmp_path / "c", s)} for s in ("train", "validation")]
     assert not sides[0] & sides[1]
     assert len(sides[0] | sides[1]) == 100
@@ -234,8 +249,8 @@ def test_shards_share_the_records_and_row_groups_are_cut_at_fixed_rows(
     manifest = shard(
         [fasta(tmp_path, "".join(random_records(1000)))],
         tmp_path / "c",
+        Selection(validation_fraction=0.3),
         shards=4,
-        validation_fraction=0.3,
     )
     counts = [entry["rows"] for entry in manifest["shards"]["train"]]
     # binomial: 175 +- 11 of about 700 each, four standard deviations
@@ -249,7 +264,9 @@ def test_shards_share_the_records_and_row_groups_are_cut_at_fixed_rows(
 def test_more_shards_than_records_leaves_empty_files(tmp_path: Path) -> None:
     text = ">a\nMKV\n>b\nLLL\n>c\nWW\n"
     ids = Path(fasta(tmp_path, "a", "ids"))
-    manifest = shard([fasta(tmp_path, text)], tmp_path / "c", shards=8, validation_ids=ids)
+    manifest = shard(
+        [fasta(tmp_path, text)], tmp_path / "c", Selection(validation_ids=ids), shards=8
+    )
     assert len(digests(tmp_path / "c")) == 8 + 3  # validation: round(8 / 3)
     assert sorted(entry["rows"] for entry in manifest["shards"]["train"]) == [0] * 6 + [1, 1]
     assert {row["id"] for row in rows(tmp_path / "c", "train")} == {"b", "c"}
@@ -260,7 +277,7 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         buffer = io.BytesIO("".join(random_records(30)).encode())
 
     monkeypatch.setattr("sys.stdin", Standard)
-    manifest = shard(["-"], tmp_path / "c", validation_fraction=0.4)
+    manifest = shard(["-"], tmp_path / "c", Selection(validation_fraction=0.4))
     assert manifest["counts"]["kept"] == 30
     assert manifest["inputs"][0]["file"] == "-"
 
@@ -275,7 +292,7 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ),
         (">a\nM-\n>b\n\n", {}, "no sequence kept of 2 records"),
         (">a\nMK\n", {"shards": 0}, "shards 0: expected at least 1"),
-        (">a\nMK\n", {"validation_fraction": 1.5}, "validation fraction 1.5: expected a number"),
+        (">a\nMK\n", {"workers": 0}, "workers 0: expected at least 1"),
         ("MKV\n", {}, r"input\.fasta: line 1: a sequence before any header: 'MKV'"),
     ],
 )
@@ -291,9 +308,9 @@ def test_ids_that_leave_one_side_empty_are_refused(tmp_path: Path) -> None:
     path = fasta(tmp_path, ">a\nMK\n>b\nMKV\n")
     unknown, every = fasta(tmp_path, "z\n", "unknown"), fasta(tmp_path, "a\nb\n", "every")
     with pytest.raises(UserError, match="unknown: its 1 ids leave no validation sequence among 2"):
-        shard([path], tmp_path / "c", validation_ids=Path(unknown))
+        shard([path], tmp_path / "c", Selection(validation_ids=Path(unknown)))
     with pytest.raises(UserError, match="every: its 2 ids leave no train sequence among 2"):
-        shard([path], tmp_path / "c", validation_ids=Path(every))
+        shard([path], tmp_path / "c", Selection(validation_ids=Path(every)))
 
 
 def test_inputs_are_given_once_and_at_least_one(tmp_path: Path) -> None:
@@ -318,11 +335,11 @@ def test_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = fasta(tmp_path, "".join(records))
     ids = Path(fasta(tmp_path, "".join(f"UniRef50_{n}\n" for n in range(0, 600, 9)), "ids"))
     monkeypatch.setattr("esm1b.corpus.sharding.read_inputs._BLOCK_BYTES", 2_000)
-    options: dict[str, Any] = {"shards": 5, "validation_ids": ids, "minimum_length": 7}
-    shard([path], tmp_path / "one", **options)
+    selection = Selection(validation_ids=ids, minimum_length=7)
+    shard([path], tmp_path / "one", selection, shards=5)
     expected = corpus_files(tmp_path / "one")
     for workers in (2, 3):
-        shard([path], tmp_path / "more", **options, workers=workers)
+        shard([path], tmp_path / "more", selection, shards=5, workers=workers)
         assert corpus_files(tmp_path / "more") == expected
     dropped = json.loads(expected["manifest.json"])["counts"]["dropped"]
     assert dropped["duplicate_id"] == 82  # four of the 86 were too short
@@ -365,7 +382,10 @@ def test_any_order_and_division_give_the_same_bytes(
                 for number, part in enumerate((records[:cut], records[cut:]))
             ]
             manifest = shard(
-                paths, folder / name, shards=3, validation_ids=ids, allow_partial_list=True
+                paths,
+                folder / name,
+                Selection(validation_ids=ids, allow_partial_list=True),
+                shards=3,
             )
         found.append((digests(folder / name), manifest["counts"], manifest["fingerprint"]))
         counts = manifest["counts"]
@@ -396,7 +416,7 @@ def test_one_id_over_and_over_takes_no_more_memory_than_one(
     monkeypatch.setattr("esm1b.corpus.sharding.worker.write_run", noted)
     text = ">same\nMKV\n" * 5000 + ">a\nMK\n>b\nAA\n"
     ids = Path(fasta(tmp_path, "b\n", "ids"))
-    manifest = shard([fasta(tmp_path, text)], tmp_path / "c", validation_ids=ids)
+    manifest = shard([fasta(tmp_path, text)], tmp_path / "c", Selection(validation_ids=ids))
     assert manifest["counts"]["dropped"]["duplicate_id"] == 4999
     assert len(sizes) > 5
     assert max(sizes) <= 3
@@ -408,8 +428,13 @@ def test_the_release_of_the_published_list_may_lack_some_of_it(
     records = fasta(tmp_path, ">a\nMKV\n>b\nAA\n>c\nLL\n")
     ids = Path(fasta(tmp_path, "b\ngone\n", "ids"))
     with pytest.raises(UserError, match="1 of its 2 ids are among the records; expected all, or"):
-        shard([records], tmp_path / "other", validation_ids=ids, source={"release": "2025_03"})
-    shard([records], tmp_path / "own", validation_ids=ids, source={"release": "2018_03"})
+        shard(
+            [records],
+            tmp_path / "other",
+            Selection(validation_ids=ids),
+            source={"release": "2025_03"},
+        )
+    shard([records], tmp_path / "own", Selection(validation_ids=ids), source={"release": "2018_03"})
     assert "1 of its 2 ids are among the records" in caplog.text
     # 30.16 million clusters are expected there
     assert "3 records were read of UniRef50 2018_03, which has about 30,160,000" in caplog.text

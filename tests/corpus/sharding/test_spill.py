@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm1b.corpus.records.duplicates import drop_duplicate_ids, duplicated_id, sort_rows
-from esm1b.corpus.records.table import NONE, ROW, TEXT_FIELDS, Rows
+from esm1b.corpus.records.table import NONE, ROW, TEXT_FIELDS, Rows, drop_duplicate_ids, sort_rows
 from esm1b.corpus.sharding.spill import read_interval, write_run
+from esm1b.errors import UserError
 
 Record = tuple[int, str, str]
 
@@ -59,7 +59,7 @@ def test_intervals_of_all_runs_hold_every_record_once(
     paths = []
     for number, run in enumerate(records):
         paths.append(folder / str(number))
-        rows = Rows.sorted_together([rows_of(run[:4]), rows_of(run[4:])])
+        rows = sort_rows(Rows.concatenate([rows_of(run[:4]), rows_of(run[4:])])).compact()
         assert write_run(paths[-1], rows) == rows.size
     edges = sorted({0, *cuts, 2**64})
     found = []
@@ -83,8 +83,9 @@ def test_colliding_hashes_keep_both_ids() -> None:
     rows = rows_of([(1, "z", "M"), (2, "b", "K"), (2, "a", "W"), (2, "b", "A"), (3, "c", "V")])
     kept = drop_duplicate_ids(rows)
     assert records_of(kept) == [(1, "z", "M"), (2, "a", "W"), (2, "b", "A"), (3, "c", "V")]
-    assert duplicated_id(rows) == "b"
-    assert duplicated_id(kept) is None
+    with pytest.raises(UserError, match="duplicate id 'b'; expected unique ids"):
+        drop_duplicate_ids(rows, strict=True)
+    assert records_of(drop_duplicate_ids(kept, strict=True)) == records_of(kept)
 
 
 @given(st.permutations([0, 1, 2, 3, 4]))

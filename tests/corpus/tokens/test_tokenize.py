@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm1b.alphabet import TOKENS, encode
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
@@ -28,7 +29,10 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (folder / "ids").write_text("id2\n")
     # more shards than records: some are empty
     shard(
-        [str(folder / "input.fasta")], folder / "corpus", shards=12, validation_ids=folder / "ids"
+        [str(folder / "input.fasta")],
+        folder / "corpus",
+        Selection(validation_ids=folder / "ids"),
+        shards=12,
     )
     tokenize(folder / "corpus", folder / "tokens")
     return folder / "corpus", folder / "tokens"

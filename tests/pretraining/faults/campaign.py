@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from esm1b.config import load_config
+from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.encoder import Encoder
@@ -75,7 +76,12 @@ def prepare(
     ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "proteins.fasta").write_text("".join(records))
-    shard([str(folder / "proteins.fasta")], folder / "corpus", shards=3, validation_fraction=0.2)
+    shard(
+        [str(folder / "proteins.fasta")],
+        folder / "corpus",
+        Selection(validation_fraction=0.2),
+        shards=3,
+    )
     tokenize(folder / "corpus", folder / "tokens")
     configuration = folder / "config.json"
     configuration.write_text(json.dumps(_CONFIGURATION))
