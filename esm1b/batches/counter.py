@@ -1,4 +1,4 @@
-"""Random numbers as a function of a key and a counter, with no state to keep or to replay."""
+"""Random numbers as a function of a key and a counter, without a state to save or replay."""
 
 from enum import IntEnum
 from typing import Final
@@ -14,7 +14,7 @@ _SECOND_MULTIPLIER: Final = np.uint64(0x94D049BB133111EB)
 
 
 class Purpose(IntEnum):
-    """What a random number is for; equal counters of two purposes give independent numbers."""
+    """The purpose of a random number; equal counters of two purposes give independent numbers."""
 
     ORDER = 0
     CROP = 1
@@ -33,15 +33,12 @@ def keys(
 
 def words(key: NDArray[np.uint64], counter: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return the uint64 word at `counter` of the stream `key`; arrays of equal shape."""
-    return _mix(key + _GOLDEN * (counter.astype(np.uint64) + np.uint64(1)))
+    x: NDArray[np.uint64] = key + _GOLDEN * (counter.astype(np.uint64) + np.uint64(1))
+    x = (x ^ (x >> np.uint64(30))) * _FIRST_MULTIPLIER
+    x = (x ^ (x >> np.uint64(27))) * _SECOND_MULTIPLIER
+    return x ^ (x >> np.uint64(31))
 
 
 def uniform(random_words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Return float64 numbers in [0, 1) from the upper 53 bits of `random_words`."""
     return (random_words >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * _FIRST_MULTIPLIER
-    x = (x ^ (x >> np.uint64(27))) * _SECOND_MULTIPLIER
-    return x ^ (x >> np.uint64(31))

@@ -31,7 +31,7 @@ from esm1b.download.release import (
 )
 from esm1b.errors import DownloadError, UserError
 from esm1b.files import write_json
-from esm1b.stopping import StopRequests
+from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def download_release(
     part = _parse_part(limit, sample, given)
     patience = patience or Patience()
     wanted = {"name": "UniRef50", "release": release, "limit": limit, "sample": sample}
-    with StopRequests() as stops, _alone(output), explain_full_disk(output, _need):
+    with StopAtOnce().from_signals() as stops, _alone(output), explain_full_disk(output, _need):
         lock = None if release == CURRENT else intact_download(output, wanted, given)
         if lock is None:
             try:
@@ -110,7 +110,7 @@ def download_validation_list(
     given = _parse_digest(digest)
     source = validation_list(roots, given)
     wanted = {"name": source.name, "release": source.release, "limit": None, "sample": None}
-    with StopRequests() as stops, _alone(output), explain_full_disk(output, _need):
+    with StopAtOnce().from_signals() as stops, _alone(output), explain_full_disk(output, _need):
         lock = intact_download(output, wanted, given)
         if lock is not None:
             _log.info("%s: is there already; nothing is fetched", output / lock["file"])
@@ -127,7 +127,7 @@ def _fetch(
     wanted: Mapping[str, Any],
     output: Path,
     patience: Patience,
-    stops: StopRequests,
+    stops: StopAtOnce,
     facts: Callable[[Path], dict[str, Any]] = lambda path: {},
 ) -> dict[str, Any]:
     """Fetch a whole file, write its lock and return it.

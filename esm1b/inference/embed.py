@@ -22,7 +22,7 @@ from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
 from esm1b.inference.long_sequences import LongSequences
 from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.inference.weights_digest import weights_digest
-from esm1b.stopping import StopRequests
+from esm1b.stopping import StopAtOnce
 from esm1b.versions import versions
 
 _log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def embed(
         if parts.rows:
             _log.info("%s: goes on after %d of %d sequences", fasta, parts.rows, records.count)
         try:
-            with StopRequests() as stop:
+            with StopAtOnce().from_signals() as stop:
                 _compute(model, records, options, schema, parts, stop, part_seconds)
                 parts.assemble(output)
         except UserError:  # the input changed: parts may hold rows of what it was not
@@ -134,7 +134,7 @@ def _compute(
     options: EmbeddingOptions,
     schema: pa.Schema,
     parts: EmbeddingParts,
-    stop: StopRequests,
+    stop: StopAtOnce,
     part_seconds: float,
 ) -> None:
     """Add to `parts` the rows that are not there yet."""

@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from transformers import EsmForMaskedLM
 
 from esm1b.alphabet import MASK, PAD
-from esm1b.batches.micro_batch import BatchRecipe, MicroBatch
-from esm1b.batches.order import SequenceOrder
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config, load_config
 from esm1b.corpus.tokens.dataset import open_tokens
@@ -29,7 +28,7 @@ from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.metrics.metrics_file import read_metrics
-from esm1b.pretraining.schedule import inverse_square_root
+from esm1b.pretraining.recipe import batch_recipe, learning_rate, sequence_order
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
@@ -255,30 +254,16 @@ def train(
     dataset = open_tokens(tokens, "train")
     stream = UpdateStream(
         dataset,
-        SequenceOrder(
-            dataset.lengths,
-            crop_residues=recipe.crop_residues,
-            tokens_per_update=recipe.tokens_per_update,
-            seed=config.seed,
-        ),
-        BatchRecipe(
-            crop_residues=recipe.crop_residues,
-            append_eos=recipe.append_eos,
-            rare_residues=config.model.rare_residues,
-            seed=config.seed,
-        ),
+        sequence_order(config, dataset.lengths),
+        batch_recipe(config),
         micro_batch_tokens=10_000,
         width=config.model.width,
-        rank=0,
-        processes=1,
     )
     adam = torch.optim.Adam(parameters, betas=(0.9, 0.999), eps=1e-8)
     losses = []
     for number in range(recipe.updates):
         (batch,) = stream.update(number)
-        adam.param_groups[0]["lr"] = inverse_square_root(
-            number + 1, peak=recipe.learning_rate, warmup_updates=recipe.warmup_updates
-        )
+        adam.param_groups[0]["lr"] = learning_rate(recipe, number + 1)
         adam.zero_grad()
         loss = mean_loss(batch)
         torch.autograd.backward(loss)
@@ -336,7 +321,7 @@ def test_without_the_newest_checkpoint_it_repeats_the_updates(
     (run.checkpoints / "update-00000012" / "state.json").unlink()
     result = run.start()
     assert result.returncode == 0, result.stderr
-    assert "going on after update 8" in result.stderr
+    assert "resuming after update 8" in result.stderr
     assert (run.checkpoints / "damaged-update-00000012").is_dir()
     assert run.saved() == ["update-00000008", "update-00000012"]
     assert run.weights() == undisturbed.weights()

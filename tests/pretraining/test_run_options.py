@@ -140,7 +140,9 @@ def test_too_little_memory_is_told_in_a_line_and_another_layout_may_try(run: Run
         assert "Traceback" not in started.errors()
     statuses, started = run.start()
     assert statuses == [1]
-    assert last_line(started).startswith("esm1b: error: stopped for good: 2 attempts failed")
+    assert last_line(started).startswith(
+        "esm1b: error: stopped for good: 2 attempts from update 0 failed"
+    )
     assert run.start("--micro-batch-tokens=350")[0] == [0]
 
 
@@ -292,7 +294,7 @@ def test_two_failures_at_one_place_stop_for_good(run: Run) -> None:
     statuses, started = run.start()
     assert statuses == [1]
     assert last_line(started) == (
-        "esm1b: error: stopped for good: 2 attempts failed that went on from update 0, the last "
+        "esm1b: error: stopped for good: 2 attempts from update 0 failed, the last "
         "with 'ValueError: the third update fails'; remove "
         f"{run.checkpoints}/attempts.jsonl to try again"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from esm1b.errors import UserError
-from esm1b.pretraining.checkpoints.files import StoredState, checkpoints, read_state
+from esm1b.pretraining.checkpoints.files import StoredState, read_state, saved_checkpoints
 from esm1b.pretraining.checkpoints.run_identity import recorded_fingerprint
 from esm1b.pretraining.metrics.metrics_file import read_metrics
 from esm1b.pretraining.skipped_updates import SkippedUpdate
@@ -69,7 +69,7 @@ def read_run_record(directory: Path) -> RunRecord:
 def _newest_state(directory: Path) -> StoredState:
     """Return the state of the newest checkpoint whose state is whole."""
     problem = "no checkpoint"
-    for path in reversed(checkpoints(directory).values()):
+    for path in reversed(saved_checkpoints(directory).values()):
         try:
             return read_state(path)
         except UserError as error:  # pretrain passes it over too

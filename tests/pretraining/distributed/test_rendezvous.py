@@ -28,7 +28,7 @@ from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.rendezvous import meet
 from esm1b.pretraining.options import Layout
 from esm1b.pretraining.start_processes import start_processes
-from esm1b.stopping import StopRequest, TimeBudget
+from esm1b.stopping import StopRequest
 
 HOST = os.uname().nodename
 LIMIT = 3.0
@@ -65,7 +65,7 @@ def member(place: Place, action: Join, folder: Path) -> None:
     os.dup2(os.open(folder / f"said{place.rank}", os.O_WRONLY | os.O_CREAT), 2)
     logging.basicConfig(format="%(message)s", force=True)
     pytest.MonkeyPatch().setattr(meeting, "_SILENT_SECONDS", 1.0)
-    with StopRequest(TimeBudget(None)) as stop:
+    with StopRequest().from_signals() as stop:
         try:
             ended = str(action(place, stop.is_made))
         except Exception as error:
