@@ -1,7 +1,6 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import pytest
 
@@ -75,24 +74,31 @@ def test_without_a_budget_time_never_asks() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_stops_at_once_and_handlers_come_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    done = []
-    with suppress(Stopped), StopAtOnce().from_signals():
-        done.append("before")
-        os.kill(os.getpid(), number)
-        done.append("after")
-    assert done == ["before"]
+
+    def work() -> None:
+        with StopAtOnce().from_signals():
+            os.kill(os.getpid(), number)
+            pytest.fail("nothing stopped")
+
+    with pytest.raises(Stopped, match="a signal asked to"):
+        work()
     assert signal.getsignal(number) is before
 
 
 def test_a_signal_is_held_back_to_the_end_of_a_write() -> None:
     done = []
-    with suppress(Stopped), StopAtOnce().from_signals() as stop:
-        with stop.held_back():
-            done.append("before")
-        with stop.held_back():
-            os.kill(os.getpid(), signal.SIGTERM)
-            done.append("write")
-        done.append("after")
+
+    def work() -> None:
+        with StopAtOnce().from_signals() as stop:
+            with stop.held_back():
+                done.append("before")
+            with stop.held_back():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("write")
+            pytest.fail("nothing stopped")
+
+    with pytest.raises(Stopped, match="a signal asked to"):
+        work()
     assert done == ["before", "write"]
 
 

@@ -1,5 +1,5 @@
 import os
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,16 @@ def test_failures_before_the_attempt_are_not_recorded(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def fail(log: AttemptLog, before: Callable[[int], None] = lambda number: None) -> None:
+    with log.attempt(update=4, layout=LAYOUT) as number:
+        before(number)
+        raise ValueError("x")
+
+
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
     others = AttemptLog(tmp_path, active=False)
-    with suppress(ValueError), others.attempt(update=4, layout=LAYOUT) as number:
-        assert number == 0
-        raise ValueError("x")
+    with pytest.raises(ValueError, match="x"):
+        fail(others)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -77,13 +82,8 @@ def test_a_full_disk_hides_no_error(
         raise OSError(28, "No space left on device")
 
     failing = AttemptLog(tmp_path, active=True)
-    error = ValueError("x")
-    try:
-        with failing.attempt(update=4, layout=LAYOUT):
-            monkeypatch.setattr(os, "fsync", full)
-            raise error
-    except ValueError as caught:
-        assert caught is error
+    with pytest.raises(ValueError, match="x"):
+        fail(failing, before=lambda number: monkeypatch.setattr(os, "fsync", full))
     assert caplog.messages == [
         f"{tmp_path}/attempts.jsonl: No space left on device; not recorded: attempt failed"
     ]

@@ -1,4 +1,3 @@
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -81,8 +80,13 @@ def test_progress_forgives(tmp_path: Path) -> None:
 
 def test_a_failure_counts_once(tmp_path: Path) -> None:
     told = AttemptLog(tmp_path, active=True)
-    with suppress(ValueError), told.attempt(update=4, layout=LAYOUT):
-        told.failed("rank 1 on node2 failed: out of memory")
-        raise ValueError("own")
+
+    def fail_twice() -> None:
+        with told.attempt(update=4, layout=LAYOUT):
+            told.failed("rank 1 on node2 failed: out of memory")
+            raise ValueError("own")
+
+    with pytest.raises(ValueError, match="own"):
+        fail_twice()
     attempt(tmp_path, 4, FAILURE)  # is not refused yet
     assert refusal(tmp_path, 4).startswith("stopped for good: 2 attempts from update 4 failed")
