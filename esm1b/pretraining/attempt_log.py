@@ -12,6 +12,7 @@ from typing import Any, Final
 from esm1b.errors import Stopped, UserError
 from esm1b.json_lines import JsonLines, read_json_lines
 from esm1b.pretraining.distributed.lost_peer import is_lost_peer
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class AttemptLog:
         if not self._active:
             return
         # the metrics have numbers too, and stay when somebody removes the log
-        earlier = [*read_attempts(self.path), *read_attempts(self.path.with_name("metrics.jsonl"))]
+        earlier = [*read_attempts(self.path), *read_attempts(self.path.with_name(METRICS_FILE))]
         self._number = 1 + max((line["attempt"] for line in earlier), default=0)
         process = {"process": os.getpid(), "host": platform.node()}
         self._write("started", update=update, layout=dict(layout), **process)

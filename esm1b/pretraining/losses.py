@@ -1,5 +1,6 @@
 """The training loss of a micro-batch: sums over its masked positions."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +47,11 @@ def masked_losses(
         loss=functional.cross_entropy(logits, targets, reduction="sum"),
         correct=(logits.detach().argmax(-1) == targets).sum(),
     )
+
+
+def perplexity(loss: float) -> float:
+    """Return the exponential of a mean loss, bounded: a network that diverged exceeds any float."""
+    return math.exp(min(loss, 700.0))
 
 
 def _on_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import torch.distributed
 
 from esm1b.config import Config
-from esm1b.corpus.tokens.dataset import open_tokens
+from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.corpus.verify import read_either_manifest, verify
 from esm1b.errors import RunFailure, UserError, paths_of_the_user
 from esm1b.files import check_replaceable, read_json
@@ -74,21 +75,7 @@ def pretrain(
         held.enter_context(_out_of_memory_in_a_line(place))
         held.enter_context(watchdog)
 
-        @paths_of_the_user()
-        def prepare() -> None:
-            check_replaceable(output, "model", [tokens, directory])
-            if directory.is_file():
-                raise UserError(f"{directory}: is a file; expected a directory")
-            directory.mkdir(parents=True, exist_ok=True)
-            if options.wandb_project is not None:
-                check_installed(options.wandb_project)
-            if options.verify:
-                verify(tokens, read_either_manifest(tokens))
-            locked.enter_context(directory_lock(directory))
-            check_fingerprint(directory, run_fingerprint(config, train.fingerprint))
-            parameters = config.model.shape().parameters()
-            check_free_space(directory, config.pretraining, parameters=parameters)
-
+        prepare = partial(_prepare, config, train, tokens, directory, output, options, locked)
         on_first(prepare, place)
         description = _describe_layout(layout, options, place)
         if options.automatic_micro_batch:
@@ -108,6 +95,31 @@ def pretrain(
         with log.attempt(update=update, layout=description) as number:
             trainer.train(stop, watchdog, number=number)
         trainer.export(output)
+
+
+@paths_of_the_user()
+def _prepare(
+    config: Config,
+    train: TokenDataset,
+    tokens: Path,
+    directory: Path,
+    output: Path,
+    options: RunOptions,
+    locked: ExitStack,
+) -> None:
+    """Check everything that can be wrong before training, and lock the checkpoint directory."""
+    check_replaceable(output, "model", [tokens, directory])
+    if directory.is_file():
+        raise UserError(f"{directory}: is a file; expected a directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    if options.wandb_project is not None:
+        check_installed(options.wandb_project)
+    if options.verify:
+        verify(tokens, read_either_manifest(tokens))
+    locked.enter_context(directory_lock(directory))
+    check_fingerprint(directory, run_fingerprint(config, train.fingerprint))
+    parameters = config.model.shape().parameters()
+    check_free_space(directory, config.pretraining, parameters=parameters)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Final
+from types import ModuleType
+from typing import Final, cast
 
 import torch
 import torch.distributed
@@ -44,20 +45,7 @@ def start_processes(
     has_cuda = layout.device == "cuda" or (layout.device == "auto" and torch.cuda.is_available())
     gpus = torch.cuda.device_count() if has_cuda else 0
     gpu = gpu_of(place, visible=gpus) if has_cuda else None
-    if not has_cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
-        # Nothing is compiled on CPU, but without this DeepSpeed imports the compiler.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__
-
-    # On CPU DeepSpeed would compile a shared-memory operator at first use, which takes a compiler
-    # and a minute and a half, and leaves a lock if it is killed. Plain gloo needs none.
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
-    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
-        warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+    deepspeed = _import_deepspeed(has_cuda=has_cuda)
     torch.set_num_threads(layout.threads)
     backend = "gloo" if gpu is None else "nccl"
     # DeepSpeed takes LOCAL_RANK as the number of the GPU.
@@ -115,6 +103,24 @@ def too_few_processes(environment: Mapping[str, str], *, gpus: int) -> str | Non
         f"one process trains alone, though {' and '.join(found)}; to start more: srun esm1b "
         "pretrain ..., or torchrun --nproc-per-node=gpu --no-python esm1b pretrain ..."
     )
+
+
+def _import_deepspeed(*, has_cuda: bool) -> ModuleType:
+    if not has_cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
+        # Nothing is compiled on CPU, but without this DeepSpeed imports the compiler.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    # On CPU DeepSpeed would compile a shared-memory operator at first use, which takes a compiler
+    # and a minute and a half, and leaves a lock if it is killed. Plain gloo needs none.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+    return cast(ModuleType, deepspeed)
 
 
 def _connect(

@@ -25,7 +25,8 @@ from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.update_totals import Agreement, Totals
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
-from esm1b.pretraining.metrics.metrics_file import read_metrics
+from esm1b.pretraining.losses import perplexity
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 from esm1b.pretraining.metrics.monitor import Monitor
 from esm1b.pretraining.metrics.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.metrics.throughput import Throughput
@@ -92,17 +93,14 @@ class Trainer:
             pin_memory=device.type == "cuda",
         )
         self._engine = self._build_engine(layout, device)
+        # filled up to the size of training's batches, so that nothing more is compiled
+        limit = layout.micro_batch_tokens if layout.compile else BATCH_TOKENS
         self._validation = Validation(
             held_out,
             batch_recipe(config),
             sequences=self._recipe.validation_sequences,
             place=place,
-            # filled up to the size of training's batches, so that nothing more is compiled
-            batch_tokens=(
-                BATCH_TOKENS
-                if self._engine.filling is None
-                else min(BATCH_TOKENS, layout.micro_batch_tokens)
-            ),
+            batch_tokens=min(BATCH_TOKENS, limit),
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
         self._saver = Saver(directory, self._recipe, self._engine, place)
@@ -196,7 +194,7 @@ class Trainer:
 
     def _logged_losses(self) -> list[float]:
         """Return the last losses that earlier attempts logged for the updates done."""
-        path = self._directory / "metrics.jsonl"
+        path = self._directory / METRICS_FILE
         lines = read_metrics(path) if path.exists() else []
         losses = [line.get("loss") for line in lines if line["update"] <= self.updates]
         return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]
@@ -316,7 +314,7 @@ class Trainer:
         self._losses.append(loss)
         return {
             "loss": loss,
-            "perplexity": math.exp(min(loss, 700)),
+            "perplexity": perplexity(loss),
             "accuracy": accuracy,
             "learning_rate": rate,
             "gradient_norm": float(outcome.gradient_norm),

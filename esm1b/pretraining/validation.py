@@ -17,7 +17,7 @@ from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import SharedUserError
 from esm1b.pretraining.distributed.collectives import gathered
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.losses import masked_losses
+from esm1b.pretraining.losses import masked_losses, perplexity
 
 # Names of the results, and the corruption of the chosen positions.
 _CORRUPTIONS: Final[dict[str, Corruption]] = {
@@ -26,8 +26,6 @@ _CORRUPTIONS: Final[dict[str, Corruption]] = {
 }
 # Mean tokens of a batch. They fit any GPU that trains the network, since no gradients are kept.
 BATCH_TOKENS: Final = 8192
-# The perplexity of a network that diverged would exceed the largest float.
-_LARGEST_EXPONENT: Final = 700.0
 
 
 class Validation:
@@ -109,7 +107,7 @@ class Validation:
         for name, batches in zip(_CORRUPTIONS, sums.tolist(), strict=True):
             loss, correct, masked = (math.fsum(column) for column in zip(*batches, strict=True))
             values[f"{name}_loss"] = loss / masked
-            values[f"{name}_perplexity"] = math.exp(min(loss / masked, _LARGEST_EXPONENT))
+            values[f"{name}_perplexity"] = perplexity(loss / masked)
             values[f"{name}_accuracy"] = correct / masked
         return values
 

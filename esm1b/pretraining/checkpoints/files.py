@@ -39,12 +39,8 @@ class StoredState(BaseModel, extra="forbid", frozen=True, strict=True):
 
     Attributes:
         updates: number of updates done, skipped ones included.
-        adam_steps: number of updates that Adam did.
         scaler: loss scale of fp16 and its counters.
-        skipped: updates whose gradient was not finite.
         run: content of `run.json`, which determines the run.
-        versions: versions of the software that saved.
-        files: files of tensors by name.
     """
 
     updates: int

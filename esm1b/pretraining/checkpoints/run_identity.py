@@ -9,6 +9,7 @@ from esm1b.config import Config
 from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 
 RUN_FILE: Final = "run.json"
 
@@ -18,7 +19,7 @@ _NOT_IN_FINGERPRINT: Final = {
     *("checkpoint_interval", "checkpoints_kept", "milestone_interval", "stop_at_loss_spike"),
 }
 # Whatever a run leaves: its measurements, and what it trained.
-_TRACES: Final = (ATTEMPTS_FILE, "metrics.jsonl", "milestones", "*update-*")
+_TRACES: Final = (ATTEMPTS_FILE, METRICS_FILE, "milestones", "*update-*")
 
 
 def run_fingerprint(config: Config, tokens_fingerprint: str) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """`metrics.jsonl`: what was measured of a run, by update."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from esm1b.json_lines import read_json_lines
+
+METRICS_FILE: Final = "metrics.jsonl"
+"""Name in the directory of the checkpoints; docs/pretraining.md has all keys of a line."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
