@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from benchmarks.masked_sequences import PackedBatch
 from benchmarks.sections import Sections, divide_trainer
-from esm1b.batches.micro_batch import BatchRecipe, MicroBatch
-from esm1b.batches.order import SequenceOrder
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.packing import Filling
 from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config
@@ -26,13 +25,17 @@ from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.watchdog import Watchdog
-from esm1b.pretraining.initial_weights import set_initial_weights
 from esm1b.pretraining.metrics.metrics_file import read_metrics
 from esm1b.pretraining.options import Layout, RunOptions
-from esm1b.pretraining.schedule import inverse_square_root
+from esm1b.pretraining.recipe import (
+    batch_recipe,
+    learning_rate,
+    sequence_order,
+    set_initial_weights,
+)
 from esm1b.pretraining.start_processes import start_processes
 from esm1b.pretraining.trainer import Trainer
-from esm1b.stopping import StopRequest, TimeBudget
+from esm1b.stopping import StopRequest
 
 WARM_UP: Final = 10
 """Updates before the clock starts, and between log lines: the last of them is logged."""
@@ -79,26 +82,13 @@ class Run:
 
     def micro_batches(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
         """Yield those of the updates `first` to `last` - 1."""
-        recipe = self.config.pretraining
         dataset = open_tokens(self.tokens, "train")
         stream = UpdateStream(
             dataset,
-            SequenceOrder(
-                dataset.lengths,
-                crop_residues=recipe.crop_residues,
-                tokens_per_update=recipe.tokens_per_update,
-                seed=self.config.seed,
-            ),
-            BatchRecipe(
-                crop_residues=recipe.crop_residues,
-                append_eos=recipe.append_eos,
-                rare_residues=self.config.model.rare_residues,
-                seed=self.config.seed,
-            ),
+            sequence_order(self.config, dataset.lengths),
+            batch_recipe(self.config),
             micro_batch_tokens=self.layout.micro_batch_tokens,
             width=self.config.model.width,
-            rank=0,
-            processes=1,
         )
         yield from stream.updates(first, last)
 
@@ -161,7 +151,7 @@ class WholeTrainer:
             place=place,
             device=device,
         )
-        attempt.train(StopRequest(TimeBudget(None)), _Turnstile(place, self), number=1)
+        attempt.train(StopRequest(), _Turnstile(place, self), number=1)
 
     def pass_on(self, update: int) -> int:
         """Say that `update` updates are done and return at how many to say so again."""
@@ -246,11 +236,7 @@ class Bare:
             part.backward()  # type: ignore[no-untyped-call]  # torch's, untyped
             loss += part.detach()
         for group in self._optimizer.param_groups:
-            group["lr"] = inverse_square_root(
-                self._done + 1,
-                peak=self._recipe.learning_rate,
-                warmup_updates=self._recipe.warmup_updates,
-            )
+            group["lr"] = learning_rate(self._recipe, self._done + 1)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return loss

@@ -1,23 +1,16 @@
-"""Files that grow by one JSON object a line, and stay readable whatever cuts a line short."""
+"""Files that grow by one JSON object a line and stay readable whatever cuts a line short."""
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 
 class JsonLines:
-    """Adds lines to the end of a file; a context manager.
+    """Appends lines to a file, new or existing.
 
-    A line that was cut short, by a kill or a full disk, is ended before the next one.
-
-    Args:
-        path: of the file, which need not be there.
-
-    Raises:
-        OSError: it cannot be opened.
+    A line that a kill or a full disk cut short is ended before the next one is written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,19 +20,8 @@ class JsonLines:
             self._file.seek(-1, os.SEEK_END)
             self._is_torn = self._file.read(1) != b"\n"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def write(self, line: Mapping[str, Any]) -> None:
-        """Add a line.
+        """Append a line.
 
         Raises:
             OSError: not all of it could be written.
@@ -51,7 +33,7 @@ class JsonLines:
             self._is_torn = bool(data)
 
     def sync(self) -> None:
-        """Flush what was written to the disk."""
+        """Flush the lines to the disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -60,10 +42,10 @@ class JsonLines:
 
 
 def read_json_lines(path: Path, *, having: str) -> list[dict[str, Any]]:
-    """Return the objects of a file that have the key `having`; what was cut short is left out.
+    """Return the objects of a file that have the key `having`; lines cut short are left out.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     found = []
     for text in path.read_bytes().splitlines():

@@ -1,59 +1,92 @@
-"""Stopping when asked to, and not in the middle of a write."""
+"""Stopping on request, and never in the middle of a write."""
 
+import math
 import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from types import FrameType
+from typing import Final, Self
 
 from esm1b.errors import Stopped, UserError
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-class StopRequests:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into `Stopped`, raised wherever the block is.
+class StopRequest:
+    """A request to stop, which a loop reads: made by a signal, by a thread or by the clock.
 
-    For work that is lost when it stops half-way but cheap to do again, so that nobody waits for it.
-    Only the main thread hears signals; in another one nothing happens.
+    Args:
+        seconds: time budget that starts now; None for no limit.
+        clock: seconds of a clock that never goes back.
     """
 
-    def __init__(self) -> None:
-        self._asked = False
-        self._holding_back = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequests":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+    def __init__(
+        self, seconds: float | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._clock = clock
+        self._end = math.inf if seconds is None else clock() + seconds
+        self._reason: str | None = None
+
+    @contextmanager
+    def from_signals(self) -> Iterator[Self]:
+        """Take SIGTERM, SIGINT and SIGUSR1 as requests within the block.
+
+        Only the main thread receives signals; in any other thread nothing changes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def ask(self, reason: str) -> None:
+        """Ask to stop, from any thread. The first reason counts."""
+        self._reason = self._reason or reason
+
+    def reason(self) -> str | None:
+        """Return why to stop; None without a request."""
+        if self._clock() >= self._end:
+            self.ask("its time is up")
+        return self._reason
+
+    def is_made(self) -> bool:
+        """Return whether there is a request."""
+        return self.reason() is not None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.ask(signal.Signals(number).name)
+
+
+class StopAtOnce(StopRequest):
+    """A request that raises `Stopped` wherever the main thread is.
+
+    For work that is lost when it stops half-way but cheap to repeat.
+    """
+
+    _is_held_back = False
+
+    def ask(self, reason: str) -> None:
+        """Raise `Stopped`, or let `held_back` raise it at its end."""
+        super().ask(reason)
+        if not self._is_held_back:
+            raise Stopped("a signal asked to")
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Keep a request until the end of this block."""
-        self._holding_back = True
+        """Put a request off until the end of this block."""
+        self._is_held_back = True
         try:
             yield
         finally:
-            self._holding_back = False
-        if self._asked:
-            raise Stopped("a signal asked to")
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-        if not self._holding_back:
+            self._is_held_back = False
+        if self.is_made():
             raise Stopped("a signal asked to")
 
 
@@ -66,10 +99,10 @@ def parse_duration(text: str, *, name: str = "duration") -> int:
 
     Args:
         text: days, hours, minutes and seconds in this order; a bare number is seconds.
-        name: what to call it in an error.
+        name: name of the value in an error message.
 
     Raises:
-        UserError: `text` is no such duration, or no time at all.
+        UserError: `text` is not a duration, or is zero.
     """
     match = _DURATION.fullmatch(text)
     parts = match.groups(default="0") if match else ()
@@ -77,67 +110,3 @@ def parse_duration(text: str, *, name: str = "duration") -> int:
     if seconds == 0:
         raise UserError(f"{name}: {text!r}; expected a duration such as 23h30m, 90m or 3600")
     return seconds
-
-
-class TimeBudget:
-    """Seconds that run from the construction on.
-
-    Args:
-        seconds: how many there are; None for no end.
-        clock: seconds of a clock that never goes back.
-    """
-
-    def __init__(
-        self, seconds: float | None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._clock = clock
-        self._end = None if seconds is None else clock() + seconds
-
-    def is_spent(self) -> bool:
-        """Return whether the time is up."""
-        return self._end is not None and self._clock() >= self._end
-
-
-class StopRequest:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the loop reads; a context manager.
-
-    It says why, too: who finds a run stopped wants to know what stopped it.
-
-    Args:
-        budget: of time; when it is spent, that is a request too.
-    """
-
-    def __init__(self, budget: TimeBudget) -> None:
-        self._budget = budget
-        self._reason: str | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def ask(self, reason: str) -> None:
-        """Ask to stop because of `reason`; from any thread. The first reason counts."""
-        self._reason = self._reason or reason
-
-    def is_made(self) -> bool:
-        """Return whether the run is to stop."""
-        return self.reason() is not None
-
-    def reason(self) -> str | None:
-        """Return why the run is to stop; None where it is not."""
-        if self._budget.is_spent():
-            self.ask("its time is up")
-        return self._reason
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.ask(signal.Signals(number).name)

@@ -32,8 +32,11 @@ def _root_logger() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tokens_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokens of 203 random proteins of 3 to 120 residues in three shards, a fifth held out."""
-    folder = tmp_path_factory.mktemp("tokens")
+    return random_tokens(tmp_path_factory.mktemp("tokens"))
+
+
+def random_tokens(folder: Path) -> Path:
+    """Return tokens of 203 random proteins of 3 to 120 residues, three shards, a fifth held out."""
     letters = random.Random(1)
     records = [
         f">protein{number}\n{''.join(letters.choices(_LETTERS, k=letters.randrange(3, 121)))}\n"

@@ -1,3 +1,4 @@
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,10 @@ from esm1b.json_lines import JsonLines, read_json_lines
 
 def test_lines_are_added(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
-    with JsonLines(path) as lines:
+    with closing(JsonLines(path)) as lines:
         lines.write({"update": 1, "loss": 3.5})
         lines.write({"note": "no update"})
-    with JsonLines(path) as lines:
+    with closing(JsonLines(path)) as lines:
         lines.write({"update": 2, "loss": None})
         lines.sync()
     assert path.read_text() == (
@@ -26,7 +27,7 @@ def test_lines_are_added(tmp_path: Path) -> None:
 def test_a_line_cut_short_costs_itself_alone(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text('{"update": 1}\n' + '{"update": 2}\n'[:cut])
-    with JsonLines(path) as lines:
+    with closing(JsonLines(path)) as lines:
         lines.write({"update": 3})
     numbers = [line["update"] for line in read_json_lines(path, having="update")]
     assert numbers == ([1, 2, 3] if cut >= 13 else [1, 3])

@@ -1,16 +1,17 @@
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from esm1b.errors import UserError
-from esm1b.stopping import StopRequest, TimeBudget, parse_duration
+from esm1b.errors import Stopped, UserError
+from esm1b.stopping import StopAtOnce, StopRequest, parse_duration
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_ask_to_stop_and_do_nothing_else(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with StopRequest(TimeBudget(None)) as stop:
+    with StopRequest().from_signals() as stop:
         assert not stop.is_made()
         os.kill(os.getpid(), number)
         assert stop.is_made()
@@ -20,7 +21,8 @@ def test_signals_ask_to_stop_and_do_nothing_else(number: signal.Signals) -> None
 
 def test_a_spent_budget_asks_to_stop() -> None:
     now = [100.0]
-    stop = StopRequest(TimeBudget(10, clock=lambda: now[0]))
+    stop = StopRequest(10, clock=lambda: now[0])
+    assert not stop.is_made()
     now[0] = 109.9
     assert not stop.is_made()
     now[0] = 110.0
@@ -29,7 +31,7 @@ def test_a_spent_budget_asks_to_stop() -> None:
 
 
 def test_a_thread_may_ask() -> None:
-    stop = StopRequest(TimeBudget(None))
+    stop = StopRequest()
     assert stop.reason() is None
     stop.ask("its launcher died")
     stop.ask("another reason, later")
@@ -62,18 +64,50 @@ def test_no_duration(text: str) -> None:
     )
 
 
-def test_a_budget_is_spent_when_its_seconds_are_over() -> None:
-    now = [100.0]
-    budget = TimeBudget(30, clock=lambda: now[0])
-    assert not budget.is_spent()
-    now[0] = 129.9
-    assert not budget.is_spent()
-    now[0] = 130.0
-    assert budget.is_spent()
-
-
-def test_no_budget_is_never_spent() -> None:
+def test_without_a_budget_time_never_asks() -> None:
     now = [0.0]
-    budget = TimeBudget(None, clock=lambda: now[0])
+    stop = StopRequest(clock=lambda: now[0])
     now[0] = 1e12
-    assert not budget.is_spent()
+    assert not stop.is_made()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_at_once_and_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        with StopAtOnce().from_signals():
+            os.kill(os.getpid(), number)
+            pytest.fail("nothing stopped")
+
+    with pytest.raises(Stopped, match="a signal asked to"):
+        work()
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_is_held_back_to_the_end_of_a_write() -> None:
+    done = []
+
+    def work() -> None:
+        with StopAtOnce().from_signals() as stop:
+            with stop.held_back():
+                done.append("before")
+            with stop.held_back():
+                os.kill(os.getpid(), signal.SIGTERM)
+                done.append("write")
+            pytest.fail("nothing stopped")
+
+    with pytest.raises(Stopped, match="a signal asked to"):
+        work()
+    assert done == ["before", "write"]
+
+
+def test_only_the_main_thread_listens() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def listen() -> bool:
+        with StopAtOnce().from_signals():
+            return signal.getsignal(signal.SIGTERM) is before
+
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(listen).result()

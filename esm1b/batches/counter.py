@@ -1,4 +1,4 @@
-"""Random numbers as a function of a key and a counter, with no state to keep or to replay."""
+"""Random numbers as a function of a key and a counter, without a state to save or replay."""
 
 from enum import IntEnum
 from typing import Final
@@ -13,7 +13,7 @@ _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Purpose(IntEnum):
-    """What a random number is for; equal counters of two purposes give independent numbers."""
+    """The purpose of a random number; equal counters of two purposes give independent numbers."""
 
     ORDER = 0
     CROP = 1

@@ -4,9 +4,9 @@ The model card of ESM-1b is the written specification (facts: a random residue i
 different one; special tokens are never chosen); the count rounds stochastically as in fairseq
 `data/mask_tokens_dataset.py`: floor(0.15 n + u), u uniform in [0, 1).
 
-The places are drawn one after the other, uniformly over the sequence. A draw that meets a place
-which is taken, or which may not be masked, counts for nothing. So every set of places of the right
-size is equally likely, and only about 0.2 random words are needed for each residue, no sorting.
+Places are drawn one after the other, uniformly over the sequence. A draw of a place that is taken,
+or must not be masked, is ignored. So every set of places of the right size is equally likely, and
+each residue costs only about 0.2 random words and no sorting.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID, MASK, RESIDUES, X
 from esm1b.batches.counter import Purpose, keys, uniform, words
 
-# Of the masks of validation and evaluation: the same for every run, so that runs can be compared.
+# Masks of validation and evaluation are the same for every run, so that runs can be compared.
 VALIDATION_SEED: Final = 20_180_302
-
-
 MASKED_SHARE: Final = 0.15
-# Of a draw's word: the upper half is the place, the lower half what happens there.
+# The upper half of a draw's word chooses the place, the lower half the corruption.
 _HALF_BITS: Final = np.uint64(32)
 _LOWER_HALF: Final = np.uint64(2**32 - 1)
-# To meet 15 % of the places takes 1.084 draws for each on average. About one sequence in 20,000
-# needs more than this; then twice as many are computed.
+# Choosing 15 % of the places takes 1.084 draws for each on average: -ln(1 - 0.15) / 0.15. About one
+# sequence in 20,000 needs more than this; its draws are then doubled.
 _DRAWS_FOR_EACH: Final = 1.15
 _DRAWS_MORE: Final = 8
 
@@ -41,7 +39,7 @@ class MaskedTokens:
     Attributes:
         tokens: uint8 `[tokens]`, corrupted.
         positions: int64 `[masked]`, ascending, the chosen places of `tokens`.
-        targets: uint8 `[masked]`, the tokens that stood there.
+        targets: uint8 `[masked]`, the true tokens.
     """
 
     tokens: NDArray[np.uint8]
@@ -60,21 +58,21 @@ def mask_tokens(
 ) -> MaskedTokens:
     """Choose and corrupt 15 % of the residues of each of several sequences.
 
-    What happens to a sequence depends on its tokens and on (seed, epoch, sequence) only. X is
-    never chosen; the rare residues B, U, Z and O are, where they were not merged into X before.
+    The result depends on the tokens of a sequence and on (seed, epoch, sequence) only. X is never
+    chosen; the rare residues B, U, Z and O are, unless they were merged into X before.
 
     Args:
         tokens: uint8 `[tokens]`, sequences end to end, special tokens included.
         lengths: int64 `[sequences]`, tokens of each.
-        seed: of crops and masks.
+        seed: random seed of crops and masks.
         epochs: int64 `[sequences]`.
         sequences: int64 `[sequences]`, index of each in the corpus.
-        corruption: "training" makes 80 % of the chosen `<mask>`, 10 % another amino acid and
-            leaves 10 %, drawn for each position; "mask-only" makes all of them `<mask>`.
+        corruption: "training" turns 80 % of the chosen into `<mask>`, 10 % into another amino acid
+            and leaves 10 %, drawn for each position; "mask-only" turns all of them into `<mask>`.
     """
     maskable = (tokens >= FIRST_AMINO_ACID) & (tokens < FIRST_AMINO_ACID + len(RESIDUES))
     maskable &= tokens != X
-    # The places that may not be masked are few: two of a sequence, and X.
+    # Places that must not be masked are few, so those are counted: two of a sequence, and X.
     ends = np.cumsum(lengths)
     owners = np.searchsorted(ends, np.flatnonzero(~maskable), side="right")
     maskable_counts = lengths - np.bincount(owners, minlength=len(lengths))
@@ -100,8 +98,14 @@ def _choose(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Return `masked_counts` random places of each sequence, ascending, and 32 random bits each.
 
-    The draws of a sequence are words 1, 2, 3, ... of its stream: that more of them were computed
-    than needed changes nothing.
+    The draws of a sequence are words 1, 2, 3, ... of its stream, so computing more of them than
+    needed changes nothing. All sequences draw at once, their draws end to end:
+
+        owner       0 0 0 0 0 1 1 1 ...   sequence of each draw
+        positions   4 7 4 1 9 . . .       place of each draw in `maskable`
+        counts      1 1 0 1 1 . . .       1 for the first draw of a place that may be masked
+
+    A sequence takes its first `masked_counts` draws that count.
     """
     starts = np.cumsum(lengths) - lengths
     expected = masked_counts * lengths / np.maximum(maskable_counts, 1)
@@ -117,7 +121,7 @@ def _choose(
         first_draw = np.full(len(maskable), len(draw))
         np.minimum.at(first_draw, positions, draw)
         counts = (first_draw[positions] == draw) & maskable[positions]
-        # `[draws + 1]`, how many draws counted before each
+        # `[draws + 1]`, number of draws before each that count
         counted = np.concatenate(([0], np.cumsum(counts)))
         counted_before = counted[ends - draws]
         short = counted[ends] - counted_before < masked_counts
@@ -134,11 +138,10 @@ def _choose(
 def _training_corruption(
     targets: NDArray[np.uint8], random_bits: NDArray[np.uint64]
 ) -> NDArray[np.uint8]:
-    """Return `<mask>` for eight in ten, another amino acid for one, the target for one.
+    """Return `<mask>` for eight targets in ten, another amino acid for one, the target for one.
 
-    Args:
-        targets: uint8 `[masked]`.
-        random_bits: uint64 `[masked]`, below 2^32.
+    `random_bits` are uint64 `[masked]`, below 2^32. Times ten, their upper half is a uniform tenth,
+    and their lower half uniform again.
     """
     scaled = random_bits * np.uint64(10)
     tenth = scaled >> _HALF_BITS
@@ -156,5 +159,5 @@ def _another_amino_acid(
     is_rare = index >= len(AMINO_ACIDS)
     others = np.where(is_rare, len(AMINO_ACIDS), len(AMINO_ACIDS) - 1).astype(np.uint64)
     drawn = (random_bits * others >> _HALF_BITS).astype(np.int64)
-    drawn += ~is_rare & (drawn >= index)  # leaves out the residue itself
+    drawn += ~is_rare & (drawn >= index)  # skips the residue itself
     return (drawn + FIRST_AMINO_ACID).astype(np.uint8)

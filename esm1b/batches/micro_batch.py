@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from esm1b.alphabet import CLS, EOS, RareResidues, merge_rare_residues
@@ -17,13 +18,13 @@ _EOS: Final = bytes([EOS])
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRecipe:
-    """What decides the content of a batch besides the sequences.
+    """What decides the content of a batch besides its sequences.
 
     Attributes:
-        crop_residues: longer sequences are cropped at random to this many residues.
+        crop_residues: most residues of a sequence; longer ones are cropped at random.
         append_eos: whether `<eos>` closes each sequence.
         rare_residues: "replace" merges B, U, Z and O into X.
-        seed: of crops and masks.
+        seed: random seed of crops and masks.
     """
 
     crop_residues: int
@@ -40,6 +41,10 @@ class BatchRecipe:
     def special_tokens(self) -> int:
         """Special tokens of each sequence."""
         return 2 if self.append_eos else 1
+
+    def framed_lengths(self, residues: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the tokens of sequences with so many `residues`, int64 `[sequences]`."""
+        return np.minimum(residues, self.crop_residues).astype(np.int64) + self.special_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,19 @@ class MicroBatch:
     masked_positions: NDArray[np.int64]
     targets: NDArray[np.int64]
 
+    def pinned(self) -> "MicroBatch":
+        """Return a copy in page-locked memory, which a GPU reads by itself; without CUDA, `self`.
+
+        Each array is a block of torch's own: from the address where a transfer begins, torch knows
+        until when it must not reuse the block.
+        """
+        if not torch.cuda.is_available():
+            return self
+        blocks = {
+            name: torch.from_numpy(array).pin_memory().numpy() for name, array in vars(self).items()
+        }
+        return MicroBatch(**blocks)
+
 
 def make_batch(
     dataset: TokenDataset,
@@ -73,7 +91,13 @@ def make_batch(
     a network can run on it.
     """
     if len(sequences) == 0:
-        return _nothing(append_eos=recipe.append_eos)
+        nothing = np.empty(0, dtype=np.int64)
+        return MicroBatch(
+            tokens=np.array([CLS, EOS][: recipe.special_tokens], dtype=np.int64),
+            lengths=np.array([recipe.special_tokens], dtype=np.int64),
+            masked_positions=nothing,
+            targets=nothing,
+        )
     lengths = dataset.lengths[sequences].astype(np.int64)
     counts = np.minimum(lengths, recipe.crop_residues)
     crop_words = words(keys(Purpose.CROP, recipe.seed, epochs, sequences), np.zeros_like(lengths))
@@ -97,15 +121,4 @@ def make_batch(
         lengths=framed_lengths,
         masked_positions=masked.positions,
         targets=masked.targets.astype(np.int64),
-    )
-
-
-def _nothing(*, append_eos: bool) -> MicroBatch:
-    tokens = np.array([CLS, EOS] if append_eos else [CLS], dtype=np.int64)
-    nothing = np.empty(0, dtype=np.int64)
-    return MicroBatch(
-        tokens=tokens,
-        lengths=np.array([len(tokens)], dtype=np.int64),
-        masked_positions=nothing,
-        targets=nothing,
     )

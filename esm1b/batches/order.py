@@ -6,13 +6,13 @@ token falls in [k B, (k + 1) B): B tokens on average, and it may span two epochs
 
 An epoch's order is a permutation that can be computed at any rank. To find a token in it, the
 tokens of the blocks of ranks before it are added up once, which takes two or three seconds for 60
-million sequences; the update that follows then needs no more than its own block.
+million sequences; every later update then computes its own block only.
 """
 
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import Final
 
@@ -26,8 +26,6 @@ from esm1b.batches.permutation import Permutation
 _BLOCK: Final = 4096
 # Sequences looked at once, so that no array has one entry for each sequence.
 _CHUNK: Final = 16 * _BLOCK
-# An update may span epochs, so the current one and the next are kept.
-_EPOCHS_KEPT: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +38,20 @@ class UpdateSequences:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a run is: whole epochs, and sequences of the next one in its order."""
+    """Progress of a run: whole epochs, and sequences of the next epoch, from its beginning."""
 
     epoch: int
     sequences: int
 
 
 class SequenceOrder:
-    """The order of a corpus: any update can be asked for at any time, from any thread.
+    """The order of a corpus: any update at any time, from any thread.
 
     Args:
         lengths: `[sequences]`, residues of each sequence, at least one sequence; kept, not copied.
-        crop_residues: longer sequences count as this many residues.
+        crop_residues: most residues of a sequence; longer ones are cropped.
         tokens_per_update: B, special tokens included.
-        seed: of the shuffling.
+        seed: random seed of the shuffling.
     """
 
     def __init__(
@@ -68,7 +66,8 @@ class SequenceOrder:
             int(self._tokens(lengths[start : start + _CHUNK]).sum())
             for start in range(0, len(lengths), _CHUNK)
         )
-        self._kept: OrderedDict[int, _Epoch] = OrderedDict()
+        # an update may span epochs, so the current one and the next are kept
+        self._kept = lru_cache(maxsize=2)(self._lay_out)
         self._lock = Lock()
 
     def update(self, number: int) -> UpdateSequences:
@@ -86,11 +85,11 @@ class SequenceOrder:
         return UpdateSequences(epochs=np.concatenate(epochs), sequences=np.concatenate(sequences))
 
     def epoch_at(self, updates: int) -> float:
-        """Return how many epochs `updates` updates are."""
+        """Return the epochs of `updates` updates, a fraction included."""
         return updates * self.tokens_per_update / self.tokens_per_epoch
 
     def position(self, updates: int) -> Position:
-        """Return what the updates before number `updates` hold together."""
+        """Return the progress after `updates` updates."""
         epoch, tokens = divmod(updates * self.tokens_per_update, self.tokens_per_epoch)
         sequences = self._sequences_before(epoch, tokens)
         if sequences == len(self._lengths):
@@ -98,16 +97,16 @@ class SequenceOrder:
         return Position(epoch=epoch, sequences=sequences)
 
     def sequences_seen(self, updates: int) -> int:
-        """Return how many sequences the updates before number `updates` hold, over all epochs."""
+        """Return the number of sequences in the first `updates` updates, over all epochs."""
         position = self.position(updates)
         return position.epoch * len(self._lengths) + position.sequences
 
     def permuted(self, epoch: int, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which sequence stands at each of `ranks` `[n]` of an epoch, int64 `[n]`."""
+        """Return the sequence at each of `ranks` `[n]` of an epoch, int64 `[n]`."""
         return self._epoch(epoch).permutation(ranks)
 
     def _sequences_before(self, epoch: int, token: int) -> int:
-        """Return how many sequences of an epoch have their first token before `token`."""
+        """Return the number of sequences of an epoch with their first token before `token`."""
         if token <= 0:
             return 0
         if token >= self.tokens_per_epoch:
@@ -122,16 +121,14 @@ class SequenceOrder:
 
     def _epoch(self, epoch: int) -> "_Epoch":
         with self._lock:
-            if epoch not in self._kept:
-                permutation = Permutation(len(self._lengths), seed=self._seed, epoch=epoch)
-                self._kept[epoch] = _Epoch(permutation, self._block_sums(permutation))
-            self._kept.move_to_end(epoch)
-            if len(self._kept) > _EPOCHS_KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[epoch]
+            return self._kept(epoch)
+
+    def _lay_out(self, epoch: int) -> "_Epoch":
+        permutation = Permutation(len(self._lengths), seed=self._seed, epoch=epoch)
+        return _Epoch(permutation, self._block_sums(permutation))
 
     def _block_sums(self, permutation: Permutation) -> Iterator[list[int]]:
-        """Yield the tokens of each block of an epoch's ranks, some blocks at once."""
+        """Yield the tokens of each block of an epoch's ranks, several blocks at a time."""
         for start in range(0, len(self._lengths), _CHUNK):
             ranks = np.arange(start, min(start + _CHUNK, len(self._lengths)))
             tokens = self._tokens(self._lengths.take(permutation(ranks)))
@@ -142,7 +139,7 @@ class SequenceOrder:
 
 
 class _Epoch:
-    """An epoch's permutation, and where the blocks of its ranks begin, as far as was asked."""
+    """An epoch's permutation, and the first tokens of its blocks, computed on demand."""
 
     def __init__(self, permutation: Permutation, block_sums: Iterator[list[int]]) -> None:
         self.permutation = permutation

@@ -9,26 +9,22 @@ from numpy.typing import NDArray
 
 
 def rounds_needed(total_tokens: int, *, micro_batch_tokens: int, processes: int) -> int:
-    """Return how many rounds of `processes` micro-batches hold `total_tokens`.
+    """Return the number of rounds of `processes` micro-batches that hold `total_tokens`.
 
-    For updates, ask with the mean B: each then takes as many rounds, exactly
-    B / (processes * micro_batch_tokens) where that divides, though it has B tokens only within one
-    sequence.
+    For updates, pass the mean B: each then takes the same number of rounds, exactly
+    B / (processes * micro_batch_tokens) where that divides, although its own number of tokens
+    differs from B by up to a sequence.
     """
     return max(1, -(-total_tokens // (micro_batch_tokens * processes)))
 
 
 def micro_batch_capacity(micro_batch_tokens: int, maximum_tokens: int) -> int:
-    """Return how many tokens no micro-batch exceeds.
+    """Return the most tokens of a micro-batch: the mean plus one sequence of `maximum_tokens`.
 
-    One sequence more than `micro_batch_tokens`. With that there is always room: n micro-batches
-    share out fewer than n * micro_batch_tokens + maximum_tokens tokens (an update exceeds B by less
-    than a sequence); if none had room for a sequence of t tokens, they would hold more than
+    With that there is always room: n micro-batches share out fewer than
+    n * micro_batch_tokens + maximum_tokens tokens (an update exceeds B by less than a sequence); if
+    none had room for a sequence of t tokens, they would hold more than
     n * (micro_batch_tokens + maximum_tokens - t) without it, and so at least that many with it.
-
-    Args:
-        micro_batch_tokens: mean tokens of a micro-batch.
-        maximum_tokens: of a sequence, special tokens included.
     """
     return micro_batch_tokens + maximum_tokens
 
@@ -39,40 +35,63 @@ def share_out(
     """Return the sequence indices of each micro-batch, ascending, balanced by arithmetic.
 
     A layer does 24 W^2 operations a token in its matrices and 4 W a pair of tokens in attention
-    (forward, multiply and add counted apart), so a sequence of n tokens weighs n (6 W + n). The
-    heaviest sequence goes first, each to the lightest micro-batch that has room for it (longest
-    processing time first).
+    (forward, multiply and add counted apart), so a sequence of n tokens weighs n (6 W + n).
 
     Args:
         tokens: int64 `[sequences]`, tokens of each sequence.
-        micro_batches: how many to make; some are empty when there are fewer sequences.
+        micro_batches: number of micro-batches; some are empty when there are fewer sequences.
         width: W of the network.
-        capacity: tokens that no micro-batch exceeds; default: any number.
+        capacity: most tokens of a micro-batch; None for no limit.
 
     Raises:
         ValueError: a sequence found no room.
     """
     weights = tokens * (6 * width + tokens)
-    sizes, works = tokens.tolist(), weights.tolist()
-    loads = [(0, index) for index in range(micro_batches)]
-    room = [sum(sizes) if capacity is None else capacity] * micro_batches
-    members: list[list[int]] = [[] for _ in range(micro_batches)]
-    for sequence in np.argsort(-weights, kind="stable").tolist():
+    groups = balance(weights.tolist(), micro_batches, sizes=tokens.tolist(), capacity=capacity)
+    return [np.array(sorted(group), dtype=np.int64) for group in groups]
+
+
+def balance(
+    weights: Sequence[int],
+    groups: int,
+    *,
+    sizes: Sequence[int] | None = None,
+    capacity: int | None = None,
+) -> list[list[int]]:
+    """Return the items of each group, by number, so that all groups weigh about the same.
+
+    The heaviest item goes first, each to the lightest group that has room for it (longest
+    processing time first). Of equal items, and of equal groups, the first one goes first.
+
+    Args:
+        weights: weight of each item.
+        groups: number of groups; some are empty when there are fewer items.
+        sizes: size of each item; default: its weight.
+        capacity: largest sum of sizes in a group; None for no limit.
+
+    Raises:
+        ValueError: an item found no room.
+    """
+    sizes = weights if sizes is None else sizes
+    lightest = [(0, group) for group in range(groups)]  # a heap of (weight, group)
+    room = [sum(sizes) if capacity is None else capacity] * groups
+    members: list[list[int]] = [[] for _ in range(groups)]
+    for item in sorted(range(len(weights)), key=lambda item: -weights[item]):
         full = []
-        while loads and room[loads[0][1]] < sizes[sequence]:
-            full.append(heapq.heappop(loads))
-        if not loads:
+        while lightest and room[lightest[0][1]] < sizes[item]:
+            full.append(heapq.heappop(lightest))
+        if not lightest:
             raise ValueError(
-                f"{sum(sizes)} tokens in {micro_batches} micro-batches; expected them to fit "
-                f"{capacity} each"
+                f"{sum(sizes)} tokens in {groups} micro-batches; expected them to fit {capacity} "
+                "each"
             )
-        load, index = loads[0]
-        members[index].append(sequence)
-        room[index] -= sizes[sequence]
-        heapq.heapreplace(loads, (load + works[sequence], index))
+        weight, group = lightest[0]
+        members[group].append(item)
+        room[group] -= sizes[item]
+        heapq.heapreplace(lightest, (weight + weights[item], group))
         for entry in full:
-            heapq.heappush(loads, entry)
-    return [np.array(sorted(indices), dtype=np.int64) for indices in members]
+            heapq.heappush(lightest, entry)
+    return members
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +99,9 @@ class Filling:
     """The fixed size of the micro-batches of a compiled network; see `PackedTokens.filled`.
 
     Attributes:
-        capacity: tokens.
-        sequences: those of the filler included.
-        longest: tokens of the longest sequence that may come.
+        capacity: number of tokens.
+        sequences: number of sequences, fillers included.
+        longest: tokens of the longest possible sequence.
     """
 
     capacity: int
@@ -91,7 +110,7 @@ class Filling:
 
     @classmethod
     def of(cls, *, micro_batch_tokens: int, maximum_tokens: int) -> "Filling":
-        """Return the size that holds every micro-batch of `micro_batch_tokens`, about.
+        """Return the size that holds every micro-batch of `micro_batch_tokens` on average.
 
         The number of sequences is rounded up to a multiple of one per 512 tokens. Flash attention
         starts thread blocks for empty sequences too, so a bound that suits every corpus would cost

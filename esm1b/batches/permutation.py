@@ -27,9 +27,9 @@ class Permutation:
     which keeps it a permutation and takes two passes on average at most.
 
     Args:
-        size: how many indices, at least 1.
-        seed: of the shuffling.
-        epoch: each has a permutation of its own.
+        size: number of indices, at least 1.
+        seed: random seed.
+        epoch: number of the epoch; each has a different permutation.
     """
 
     def __init__(self, size: int, *, seed: int, epoch: int) -> None:
@@ -47,7 +47,7 @@ class Permutation:
             entries, values = values, entries
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where each of `indices` `[n]` goes, int64 `[n]`."""
+        """Return the image of each of `indices` `[n]`, int64 `[n]`."""
         result = np.empty(len(indices), dtype=np.int64)
         for start in range(0, len(indices), _CHUNK):
             part = result[start : start + _CHUNK]

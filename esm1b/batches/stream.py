@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
 from esm1b.batches.order import SequenceOrder
 from esm1b.batches.packing import micro_batch_capacity, rounds_needed, share_out
-from esm1b.batches.pinning import pinned
 from esm1b.corpus.tokens.dataset import TokenDataset
 
 _UPDATES_AHEAD_OF_A_WORKER: Final = 2
@@ -28,23 +28,14 @@ def share_sequences(
     processes: int,
     mean_tokens: int | None = None,
 ) -> Sequence[NDArray[np.int64]]:
-    """Return which of `sequences` each micro-batch holds: indices into the array, ascending.
+    """Return the `sequences` of each micro-batch: indices into the array, ascending.
 
-    Of process r are the micro-batches r, r + processes, r + 2 processes and so on: as many for
-    each process, some without sequences where there are few.
-
-    Args:
-        dataset: the tokens.
-        sequences: int64 `[sequences]`, numbers in the corpus.
-        recipe: how they become batches.
-        micro_batch_tokens: how many tokens a process takes at once, on average.
-        width: of the network, for balancing.
-        processes: how many there are.
-        mean_tokens: of an update, which then takes the same number of micro-batches as every
-            other; default: the tokens of these sequences.
+    Process r has the micro-batches r, r + processes, r + 2 processes and so on: every process has
+    the same number, some without sequences where there are few. With the `mean_tokens` of an update
+    all updates have the same number; the default is the tokens of these sequences. Micro-batches
+    have `micro_batch_tokens` on average and are balanced for a network of `width`.
     """
-    lengths = dataset.lengths[sequences].astype(np.int64)
-    tokens = np.minimum(lengths, recipe.crop_residues) + recipe.special_tokens
+    tokens = recipe.framed_lengths(dataset.lengths[sequences])
     rounds = rounds_needed(
         int(tokens.sum()) if mean_tokens is None else mean_tokens,
         micro_batch_tokens=micro_batch_tokens,
@@ -62,16 +53,11 @@ class UpdateStream:
     """The micro-batches of one process, update after update.
 
     Args:
-        dataset: the training tokens.
-        order: which sequences each update holds.
-        recipe: how they become batches.
-        micro_batch_tokens: how many tokens a process takes at once.
-        width: of the network, for balancing.
-        rank: this process.
-        processes: how many there are.
-        workers: threads that prepare updates ahead, or 0 to prepare each when it is asked for.
-        pin_memory: whether the arrays lie in page-locked memory, from which a GPU copies without
-            waiting; without CUDA they never do.
+        micro_batch_tokens: mean tokens of a micro-batch.
+        width: width of the network, for balancing.
+        workers: threads that prepare updates ahead; 0 prepares each on demand.
+        pin_memory: whether to put the arrays in page-locked memory, from which a GPU copies while
+            the host continues; without CUDA this changes nothing.
     """
 
     def __init__(
@@ -82,42 +68,42 @@ class UpdateStream:
         *,
         micro_batch_tokens: int,
         width: int,
-        rank: int,
-        processes: int,
+        rank: int = 0,
+        processes: int = 1,
         workers: int = 1,
         pin_memory: bool = False,
     ) -> None:
         self._dataset = dataset
         self._order = order
         self._recipe = recipe
-        self._micro_batch_tokens = micro_batch_tokens
-        self._width = width
-        self._rank = rank
-        self._processes = processes
+        self._share = partial(
+            share_sequences,
+            dataset,
+            recipe=recipe,
+            micro_batch_tokens=micro_batch_tokens,
+            width=width,
+            processes=processes,
+            mean_tokens=order.tokens_per_update,
+        )
+        self._mine = slice(rank, None, processes)
         self._workers = workers
         self._pin_memory = pin_memory
         self._waited = 0.0
 
     def update(self, number: int) -> list[MicroBatch]:
-        """Return this process's micro-batches of update `number`; every process has as many."""
+        """Return this process's micro-batches of update `number`, counted from 0.
+
+        Every process has the same number of them.
+        """
         members = self._order.update(number)
-        shares = share_sequences(
-            self._dataset,
-            members.sequences,
-            self._recipe,
-            micro_batch_tokens=self._micro_batch_tokens,
-            width=self._width,
-            processes=self._processes,
-            mean_tokens=self._order.tokens_per_update,
-        )
         batches = [
             make_batch(self._dataset, members.sequences[share], members.epochs[share], self._recipe)
-            for share in shares[self._rank :: self._processes]
+            for share in self._share(members.sequences)[self._mine]
         ]
-        return [pinned(batch) for batch in batches] if self._pin_memory else batches
+        return [batch.pinned() for batch in batches] if self._pin_memory else batches
 
     def updates(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
-        """Yield updates `first` to `last` - 1, a few of them prepared ahead."""
+        """Yield updates `first` to `last` - 1, prepared a few updates ahead."""
         waiting = perf_counter()
         for batches in self._prepared(range(first, last)):
             self._waited += perf_counter() - waiting
@@ -125,7 +111,7 @@ class UpdateStream:
             waiting = perf_counter()
 
     def take_wait(self) -> float:
-        """Return for how many seconds `updates` kept its caller waiting since the last call."""
+        """Return the seconds that `updates` kept its caller waiting since the last call."""
         waited, self._waited = self._waited, 0.0
         return waited
 

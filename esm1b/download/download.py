@@ -31,7 +31,7 @@ from esm1b.download.release import (
 )
 from esm1b.errors import UserError
 from esm1b.files import write_json
-from esm1b.stopping import StopRequests
+from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _fetch(
     source: Source,
     output: Path,
     patience: Patience,
-    stops: StopRequests,
+    stops: StopAtOnce,
     facts: Callable[[Path], dict[str, Any]] = lambda path: {},
 ) -> dict[str, Any]:
     """Fetch a whole file, write its lock and return it.
@@ -181,9 +181,12 @@ def _check_room(output: Path, size: int, name: str) -> None:
 
 
 @contextmanager
-def _only_download(output: Path) -> Iterator[StopRequests]:
+def _only_download(output: Path) -> Iterator[StopAtOnce]:
     """Make the directory, keep other downloads out of it, and stop when a signal asks to."""
-    with StopRequests() as stops, explain_full_disk(output, lambda: "room for the whole file"):
+    with (
+        StopAtOnce().from_signals() as stops,
+        explain_full_disk(output, lambda: "room for the whole file"),
+    ):
         output.mkdir(parents=True, exist_ok=True)
         with (output / ".lock").open("w") as file:
             try:

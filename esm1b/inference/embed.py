@@ -16,7 +16,7 @@ from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
 from esm1b.inference.load_model import Device, Precision, load_model
 from esm1b.inference.long_sequences import LongSequences
 from esm1b.inference.result_file import is_result_file
-from esm1b.stopping import StopRequests
+from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def embed(
         if parts.rows:
             _log.info("%s: resuming after %d of %d sequences", fasta, parts.rows, records.count)
         try:
-            with StopRequests() as stop:
+            with StopAtOnce().from_signals() as stop:
                 _compute(embedder, records, parts, stop, part_seconds)
                 parts.assemble(output)
         except UserError:  # the input changed: parts may hold rows of its earlier content
@@ -110,7 +110,7 @@ def _compute(
     embedder: Embedder,
     records: CheckedFasta,
     parts: EmbeddingParts,
-    stop: StopRequests,
+    stop: StopAtOnce,
     part_seconds: float,
 ) -> None:
     """Add the missing rows to `parts`."""

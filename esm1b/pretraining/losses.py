@@ -1,6 +1,8 @@
 """The training loss of a micro-batch: sums over its masked positions."""
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ class MaskedLosses:
 
     Attributes:
         loss: float32, cross-entropy in nats over the 33 tokens.
-        correct: int64, positions whose likeliest token is the true one.
+        correct: int64, number of positions whose likeliest token is the true one.
     """
 
     loss: Tensor
@@ -36,24 +38,24 @@ def masked_losses(
         packed = packed.filled(
             capacity=filling.capacity, sequences=filling.sequences, longest=filling.longest
         )
-    packed = replace(
-        packed,
-        tokens=_on_device(packed.tokens, device),
-        cumulative_lengths=_on_device(packed.cumulative_lengths, device),
-        sequence_index=_on_device(packed.sequence_index, device),
-        offsets=_on_device(packed.offsets, device),
-    )
+    names = ("tokens", "cumulative_lengths", "sequence_index", "offsets")
+    moved: dict[str, Any] = {name: _on_device(getattr(packed, name), device) for name in names}
     targets = _on_device(torch.from_numpy(batch.targets), device)
     positions = _on_device(torch.from_numpy(batch.masked_positions), device)
-    logits = network(packed, positions).float()
+    logits = network(replace(packed, **moved), positions).float()
     return MaskedLosses(
         loss=functional.cross_entropy(logits, targets, reduction="sum"),
         correct=(logits.detach().argmax(-1) == targets).sum(),
     )
 
 
+def perplexity(loss: float) -> float:
+    """Return the exponential of a mean loss, bounded: a network that diverged exceeds any float."""
+    return math.exp(min(loss, 700.0))
+
+
 def _on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return `tensor` on `device`; only from pinned memory does a copy not wait for the GPU."""
+    """Return `tensor` on `device`; only copies from pinned memory do not wait for the GPU."""
     if device.type != "cuda":
         return tensor.to(device)
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""The record of the updates that were skipped, and when there are too many of them."""
+"""The record of skipped updates, which ends a run when there are too many of them."""
 
 import logging
 from collections import deque
@@ -26,7 +26,7 @@ class SkippedUpdate:
     """An update whose gradient was not finite, so that it changed nothing.
 
     Attributes:
-        update: its number, counted from 1.
+        update: number of the update, counted from 1.
         epochs: epoch of each of its sequences.
         sequences: index of each of its sequences in the training tokens.
     """
@@ -36,87 +36,65 @@ class SkippedUpdate:
     sequences: list[int]
 
 
-class Skips:
-    """Flags of updates, read when the device is done with them.
-
-    A flag is copied to the host behind its update and read when the next update is under way, so
-    that the device never runs dry.
-    """
-
-    def __init__(self) -> None:
-        self._flags: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
-
-    def push(self, update: int, skipped: Tensor) -> None:
-        """Add the flag of `update`, bool `[]` on the device."""
-        if skipped.is_cuda:
-            flag = torch.empty((), dtype=torch.bool, pin_memory=True)
-            flag.copy_(skipped, non_blocking=True)
-            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            copied.record()
-            self._flags.append((update, flag, copied))
-        else:
-            self._flags.append((update, skipped, None))
-
-    def known(self, *, but_newest: int) -> list[tuple[int, bool]]:
-        """Return (update, whether it was skipped) of all that wait to be read, oldest first.
-
-        Args:
-            but_newest: flags that are left to wait.
-        """
-        found = []
-        while len(self._flags) > but_newest:
-            update, flag, copied = self._flags.popleft()
-            if copied is not None:
-                copied.synchronize()
-            found.append((update, bool(flag)))
-        return found
-
-
 class SkipRecord:
-    """Which updates were skipped; the same in all processes.
+    """The updates that were skipped, the same in all processes.
+
+    The flag of an update is copied to the host behind the update and read when the next one is
+    under way, so that the device never waits for the host.
 
     Args:
-        order: says which sequences they held.
-        place: of this process; the first one tells of them.
+        order: order of the sequences, which says what an update held.
+        place: place of this process; the first one logs skipped updates.
 
     Attributes:
-        skipped: those known of, oldest first.
+        skipped: skipped updates, oldest first.
     """
 
     def __init__(self, order: SequenceOrder, place: Place) -> None:
         self._order = order
         self._place = place
-        self._flags = Skips()
+        self._flags: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
         self._in_a_row = 0
         self.skipped: list[SkippedUpdate] = []
 
     def restore(self, skipped: Sequence[SkippedUpdate], *, updates: int) -> None:
-        """Begin with those that the checkpoint after `updates` updates records."""
+        """Start from the record of the checkpoint after `updates` updates."""
         self.skipped = list(skipped)
         self._in_a_row = 0
-        for one in reversed(self.skipped):
+        for one in reversed(skipped):
             if one.update != updates - self._in_a_row:
                 break
             self._in_a_row += 1
 
     def push(self, update: int, skipped: Tensor) -> None:
         """Add the flag of `update`, bool `[]` on the device, without waiting for it."""
-        self._flags.push(update, skipped)
+        copied = None
+        if skipped.is_cuda:
+            flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+            skipped = flag.copy_(skipped, non_blocking=True)
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+        self._flags.append((update, skipped, copied))
 
-    def note(self, *, but_newest: int) -> None:
-        """Read the flags that wait.
-
-        Args:
-            but_newest: flags that are left to wait.
+    def read(self, *, but_newest: int = 0) -> None:
+        """Read the flags, oldest first, all but the `but_newest` last ones.
 
         Raises:
             RunFailure: too many updates in a row were skipped.
         """
-        for update, is_skipped in self._flags.known(but_newest=but_newest):
-            if is_skipped:
-                self._add(update)
-            else:
+        while len(self._flags) > but_newest:
+            update, flag, copied = self._flags.popleft()
+            if copied is not None:
+                copied.synchronize()
+            if not flag:
                 self._in_a_row = 0
+                continue
+            self._add(update)
+            self._in_a_row += 1
+            if self._in_a_row > MOST_IN_A_ROW:
+                raise RunFailure(
+                    f"the gradients of the {self._in_a_row} updates up to {update} are not finite"
+                )
 
     def _add(self, update: int) -> None:
         members = self._order.update(update - 1)
@@ -126,16 +104,9 @@ class SkipRecord:
         )
         if self._place.rank == 0:
             named = " ".join(map(str, sequences[:_SEQUENCES_NAMED]))
+            more = " ..." if len(sequences) > _SEQUENCES_NAMED else ""
             _log.warning(
                 "update %d: its gradient is not finite, so nothing was changed; it held %d "
                 "sequences: %s%s",
-                update,
-                len(sequences),
-                named,
-                " ..." if len(sequences) > _SEQUENCES_NAMED else "",
-            )
-        self._in_a_row += 1
-        if self._in_a_row > MOST_IN_A_ROW:
-            raise RunFailure(
-                f"the gradients of the {self._in_a_row} updates up to {update} are not finite"
+                *(update, len(sequences), named, more),
             )

@@ -1,13 +1,13 @@
-"""Joining the processes of a run: each on its device, all connected to each other."""
+"""Starting the processes of a run together: each on its device, all connected to each other."""
 
 import logging
 import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import wait
 from datetime import timedelta
-from typing import Final
+from types import ModuleType
+from typing import Final, cast
 
 import torch
 import torch.distributed
@@ -21,7 +21,7 @@ from esm1b.pretraining.options import Layout
 
 _log = logging.getLogger(__name__)
 
-# For a process that is late at a collective the watchdog knows nothing of.
+# The wait for a process that is late at a collective unknown to the watchdog.
 _LONGEST_WAIT: Final = timedelta(minutes=10)
 
 
@@ -34,39 +34,21 @@ def start_processes(
 ) -> torch.device:
     """Join the other processes and return this process's device.
 
-    gloo on CPU, nccl on CUDA. The environment gets torch's five variables.
-
-    Args:
-        place: of this process.
-        layout: names the device.
-        is_stopped: whether to give up, because somebody asked to.
-        limit_seconds: for the others to come, and then for all to connect.
+    They use gloo on CPU, nccl on CUDA. The environment gets torch's five variables. The others have
+    `limit_seconds` to come, and all of them that time again to connect; `is_stopped` ends the wait.
 
     Raises:
-        UserError: this process has no GPU of its own, though the run is to use GPUs.
+        UserError: there is no GPU for this process, though the run is to use GPUs.
         RunFailure: some processes did not come, or they could not connect.
-        Stopped: asked to, before all were there.
+        Stopped: somebody asked to stop before all had come.
     """
     has_cuda = layout.device == "cuda" or (layout.device == "auto" and torch.cuda.is_available())
     gpus = torch.cuda.device_count() if has_cuda else 0
     gpu = gpu_of(place, visible=gpus) if has_cuda else None
-    if not has_cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
-        # Nothing is compiled on CPU; without this DeepSpeed imports the compiler all the same.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__
-
-    # On CPU DeepSpeed would compile a shared-memory operator at first use: a minute and a half, a
-    # compiler needed, and a lock left behind by a killed build. Plain gloo does without.
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
-    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
-        warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+    deepspeed = _import_deepspeed(has_cuda=has_cuda)
     torch.set_num_threads(layout.threads)
     backend = "gloo" if gpu is None else "nccl"
-    # DeepSpeed takes LOCAL_RANK for the number of the GPU.
+    # DeepSpeed takes LOCAL_RANK as the number of the GPU.
     os.environ.update(place.environment() | ({} if gpu is None else {"LOCAL_RANK": str(gpu)}))
     device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
     if gpu is not None:
@@ -77,9 +59,9 @@ def start_processes(
         store.set_timeout(_LONGEST_WAIT)
         _connect(place, store, backend, device, limit_seconds)
     else:
-        reason = why_too_few(os.environ, gpus)
-        if reason is not None:
-            _log.warning(reason)
+        warning = too_few_processes(os.environ, gpus=gpus)
+        if warning is not None:
+            _log.warning(warning)
         # A store in memory: nothing listens, so single processes never meet.
         torch.distributed.init_process_group(
             backend,
@@ -87,19 +69,19 @@ def start_processes(
             rank=0,
             world_size=1,
         )
-    # DeepSpeed takes the process group that is there.
+    # DeepSpeed takes the existing process group.
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return device
 
 
 def gpu_of(place: Place, *, visible: int) -> int:
-    """Return which of the `visible` GPUs of its node a process takes.
+    """Return the number of the GPU of a process, among those `visible` on its node.
 
     Raises:
-        UserError: none is left for it.
+        UserError: there is no GPU for it.
     """
     if place.launcher == "srun" and visible == 1:
-        return 0  # srun --gpus-per-task=1 shows each process its own GPU alone
+        return 0  # srun --gpus-per-task=1 shows each process only its own GPU
     if place.local_rank >= visible:
         raise UserError(
             f"--device cuda: process {place.local_rank} of this node has no GPU, {visible} are "
@@ -108,19 +90,14 @@ def gpu_of(place: Place, *, visible: int) -> int:
     return place.local_rank
 
 
-def why_too_few(environment: Mapping[str, str], gpus: int) -> str | None:
-    """Return why a process that trains alone may be a mistake, and what to do; None if it is none.
-
-    Args:
-        environment: of the process.
-        gpus: that it sees and may use.
-    """
+def too_few_processes(environment: Mapping[str, str], *, gpus: int) -> str | None:
+    """Return a warning if a single process seems a mistake, with `gpus` visible; else None."""
     found = []
     tasks = environment.get("SLURM_NTASKS") or "1"
     if tasks != "1":
         found.append(f"the SLURM job has {tasks} tasks")
     if gpus > 1:
-        found.append(f"{gpus} GPUs are here")
+        found.append(f"{gpus} GPUs are visible")
     if not found:
         return None
     return (
@@ -129,13 +106,31 @@ def why_too_few(environment: Mapping[str, str], gpus: int) -> str | None:
     )
 
 
+def _import_deepspeed(*, has_cuda: bool) -> ModuleType:
+    if not has_cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
+        # Nothing is compiled on CPU, but without this DeepSpeed imports the compiler.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    # On CPU DeepSpeed would compile a shared-memory operator at first use, which takes a compiler
+    # and a minute and a half, and leaves a lock if it is killed. Plain gloo needs none.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+    return cast(ModuleType, deepspeed)
+
+
 def _connect(
     place: Place, store: Store, backend: str, device: torch.device, limit_seconds: float
 ) -> None:
     """Make the process group of the processes that have met.
 
     Raises:
-        RunFailure: they cannot reach each other, or one has gone.
+        RunFailure: they cannot reach each other, or one is gone.
     """
     outcome = in_thread(
         lambda: torch.distributed.init_process_group(
@@ -144,20 +139,23 @@ def _connect(
             rank=place.rank,
             world_size=place.processes,
             timeout=_LONGEST_WAIT,
-            device_id=None if device.type == "cpu" else device,  # as DeepSpeed does it
+            device_id=None if device.type == "cpu" else device,  # as DeepSpeed does
         )
     )
     failed = f"all {place.processes} processes came, but rank {place.rank} on {platform.node()}"
-    if not wait([outcome], timeout=limit_seconds).done:
-        message = (
+    try:
+        outcome.result(timeout=limit_seconds)
+    except TimeoutError as error:
+        raise _logged(
             f"{failed} could not connect to all others by {backend} within {limit_seconds:g} s; "
             "one is gone, or they try the wrong network interface"
-        )
-        _log.error(message)
-        raise RunFailure(message)
-    try:
-        outcome.result()
+        ) from error
     except RuntimeError as error:
-        message = f"{failed} could not connect to the others by {backend}: {one_line(error)}"
-        _log.error(message)
-        raise RunFailure(message) from error
+        raise _logged(
+            f"{failed} could not connect to the others by {backend}: {one_line(error)}"
+        ) from error
+
+
+def _logged(message: str) -> RunFailure:
+    _log.error(message)
+    return RunFailure(message)

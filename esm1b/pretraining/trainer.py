@@ -3,35 +3,40 @@
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed
 
-from esm1b.batches.micro_batch import BatchRecipe, MicroBatch
-from esm1b.batches.order import SequenceOrder
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config
 from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.model.encoder import Encoder
-from esm1b.pretraining.checkpoints import checkpoint
-from esm1b.pretraining.checkpoints.files import checkpoints as saved_checkpoints
+from esm1b.pretraining.checkpoints.checkpoint import load_newest
+from esm1b.pretraining.checkpoints.files import saved_checkpoints
 from esm1b.pretraining.checkpoints.retention import is_milestone, milestone_path, set_newer_aside
-from esm1b.pretraining.checkpoints.saver import Saving
+from esm1b.pretraining.checkpoints.saver import Saver
 from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.update_totals import Agreement, Totals
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
-from esm1b.pretraining.initial_weights import set_initial_weights
+from esm1b.pretraining.losses import perplexity
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 from esm1b.pretraining.metrics.monitor import Monitor
 from esm1b.pretraining.metrics.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.metrics.throughput import Throughput
 from esm1b.pretraining.options import Layout, RunOptions
-from esm1b.pretraining.schedule import inverse_square_root
+from esm1b.pretraining.recipe import (
+    batch_recipe,
+    learning_rate,
+    sequence_order,
+    set_initial_weights,
+)
 from esm1b.pretraining.skipped_updates import SkipRecord
 from esm1b.pretraining.validation import BATCH_TOKENS, Validation
 from esm1b.stopping import StopRequest
@@ -46,20 +51,15 @@ class Trainer:
     """One attempt in one process. Collective: all processes construct it and call the same methods.
 
     Args:
-        config: of the run.
-        train: its training tokens.
-        held_out: its validation tokens.
-        checkpoints: where it saves and what it goes on from.
-        layout: micro-batch, ZeRO stage and device.
-        options: options that change no result.
-        place: of this process.
-        device: of this process.
+        train: training tokens.
+        held_out: validation tokens.
+        directory: checkpoint directory.
 
     Attributes:
-        updates: done so far.
+        updates: number of updates done.
 
     Raises:
-        UserError: no checkpoint is whole, or the newest is of a later update than the last one.
+        UserError: all checkpoints are damaged, or the newest is of a later update than the last.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Trainer:
         config: Config,
         train: TokenDataset,
         held_out: TokenDataset,
-        checkpoints: Path,
+        directory: Path,
         *,
         layout: Layout,
         options: RunOptions,
@@ -76,26 +76,15 @@ class Trainer:
     ) -> None:
         self._config = config
         self._recipe = config.pretraining
-        self._checkpoints = checkpoints
-        self._manner = options
-        self._place = place
         self._train = train
-        self._order = SequenceOrder(
-            train.lengths,
-            crop_residues=self._recipe.crop_residues,
-            tokens_per_update=self._recipe.tokens_per_update,
-            seed=config.seed,
-        )
-        batch_recipe = BatchRecipe(
-            crop_residues=self._recipe.crop_residues,
-            append_eos=self._recipe.append_eos,
-            rare_residues=config.model.rare_residues,
-            seed=config.seed,
-        )
+        self._directory = directory
+        self._wandb_project = options.wandb_project
+        self._place = place
+        self._order = sequence_order(config, train.lengths)
         self._stream = UpdateStream(
             train,
             self._order,
-            batch_recipe,
+            batch_recipe(config),
             micro_batch_tokens=layout.micro_batch_tokens,
             width=config.model.width,
             rank=place.rank,
@@ -103,75 +92,56 @@ class Trainer:
             workers=options.loader_workers,
             pin_memory=device.type == "cuda",
         )
-        encoder = Encoder(
-            config.model.shape(),
-            attention=layout.attention,
-            activation_checkpointing=layout.activation_checkpointing,
-        )
-        if not on_first(lambda: bool(saved_checkpoints(checkpoints)), place):
-            everywhere(lambda: set_initial_weights(encoder, config), place)
-        self._engine = Engine(encoder, self._recipe, layout, device)
+        self._engine = self._build_engine(layout, device)
+        # filled up to the size of training's batches, so that nothing more is compiled
+        limit = layout.micro_batch_tokens if layout.compile else BATCH_TOKENS
         self._validation = Validation(
             held_out,
-            batch_recipe,
+            batch_recipe(config),
             sequences=self._recipe.validation_sequences,
             place=place,
-            # filled up to the size of training's batches, so that nothing more is compiled
-            batch_tokens=(
-                BATCH_TOKENS
-                if self._engine.filling is None
-                else min(BATCH_TOKENS, layout.micro_batch_tokens)
-            ),
+            batch_tokens=min(BATCH_TOKENS, limit),
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
-        self._saving = Saving(checkpoints, self._recipe, self._engine, place)
+        self._saver = Saver(directory, self._recipe, self._engine, place)
         self._skips = SkipRecord(self._order, place)
         self.updates = 0
-        is_restart = self._load()
+        is_resumed = self._resume()
         self._losses = on_first(self._logged_losses, place)
         _log.info(
-            "%d parameters, %d training sequences, %.2f epochs in %d updates; process %d of %d "
-            "(%s), %s, ZeRO stage %d, %s",
-            config.model.shape().parameters(),
-            len(train),
-            self._order.epoch_at(self._recipe.updates),
-            self._recipe.updates,
-            place.rank + 1,
-            place.processes,
-            place.launcher,
-            device,
-            layout.zero_stage,
-            f"going on after update {self.updates}" if is_restart else "starting",
+            f"{config.model.shape().parameters()} parameters, {len(train)} training sequences, "
+            f"{self._order.epoch_at(self._recipe.updates):.2f} epochs in {self._recipe.updates} "
+            f"updates; process {place.rank + 1} of {place.processes} ({place.launcher}), {device}, "
+            f"ZeRO stage {layout.zero_stage}, "
+            + (f"resuming after update {self.updates}" if is_resumed else "starting")
         )
 
     def train(self, stop: StopRequest, watchdog: Watchdog, *, number: int) -> None:
-        """Do the updates that are left.
+        """Do the remaining updates.
 
         Args:
-            stop: asks to save and stop.
-            watchdog: to be told how far this process is.
-            number: of this attempt, from 1; looked at in the first process.
+            stop: request to save and stop.
+            watchdog: watchdog of this process, informed of its progress.
+            number: number of this attempt, from 1; used in the first process.
 
         Raises:
-            Stopped: as `stop` asked; everything is saved.
+            Stopped: `stop` asked for it, and everything is saved.
             SaveError: too many saves in a row failed.
-            RunFailure: too many updates in a row were not finite, or a loss spike is to end
-                the run.
+            RunFailure: too many updates in a row were not finite, or a loss spike ends the run.
         """
-        monitor = self._monitor(number)
-        self._export_milestone()
-        try:
+        monitors: list[Monitor] = []
+        everywhere(lambda: monitors.append(self._open_monitor(number)), self._place)
+        with closing(monitors[0]) as monitor:
+            self._export_milestone()
             with Agreement.open() as agreement:
                 self._throughput.restart()
                 for batches, totals in self._agreed_updates(agreement, stop, watchdog):
                     self._update(batches, totals, monitor, watchdog)
-        finally:
-            monitor.close()
 
     def export(self, output: Path) -> None:
         """Write the model directory. Collective."""
-        names = self._engine.names if self._place.rank == 0 else []
-        weights = self._engine.state(names, parts=("weights",))["weights"]
+        names = self._engine.shapes if self._place.rank == 0 else ()
+        weights = self._engine.tensors("weights", names)
         provenance = Provenance(
             rare_residues=self._config.model.rare_residues,
             details={
@@ -197,86 +167,84 @@ class Trainer:
 
         on_first(write, self._place)
 
-    def _load(self) -> bool:
-        """Go on from the newest checkpoint that is whole; return whether there is one."""
-        newest = checkpoint.load_newest(self._checkpoints, self._engine, place=self._place)
+    def _build_engine(self, layout: Layout, device: torch.device) -> Engine:
+        encoder = Encoder(
+            self._config.model.shape(),
+            attention=layout.attention,
+            activation_checkpointing=layout.activation_checkpointing,
+        )
+        if not on_first(lambda: bool(saved_checkpoints(self._directory)), self._place):
+            everywhere(lambda: set_initial_weights(encoder, self._config), self._place)
+        return Engine(encoder, self._recipe, layout, device)
+
+    def _resume(self) -> bool:
+        """Load the newest whole checkpoint; return whether there is one."""
+        newest = load_newest(self._directory, self._engine, place=self._place)
         if newest is None:
             return False
         if newest.updates > self._recipe.updates:
             raise SharedUserError(
-                f"{self._checkpoints}: its newest checkpoint is of update {newest.updates}; "
-                f"expected at most pretraining.updates {self._recipe.updates}, or another directory"
+                f"{self._directory}: its newest checkpoint is of update {newest.updates}; expected "
+                f"at most pretraining.updates {self._recipe.updates}, or another directory"
             )
         self.updates = newest.updates
         self._skips.restore(newest.skipped, updates=newest.updates)
-        on_first(lambda: set_newer_aside(self._checkpoints, than=newest.updates), self._place)
+        on_first(lambda: set_newer_aside(self._directory, than=newest.updates), self._place)
         return True
 
     def _logged_losses(self) -> list[float]:
-        """Return the last losses that attempts before this one logged of the updates done."""
-        path = self._checkpoints / METRICS_FILE
+        """Return the last losses that earlier attempts logged for the updates done."""
+        path = self._directory / METRICS_FILE
         lines = read_metrics(path) if path.exists() else []
         losses = [line.get("loss") for line in lines if line["update"] <= self.updates]
         return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]
 
-    def _monitor(self, number: int) -> Monitor:
-        monitors: list[Monitor] = []
-
-        def open_monitor() -> None:
-            monitors.append(
-                Monitor(
-                    self._checkpoints,
-                    attempt=number,
-                    first=self.updates,
-                    last=self._recipe.updates,
-                    active=self._place.rank == 0,
-                    wandb_project=self._manner.wandb_project,
-                )
-            )
-
-        everywhere(open_monitor, self._place)
-        return monitors[0]
+    def _open_monitor(self, number: int) -> Monitor:
+        return Monitor(
+            self._directory,
+            attempt=number,
+            first=self.updates,
+            last=self._recipe.updates,
+            active=self._place.rank == 0,
+            wandb_project=self._wandb_project,
+        )
 
     def _export_milestone(self) -> None:
-        """Write the model directory of a milestone that has none yet; failing, go on."""
+        """Write the model directory of a milestone that has none yet; a failure is only logged."""
         if not is_milestone(self.updates, self._recipe.milestone_interval):
             return
-        path = milestone_path(self._checkpoints, self.updates)
+        path = milestone_path(self._directory, self.updates)
         if on_first(path.exists, self._place):
             return
         try:
             self.export(path)
         except ActionError as error:
             if self._place.rank == 0:
-                _log.warning("%s: not written: %s; the run goes on", path, error)
+                _log.warning("%s: not written: %s; the run continues", path, error)
 
     def _agreed_updates(
         self, agreement: Agreement, stop: StopRequest, watchdog: Watchdog
     ) -> Iterator[tuple[list[MicroBatch], Totals]]:
         """Yield each update's micro-batches, and its totals over all processes.
 
-        The totals of the next update are on their way while the caller does the present one.
+        The totals of the next update are under way while the caller does the current one.
         """
+
+        def start_next() -> list[MicroBatch] | None:
+            batches = next(stream, None)
+            if batches is not None:
+                self._start(agreement, batches, stop)
+            return batches
+
         stream = self._stream.updates(self.updates, self._recipe.updates)
-        following = next(stream, None)
-        if following is not None:
-            self._start(agreement, following, stop)
+        following = start_next()
         while following is not None:
             batches = following
             watchdog.arrived(self.updates)
             totals = agreement.finish()
             if totals.stop:
-                reason = stop.reason() or "another process was asked to"
-                if self._place.rank == 0:
-                    _log.info("stopping (%s): saving after update %d", reason, self.updates)
-                self._skips.note(but_newest=0)
-                self._saving.save(self.updates, self._skips.skipped, is_last=True)
-                raise Stopped(
-                    f"saved after update {self.updates} of {self._recipe.updates} ({reason})"
-                )
-            following = next(stream, None)
-            if following is not None:
-                self._start(agreement, following, stop)
+                self._stop(stop.reason() or "another process was asked to")
+            following = start_next()
             yield batches, totals
 
     def _start(self, agreement: Agreement, batches: list[MicroBatch], stop: StopRequest) -> None:
@@ -289,25 +257,28 @@ class Trainer:
             stop=stop.is_made(),
         )
 
+    def _stop(self, reason: str) -> None:
+        if self._place.rank == 0:
+            _log.info("stopping (%s): saving after update %d", reason, self.updates)
+        self._skips.read()
+        self._saver.save(self.updates, self._skips.skipped, is_last=True)
+        raise Stopped(f"saved after update {self.updates} of {self._recipe.updates} ({reason})")
+
     def _update(
         self, batches: list[MicroBatch], totals: Totals, monitor: Monitor, watchdog: Watchdog
     ) -> None:
-        """Do an update, and what is due after it."""
-        rate = inverse_square_root(
-            self.updates + 1,
-            peak=self._recipe.learning_rate,
-            warmup_updates=self._recipe.warmup_updates,
-        )
+        """Do an update, and whatever is due after it."""
+        rate = learning_rate(self._recipe, self.updates + 1)
         outcome = self._engine.update(batches, masked_in_update=totals.masked, learning_rate=rate)
-        watchdog.arrived(self.updates, 1)  # on a GPU, the host is through before the others are
+        watchdog.arrived(self.updates, 1)  # on a GPU, the host is done before the others are
         self.updates += 1
         self._skips.push(self.updates, outcome.skipped)
         self._throughput.add(tokens=totals.tokens, padded=totals.padded)
         monitor.advance(self.updates)
         is_last = self.updates == self._recipe.updates
-        is_saved = self._saving.is_due(self.updates)
+        is_saved = self._saver.is_due(self.updates)
         is_logged = is_last or self.updates % self._recipe.log_interval == 0
-        self._skips.note(but_newest=0 if is_saved or is_logged else 1)
+        self._skips.read(but_newest=0 if is_saved or is_logged else 1)
         if is_logged:
             monitor.write(self.updates, self._training_values(outcome, totals.masked, rate))
         if is_last or self.updates % self._recipe.validation_interval == 0:
@@ -316,17 +287,17 @@ class Trainer:
             monitor.write(self.updates, values)
             self._throughput.restart()
         if is_saved:
-            self._saving.save(self.updates, self._skips.skipped, is_last=is_last)
+            self._saver.save(self.updates, self._skips.skipped, is_last=is_last)
             self._export_milestone()
             self._throughput.restart()
 
     def _training_values(
         self, outcome: UpdateOutcome, masked: int, rate: float
     ) -> dict[str, float | int | None]:
-        """Return what is logged of an update. Collective; waits for the device.
+        """Return the metrics of an update. Collective; waits for the device.
 
         Raises:
-            RunFailure: the loss is a spike, and such are to end the run.
+            RunFailure: the loss is a spike, and a spike ends the run.
         """
         sums = torch.stack((outcome.loss.double(), outcome.correct.double()))
         torch.distributed.all_reduce(sums)
@@ -343,7 +314,7 @@ class Trainer:
         self._losses.append(loss)
         return {
             "loss": loss,
-            "perplexity": math.exp(min(loss, 700)),
+            "perplexity": perplexity(loss),
             "accuracy": accuracy,
             "learning_rate": rate,
             "gradient_norm": float(outcome.gradient_norm),

@@ -1,5 +1,7 @@
 """What tests change in the processes of a run before it starts."""
 
+import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from esm1b.errors import UserError
 from esm1b.pretraining import trainer as attempt
 from esm1b.pretraining.engine import deepspeed_engine as engine
 from esm1b.pretraining.losses import masked_losses
+from esm1b.pretraining.metrics.monitor import Monitor
 
 __all__ = [
     "every_loss_is_infinite",
@@ -17,6 +20,7 @@ __all__ = [
     "memory_runs_out",
     "one_loss_is_infinite",
     "one_loss_is_large",
+    "stop_after_six",
     "the_last_has_no_weights",
     "the_third_fails",
 ]
@@ -57,6 +61,18 @@ def one_loss_is_large(rank: int) -> None:
         return values(self, outcome, masked, rate)
 
     attempt.Trainer._training_values = with_spike  # type: ignore[method-assign]  # in this process
+
+
+def stop_after_six(rank: int) -> None:
+    """Stop as a scheduler would, after update 6."""
+    advance = Monitor.advance
+
+    def advance_and_stop(self: Monitor, update: int) -> None:
+        advance(self, update)
+        if update == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Monitor.advance = advance_and_stop  # type: ignore[method-assign]  # in this process
 
 
 def the_last_has_no_weights(rank: int) -> None:

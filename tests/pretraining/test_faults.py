@@ -6,7 +6,6 @@ Some rounds of the campaign in `faults`; more of them by `python -m tests.pretra
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(folder: Path) -> Iterator[tuple[Subject, Expected]]:
-    with ForkServer() as server:
-        yield prepare(server, folder, processes=2, zero_stage=1)
+def prepared(server: ForkServer, folder: Path, tokens_directory: Path) -> tuple[Subject, Expected]:
+    return prepare(server, folder, tokens_directory, processes=2, zero_stage=1)
 
 
 def test_the_undisturbed_run_learns(prepared: tuple[Subject, Expected]) -> None:

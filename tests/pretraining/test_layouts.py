@@ -3,13 +3,12 @@
 A row of each kind is quick; the whole table is `slow` and prints what it found.
 """
 
-import itertools
-import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +20,10 @@ from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.packed import pack_sequences
-from esm1b.pretraining.metrics.metrics_file import read_metrics
 from esm1b.weights.model_directory import ModelDirectory
-from tests.pretraining.batch_record import FOLDER, digests_by_update
+from tests.pretraining.batch_record import FOLDER, digests_by_update, record_batches
 from tests.pretraining.fork_server import ForkServer
+from tests.pretraining.runs import Run
 
 UPDATES = 60
 CONFIGURATION = {
@@ -70,7 +69,7 @@ QUICK = (
 )
 EVERY = tuple(
     Layout(processes=processes, stage=stage, micro_batch_tokens=tokens, workers=workers)
-    for processes, stage, tokens, workers in itertools.product(
+    for processes, stage, tokens, workers in product(
         (1, 2, 3, 4), (0, 1, 2, 3), MICRO_BATCHES, (0, 1, 4)
     )
 )
@@ -80,58 +79,35 @@ class Runs:
     """Runs of one configuration."""
 
     def __init__(self, server: ForkServer, folder: Path, tokens: Path) -> None:
-        self.server = server
-        self.folder = folder
         self.tokens = tokens
-        self._names = map(str, itertools.count())
+        self._runs = (Run(server, folder / str(n), tokens, CONFIGURATION) for n in count())
 
-    def start(
-        self,
-        layout: Layout,
-        *,
-        checkpoint: Path | None = None,
-        updates: int = UPDATES,
-        checkpoint_interval: int = 30,
-    ) -> Path:
-        """Return the folder of a run that has come to its end, begun anew or from a checkpoint."""
-        run = self.folder / next(self._names)
-        (run / "batches").mkdir(parents=True)
-        recipe = {
-            **CONFIGURATION["pretraining"],  # type: ignore[dict-item]  # mixed values
-            "updates": updates,
-            "checkpoint_interval": checkpoint_interval,
-        }
-        (run / "config.json").write_text(json.dumps({**CONFIGURATION, "pretraining": recipe}))
+    def start(self, layout: Layout, *, checkpoint: Path | None = None, **recipe: Any) -> Run:
+        """Return a run that has come to its end, begun anew or from a checkpoint."""
+        run = next(self._runs)
+        (run.folder / "batches").mkdir()
         if checkpoint is not None:
-            shutil.copytree(checkpoint, run / "checkpoints" / checkpoint.name)
-            shutil.copy(checkpoint.parent / "run.json", run / "checkpoints" / "run.json")
-        started = self.server.start(
-            run / "processes",
-            [
-                "pretrain",
-                str(run / "config.json"),
-                f"--tokens={self.tokens}",
-                f"--checkpoints={run / 'checkpoints'}",
-                f"--output={run / 'model'}",
-                f"--micro-batch-tokens={layout.micro_batch_tokens}",
-                f"--zero-stage={layout.stage}",
-                f"--loader-workers={layout.workers}",
-                "--device=cpu",
-            ],
+            shutil.copytree(checkpoint, run.checkpoints / checkpoint.name)
+            shutil.copy(checkpoint.parent / "run.json", run.checkpoints / "run.json")
+        statuses, started = run.start(
+            f"--micro-batch-tokens={layout.micro_batch_tokens}",
+            f"--zero-stage={layout.stage}",
+            f"--loader-workers={layout.workers}",
             processes=layout.processes,
-            environment={FOLDER: str(run / "batches")},
-            patch="tests.pretraining.batch_record:record_batches",
+            environment={FOLDER: str(run.folder / "batches")},
+            patch=record_batches,
+            **recipe,
         )
-        statuses = started.wait(300)
         assert statuses == [0] * layout.processes, f"{layout}: {statuses}\n{started.errors()}"
         return run
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, tokens_directory: Path) -> Iterator[Runs]:
-    with ForkServer() as server:
-        folder = tmp_path_factory.mktemp("layouts")
-        yield Runs(server, folder, real_tokens(folder) or tokens_directory)
+def runs(
+    server: ForkServer, tmp_path_factory: pytest.TempPathFactory, tokens_directory: Path
+) -> Runs:
+    folder = tmp_path_factory.mktemp("layouts")
+    return Runs(server, folder, real_tokens(folder) or tokens_directory)
 
 
 def real_tokens(folder: Path) -> Path | None:
@@ -140,27 +116,20 @@ def real_tokens(folder: Path) -> Path | None:
     if data is None:
         return None
     source = Path(data) / "sequences" / "uniref90_sample_6000.fasta.gz"
-    shard(
-        [str(source)], folder / "corpus", Selection(validation_fraction=0.05, sample=0.04), shards=3
-    )
+    selection = Selection(validation_fraction=0.05, sample=0.04)
+    shard([str(source)], folder / "corpus", selection, shards=3)
     tokenize(folder / "corpus", folder / "tokens")
     return folder / "tokens"
 
 
 @pytest.fixture(scope="module")
-def single(runs: Runs) -> Path:
+def single(runs: Runs) -> Run:
     """The run in one process, with a checkpoint of every update."""
     return runs.start(SINGLE, checkpoint_interval=1)
 
 
-def losses(run: Path) -> list[float]:
-    """Return the loss of every update."""
-    lines = read_metrics(run / "checkpoints" / "metrics.jsonl")
-    return [line["loss"] for line in lines if "loss" in line]
-
-
-def checkpoint(run: Path, update: int) -> Path:
-    return run / "checkpoints" / f"update-{update:08d}"
+def checkpoint(run: Run, update: int) -> Path:
+    return run.checkpoints / f"update-{update:08d}"
 
 
 def state(path: Path) -> dict[str, torch.Tensor]:
@@ -181,15 +150,15 @@ class Difference:
     logits: float
 
 
-def difference(run: Path, single: Path, tokens: Path, *, first: int = 0) -> Difference:
+def difference(run: Run, single: Run, tokens: Path, *, first: int = 0) -> Difference:
     """Compare updates after `first`: losses relatively, weights and logits absolutely.
 
     The true gradient of a key's bias is zero, so Adam turns its rounding into steps: those are
     seen in the logits alone.
     """
-    batches = digests_by_update(run / "batches")
-    assert batches == digests_by_update(single / "batches")[first : first + len(batches)]
-    ours, theirs = losses(run), losses(single)[first : first + len(batches)]
+    batches = digests_by_update(run.folder / "batches")
+    assert batches == digests_by_update(single.folder / "batches")[first : first + len(batches)]
+    ours, theirs = run.losses(), single.losses()[first : first + len(batches)]
     assert len(ours) == len(theirs) == len(batches)
     one, other = (
         state(checkpoint(run, first + len(ours))),
@@ -202,8 +171,8 @@ def difference(run: Path, single: Path, tokens: Path, *, first: int = 0) -> Diff
         if name.startswith("weights") and not name.endswith("k_proj.bias")
     )
     logits = []
-    for folder in (run, single):
-        encoder = ModelDirectory(folder / "model").read().encoder
+    for each in (run, single):
+        encoder = ModelDirectory(each.model).read().encoder
         dataset = open_tokens(tokens, "validation")
         packed = pack_sequences(
             [dataset.residues(number)[:100] for number in range(10)], torch.device("cpu")
@@ -224,12 +193,12 @@ def check(found: Difference) -> None:
 
 
 @pytest.mark.parametrize("layout", QUICK, ids=str)
-def test_a_layout_changes_nothing(runs: Runs, single: Path, layout: Layout) -> None:
+def test_a_layout_changes_nothing(runs: Runs, single: Run, layout: Layout) -> None:
     check(difference(runs.start(layout), single, runs.tokens))
 
 
-def test_the_run_learns_and_spans_epochs(runs: Runs, single: Path) -> None:
-    curve = losses(single)
+def test_the_run_learns_and_spans_epochs(runs: Runs, single: Run) -> None:
+    curve = single.losses()
     assert np.mean(curve[-10:]) < np.mean(curve[:10]) - 0.1
     dataset = open_tokens(runs.tokens, "train")
     epoch = int(np.minimum(dataset.lengths, 100).sum()) + 2 * len(dataset)
@@ -238,13 +207,13 @@ def test_the_run_learns_and_spans_epochs(runs: Runs, single: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_no_layout_changes_anything(runs: Runs, single: Path) -> None:
+def test_no_layout_changes_anything(runs: Runs, single: Run) -> None:
     table = []
     for layout in EVERY:
         run = runs.start(layout)
         found = difference(run, single, runs.tokens)
         table.append((layout, found))
-        shutil.rmtree(run)
+        shutil.rmtree(run.folder)
     for layout, found in table:
         print(f"{layout}: losses {found.losses:.1e} weights {found.weights:.1e} "
               f"logits {found.logits:.1e}")  # fmt: skip
@@ -252,35 +221,35 @@ def test_no_layout_changes_anything(runs: Runs, single: Path) -> None:
         check(found)
 
 
-def resumed(runs: Runs, single: Path, update: int, layout: Layout, *, updates: int) -> Path:
+def resumed(runs: Runs, single: Run, update: int, layout: Layout, *, updates: int) -> Run:
     return runs.start(layout, checkpoint=checkpoint(single, update), updates=updates)
 
 
-def same_layout_goes_on_bitwise(runs: Runs, single: Path, update: int) -> None:
+def same_layout_goes_on_bitwise(runs: Runs, single: Run, update: int) -> None:
     """One update more gives the next checkpoint; by induction all that follow are the same."""
     run = resumed(runs, single, update, SINGLE, updates=update + 1)
-    assert losses(run) == losses(single)[update : update + 1]
+    assert run.losses() == single.losses()[update : update + 1]
     assert (
-        digests_by_update(run / "batches")
-        == digests_by_update(single / "batches")[update : update + 1]
+        digests_by_update(run.folder / "batches")
+        == digests_by_update(single.folder / "batches")[update : update + 1]
     )
     one, other = (state(checkpoint(folder, update + 1)) for folder in (run, single))
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
-    shutil.rmtree(run)
+    shutil.rmtree(run.folder)
 
 
 @pytest.mark.parametrize("update", [1, 31, 59])
 def test_resumed_under_the_same_layout_it_is_bitwise_the_same(
-    runs: Runs, single: Path, update: int
+    runs: Runs, single: Run, update: int
 ) -> None:
     same_layout_goes_on_bitwise(runs, single, update)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_resumed_at_every_update_it_is_bitwise_the_same(runs: Runs, single: Path) -> None:
+def test_resumed_at_every_update_it_is_bitwise_the_same(runs: Runs, single: Run) -> None:
     for update in range(1, UPDATES):
         same_layout_goes_on_bitwise(runs, single, update)
 
@@ -292,11 +261,11 @@ def spanning_update(runs: Runs) -> int:
     return epoch // 1500
 
 
-def test_resumed_twice_and_where_an_epoch_ends(runs: Runs, single: Path) -> None:
+def test_resumed_twice_and_where_an_epoch_ends(runs: Runs, single: Run) -> None:
     update = spanning_update(runs)
     first = resumed(runs, single, update - 3, SINGLE, updates=update)
     second = runs.start(SINGLE, checkpoint=checkpoint(first, update), updates=UPDATES)
-    assert losses(second) == losses(single)[update:]
+    assert second.losses() == single.losses()[update:]
     one, other = (state(checkpoint(folder, UPDATES)) for folder in (second, single))
     assert all(torch.equal(one[name], other[name]) for name in other)
 
@@ -313,7 +282,7 @@ RESUMES = (
 )
 
 
-def check_resumed_elsewhere(runs: Runs, single: Path, before: Layout, after: Layout) -> None:
+def check_resumed_elsewhere(runs: Runs, single: Run, before: Layout, after: Layout) -> None:
     half = UPDATES // 2
     first = runs.start(before, updates=half)
     second = runs.start(after, checkpoint=checkpoint(first, half))
@@ -322,7 +291,7 @@ def check_resumed_elsewhere(runs: Runs, single: Path, before: Layout, after: Lay
 
 @pytest.mark.parametrize(("before", "after"), RESUMES[:2], ids=str)
 def test_resumed_under_another_layout(
-    runs: Runs, single: Path, before: Layout, after: Layout
+    runs: Runs, single: Run, before: Layout, after: Layout
 ) -> None:
     check_resumed_elsewhere(runs, single, before, after)
 
@@ -330,6 +299,6 @@ def test_resumed_under_another_layout(
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), RESUMES[2:], ids=str)
 def test_resumed_under_further_layouts(
-    runs: Runs, single: Path, before: Layout, after: Layout
+    runs: Runs, single: Run, before: Layout, after: Layout
 ) -> None:
     check_resumed_elsewhere(runs, single, before, after)

@@ -1,15 +1,13 @@
 """Whole runs of a tiny network, as processes of their own: the same updates however they are run.
 
-A start takes seconds (imports of DeepSpeed), so the tests share runs.
+A start takes seconds (imports of DeepSpeed), so they are forked from one server.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,7 @@ from safetensors.torch import load_file
 from transformers import EsmForMaskedLM
 
 from esm1b.alphabet import MASK, PAD
-from esm1b.batches.micro_batch import BatchRecipe, MicroBatch
-from esm1b.batches.order import SequenceOrder
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config, load_config
 from esm1b.corpus.tokens.dataset import open_tokens
@@ -29,11 +26,13 @@ from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.metrics.metrics_file import read_metrics
-from esm1b.pretraining.schedule import inverse_square_root
+from esm1b.pretraining.recipe import batch_recipe, learning_rate, sequence_order
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
+from tests.pretraining import run_patches
+from tests.pretraining.fork_server import REPOSITORY, ForkServer, environment
+from tests.pretraining.runs import Run
 
-REPOSITORY = Path(__file__).parents[2]
 UPDATES = 12
 CONFIGURATION = {
     "run": "tiny",
@@ -68,94 +67,49 @@ GOLDEN = [
     3.1153495,
 ]
 
-# Runs the command line, and stops itself as a scheduler would, after update 6.
-STOP_AFTER_SIX = """
-import os, signal
-from esm1b.cli import main
-from esm1b.pretraining.metrics.monitor import Monitor
-advance = Monitor.advance
-def advance_and_stop(self, update):
-    advance(self, update)
-    if update == 6:
-        os.kill(os.getpid(), signal.SIGTERM)
-Monitor.advance = advance_and_stop
-main()
-"""
+OPTIONS = ("--micro-batch-tokens=700",)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A folder with the configuration, the checkpoints and the model of a run."""
-
-    folder: Path
-    tokens: Path
-
-    def start(
-        self, *launcher: str, hardware: tuple[str, ...] = ()
-    ) -> subprocess.CompletedProcess[str]:
-        command = launcher or (sys.executable, "-m", "esm1b")
-        return subprocess.run(
-            [
-                *command,
-                "pretrain",
-                str(self.folder / "config.json"),
-                f"--tokens={self.tokens}",
-                f"--checkpoints={self.checkpoints}",
-                f"--output={self.model}",
-                "--micro-batch-tokens=700",
-                *hardware,
-            ],
-            cwd=REPOSITORY,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    def weights(self) -> bytes:
-        return (self.model / "model.safetensors").read_bytes()
-
-    def losses(self) -> list[float]:
-        lines = read_metrics(self.checkpoints / "metrics.jsonl")
-        return [line["loss"] for line in lines if "loss" in line]
-
-    def saved(self) -> list[str]:
-        return sorted(path.name for path in self.checkpoints.glob("update-*"))
+def torchrun(run: Run, *options: str, **recipe: Any) -> subprocess.CompletedProcess[str]:
+    """Start two processes of a run as users do."""
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
+    command = (sys.executable, "-m", *launcher, sys.executable, "-m", "esm1b")
+    return subprocess.run(
+        [*command, *run.command(*OPTIONS, *options, **recipe)],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a run on CPU, without a launcher's variables."""
-    launchers = ("SLURM_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
-    mine = {key: value for key, value in os.environ.items() if not key.startswith(launchers)}
-    # DeepSpeed imports the compiler whether it is used or not; without it a start takes 5 s, not 9.
-    return {
-        **mine,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TORCHDYNAMO_DISABLE": "1",
-    }
-
-
-def new_run(folder: Path, tokens: Path) -> Run:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIGURATION))
-    return Run(folder=folder, tokens=tokens)
+def start(run: Run, *options: str, **details: Any) -> tuple[int, list[str]]:
+    """Return the exit status of one process, and what it wrote to stderr."""
+    (status,), started = run.start(*OPTIONS, *options, **details)
+    return status, (started.folder / "rank-0.err").read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, tokens_directory: Path) -> Run:
-    run = new_run(tmp_path_factory.mktemp("pretrain") / "undisturbed", tokens_directory)
-    result = run.start()
-    assert result.returncode == 0, result.stderr
+def undisturbed(
+    server: ForkServer, tmp_path_factory: pytest.TempPathFactory, tokens_directory: Path
+) -> Run:
+    run = Run(server, tmp_path_factory.mktemp("pretrain"), tokens_directory, CONFIGURATION)
+    status, errors = start(run)
+    assert status == 0, errors
+    return run
+
+
+@pytest.fixture
+def run(server: ForkServer, tmp_path: Path, tokens_directory: Path) -> Run:
+    return Run(server, tmp_path / "run", tokens_directory, CONFIGURATION)
+
+
+@pytest.fixture
+def again(run: Run, undisturbed: Run) -> Run:
+    """A run that finds the checkpoints of the undisturbed one."""
+    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
     return run
 
 
@@ -255,30 +209,16 @@ def train(
     dataset = open_tokens(tokens, "train")
     stream = UpdateStream(
         dataset,
-        SequenceOrder(
-            dataset.lengths,
-            crop_residues=recipe.crop_residues,
-            tokens_per_update=recipe.tokens_per_update,
-            seed=config.seed,
-        ),
-        BatchRecipe(
-            crop_residues=recipe.crop_residues,
-            append_eos=recipe.append_eos,
-            rare_residues=config.model.rare_residues,
-            seed=config.seed,
-        ),
+        sequence_order(config, dataset.lengths),
+        batch_recipe(config),
         micro_batch_tokens=10_000,
         width=config.model.width,
-        rank=0,
-        processes=1,
     )
     adam = torch.optim.Adam(parameters, betas=(0.9, 0.999), eps=1e-8)
     losses = []
     for number in range(recipe.updates):
         (batch,) = stream.update(number)
-        adam.param_groups[0]["lr"] = inverse_square_root(
-            number + 1, peak=recipe.learning_rate, warmup_updates=recipe.warmup_updates
-        )
+        adam.param_groups[0]["lr"] = learning_rate(recipe, number + 1)
         adam.zero_grad()
         loss = mean_loss(batch)
         torch.autograd.backward(loss)
@@ -287,18 +227,8 @@ def train(
     return losses
 
 
-def test_two_processes_do_the_same_updates(undisturbed: Run, tmp_path: Path) -> None:
-    run = new_run(tmp_path / "two", undisturbed.tokens)
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-    result = run.start(
-        *torchrun,
-        "--nproc-per-node=2",
-        "--no-python",
-        sys.executable,
-        "-m",
-        "esm1b",
-        hardware=("--micro-batch-tokens=450", "--zero-stage=2"),
-    )
+def test_two_processes_do_the_same_updates(undisturbed: Run, run: Run) -> None:
+    result = torchrun(run, "--micro-batch-tokens=450", "--zero-stage=2")
     assert result.returncode == 0, result.stderr
     assert run.losses() == pytest.approx(undisturbed.losses(), rel=1e-6)
     ours, theirs = (load_file(r.model / "model.safetensors") for r in (run, undisturbed))
@@ -308,120 +238,93 @@ def test_two_processes_do_the_same_updates(undisturbed: Run, tmp_path: Path) -> 
             torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-4)
 
 
-def test_stopped_by_a_signal_it_goes_on_later(undisturbed: Run, tmp_path: Path) -> None:
-    run = new_run(tmp_path / "stopped", undisturbed.tokens)
-    stopped = run.start(sys.executable, "-c", STOP_AFTER_SIX)
-    assert stopped.returncode == 75, stopped.stderr
-    last_line = stopped.stderr.splitlines()[-1]
-    assert last_line == (
-        "esm1b: stopped: saved after update 7 of 12 (SIGTERM); run the same command to resume"
+def test_stopped_by_a_signal_it_goes_on_later(undisturbed: Run, run: Run) -> None:
+    status, errors = start(run, patch=run_patches.stop_after_six)
+    assert status == 75, errors
+    assert errors[-1] == (
+        "esm1b: stopped: saved after update 7 of 12 (SIGTERM); the same command goes on"
     )
     # the update after the signal was agreed upon already
     assert run.saved() == ["update-00000004", "update-00000007"]
     assert not run.model.exists()
-    finished = run.start()
-    assert finished.returncode == 0, finished.stderr
+    status, errors = start(run)
+    assert status == 0, errors
     assert run.weights() == undisturbed.weights()
     assert run.losses() == undisturbed.losses()
-    attempts = [line["attempt"] for line in read_metrics(run.checkpoints / "metrics.jsonl")]
-    assert sorted(set(attempts)) == [1, 2]
+    assert sorted({line["attempt"] for line in run.metrics()}) == [1, 2]
 
 
-def test_without_the_newest_checkpoint_it_repeats_the_updates(
-    undisturbed: Run, tmp_path: Path
-) -> None:
-    run = new_run(tmp_path / "lost", undisturbed.tokens)
-    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
+def test_without_the_newest_checkpoint_it_repeats_the_updates(undisturbed: Run, again: Run) -> None:
     # damaged, so that it is passed over and its place is taken again
-    (run.checkpoints / "update-00000012" / "state.json").unlink()
-    result = run.start()
-    assert result.returncode == 0, result.stderr
-    assert "going on after update 8" in result.stderr
-    assert (run.checkpoints / "damaged-update-00000012").is_dir()
-    assert run.saved() == ["update-00000008", "update-00000012"]
-    assert run.weights() == undisturbed.weights()
-    assert run.losses() == undisturbed.losses()
+    (again.checkpoints / "update-00000012" / "state.json").unlink()
+    status, errors = start(again)
+    assert status == 0, errors
+    assert any("resuming after update 8" in line for line in errors)
+    assert (again.checkpoints / "damaged-update-00000012").is_dir()
+    assert again.saved() == ["update-00000008", "update-00000012"]
+    assert again.weights() == undisturbed.weights()
+    assert again.losses() == undisturbed.losses()
 
 
-def test_another_learning_rate_is_refused(undisturbed: Run, tmp_path: Path) -> None:
-    run = new_run(tmp_path / "changed", undisturbed.tokens)
-    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
-    changed = {**CONFIGURATION["pretraining"], "learning_rate": 0.02, "updates": 13}  # type: ignore[dict-item]  # a dictionary of both
-    (run.folder / "config.json").write_text(json.dumps({**CONFIGURATION, "pretraining": changed}))
-    result = run.start()
-    assert result.returncode == 2
-    assert result.stderr.splitlines() == [
-        f"esm1b: error: {run.checkpoints}: holds checkpoints of another run: "
+def test_another_learning_rate_is_refused(again: Run) -> None:
+    status, errors = start(again, learning_rate=0.02, updates=13)
+    assert status == 2
+    assert errors == [
+        f"esm1b: error: {again.checkpoints}: holds checkpoints of another run: "
         "pretraining.learning_rate was 0.01 and is 0.02; "
         "expected the same data and recipe, or another directory"
     ]
-    assert not run.model.exists()
+    assert not again.model.exists()
 
 
-def with_recipe(run: Run, **changes: object) -> Run:
-    recipe = {**CONFIGURATION["pretraining"], **changes}  # type: ignore[dict-item]  # mixed values
-    (run.folder / "config.json").write_text(json.dumps({**CONFIGURATION, "pretraining": recipe}))
-    return run
-
-
-def test_fewer_updates_than_were_done_are_refused(undisturbed: Run, tmp_path: Path) -> None:
-    run = with_recipe(new_run(tmp_path / "fewer", undisturbed.tokens), updates=9)
-    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
-    result = run.start()
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == (
-        f"esm1b: error: {run.checkpoints}: its newest checkpoint is of update 12; expected at most "
-        "pretraining.updates 9, or another directory"
+def test_fewer_updates_than_were_done_are_refused(again: Run) -> None:
+    status, errors = start(again, updates=9)
+    assert status == 2
+    assert errors[-1] == (
+        f"esm1b: error: {again.checkpoints}: its newest checkpoint is of update 12; expected at "
+        "most pretraining.updates 9, or another directory"
     )
-    assert not run.model.exists()
+    assert not again.model.exists()
 
 
-def test_every_process_ends_when_the_first_one_refuses(undisturbed: Run, tmp_path: Path) -> None:
-    run = with_recipe(new_run(tmp_path / "refused", undisturbed.tokens), learning_rate=0.02)
-    shutil.copytree(undisturbed.checkpoints, run.checkpoints)
-    result = run.start(
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        *("--no-python", sys.executable, "-m", "esm1b"),
-    )
+def test_every_process_ends_when_the_first_one_refuses(again: Run) -> None:
+    result = torchrun(again, learning_rate=0.02)
     assert result.returncode == 1  # torchrun's own; the processes end with 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("esm1b: error:")]
     assert len(errors) == 1
     assert "pretraining.learning_rate was 0.01 and is 0.02" in errors[0]
 
 
-def test_bfloat16_goes_on_from_its_float32_weights(undisturbed: Run, tmp_path: Path) -> None:
-    whole = with_recipe(new_run(tmp_path / "whole", undisturbed.tokens), precision="bf16")
-    assert whole.start().returncode == 0
+def test_bfloat16_goes_on_from_its_float32_weights(undisturbed: Run, run: Run) -> None:
+    assert start(run, precision="bf16")[0] == 0
     # bfloat16 keeps eight bits of a number: 2 ** -8 is 0.004
-    assert whole.losses() == pytest.approx(undisturbed.losses(), rel=0.004)
-    again = with_recipe(new_run(tmp_path / "again", undisturbed.tokens), precision="bf16")
-    shutil.copytree(whole.checkpoints, again.checkpoints)
-    shutil.rmtree(again.checkpoints / "update-00000012")
-    assert again.start().returncode == 0
-    assert again.losses() == whole.losses()
-    assert again.weights() == whole.weights()
+    assert run.losses() == pytest.approx(undisturbed.losses(), rel=0.004)
+    other = run.beside("other")
+    shutil.copytree(run.checkpoints, other.checkpoints)
+    shutil.rmtree(other.checkpoints / "update-00000012")
+    assert start(other, precision="bf16")[0] == 0
+    assert other.losses() == run.losses()
+    assert other.weights() == run.weights()
 
 
-def test_a_process_without_a_gpu_says_so(undisturbed: Run, tmp_path: Path) -> None:
-    run = new_run(tmp_path / "cuda", undisturbed.tokens)
-    result = run.start(hardware=("--device=cuda",))
-    assert result.returncode == 2
-    assert result.stderr.splitlines() == [
+def test_a_process_without_a_gpu_says_so(run: Run) -> None:
+    status, errors = start(run, "--device=cuda")
+    assert status == 2
+    assert errors == [
         "esm1b: error: --device cuda: process 0 of this node has no GPU, 0 are there; expected one "
         "for each process, or --device cpu"
     ]
 
 
-def test_checkpointed_activations_change_nothing(undisturbed: Run, tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run", undisturbed.tokens)
-    done = run.start(hardware=("--activation-checkpointing", "--attention=sdpa"))
-    assert done.returncode == 0, done.stderr
+def test_checkpointed_activations_change_nothing(undisturbed: Run, run: Run) -> None:
+    status, errors = start(run, "--activation-checkpointing", "--attention=sdpa")
+    assert status == 0, errors
     assert run.weights() == undisturbed.weights()
 
 
-def test_varlen_attention_is_refused_on_cpu(undisturbed: Run, tmp_path: Path) -> None:
-    done = new_run(tmp_path / "run", undisturbed.tokens).start(hardware=("--attention=varlen",))
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(
+def test_varlen_attention_is_refused_on_cpu(run: Run) -> None:
+    status, errors = start(run, "--attention=varlen")
+    assert status == 2
+    assert errors[-1].startswith(
         "esm1b: error: attention: varlen, but the network is on cpu; expected CUDA, bf16"
     )

@@ -3,17 +3,16 @@
 import json
 import platform
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
 from esm1b.pretraining.attempt_log import read_attempts
 from esm1b.pretraining.checkpoints.files import read_state
-from esm1b.pretraining.metrics.metrics_file import read_metrics
+from tests.pretraining import run_patches
 from tests.pretraining.fork_server import ForkServer, LaunchedRun
+from tests.pretraining.runs import Run
 
 RECIPE = {
     "updates": 12,
@@ -26,60 +25,17 @@ RECIPE = {
     "validation_sequences": 10,
     "checkpoint_interval": 4,
 }
-MODEL = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 24, "maximum_tokens": 102}
-PATCHES = "tests.pretraining.run_patches"
-
-
-class Run:
-    """A run that may be started several times."""
-
-    def __init__(self, server: ForkServer, folder: Path, tokens: Path) -> None:
-        self._server = server
-        self._starts = 0
-        self.folder = folder
-        self.tokens = tokens
-        self.checkpoints = folder / "checkpoints"
-        self.model = folder / "model"
-
-    def start(
-        self, *options: str, processes: int = 1, patch: str | None = None, **recipe: Any
-    ) -> tuple[list[int], LaunchedRun]:
-        """Return the exit statuses of a start with some changes to the recipe."""
-        self._starts += 1
-        content = {"run": "options", "seed": 2, "model": MODEL, "pretraining": RECIPE | recipe}
-        path = self.folder / "config.json"
-        path.write_text(json.dumps(content))
-        started = self._server.start(
-            self.folder / f"start-{self._starts}",
-            [
-                "pretrain",
-                str(path),
-                f"--tokens={self.tokens}",
-                f"--checkpoints={self.checkpoints}",
-                f"--output={self.model}",
-                "--device=cpu",
-                *options,
-            ],
-            processes=processes,
-            patch=None if patch is None else f"{PATCHES}:{patch}",
-        )
-        return started.wait(), started
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """Return the training lines."""
-        lines = read_metrics(self.checkpoints / "metrics.jsonl")
-        return [line for line in lines if "loss" in line]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with ForkServer() as server:
-        yield server
+CONFIGURATION = {
+    "run": "options",
+    "seed": 2,
+    "model": {"layers": 1, "width": 16, "heads": 2, "feed_forward": 24, "maximum_tokens": 102},
+    "pretraining": RECIPE,
+}
 
 
 @pytest.fixture
 def run(server: ForkServer, tmp_path: Path, tokens_directory: Path) -> Run:
-    return Run(server, tmp_path, tokens_directory)
+    return Run(server, tmp_path, tokens_directory, CONFIGURATION)
 
 
 def last_line(run: LaunchedRun, rank: int = 0) -> str:
@@ -122,7 +78,11 @@ def test_a_milestone_whose_model_is_missing_gets_it_later(run: Run) -> None:
 
 
 def test_an_error_of_one_process_is_told_and_ends_all(run: Run) -> None:
-    statuses, started = run.start(processes=2, patch="the_last_has_no_weights", init_from="model")
+    statuses, started = run.start(
+        processes=2,
+        patch=run_patches.the_last_has_no_weights,
+        init_from="model",
+    )
     assert statuses == [2, 2]
     told = [line for line in started.errors().splitlines() if line.startswith("esm1b: error:")]
     assert told == ["esm1b: error: model: not on this node"]
@@ -130,7 +90,7 @@ def test_an_error_of_one_process_is_told_and_ends_all(run: Run) -> None:
 
 def test_too_little_memory_is_told_in_a_line_and_another_layout_may_try(run: Run) -> None:
     for _ in range(2):
-        statuses, started = run.start(patch="memory_runs_out")
+        statuses, started = run.start(patch=run_patches.memory_runs_out)
         assert statuses == [1]
         assert last_line(started) == (
             f"esm1b: error: rank 0 on {platform.node()}: CUDA out of memory. Tried to allocate "
@@ -140,12 +100,14 @@ def test_too_little_memory_is_told_in_a_line_and_another_layout_may_try(run: Run
         assert "Traceback" not in started.errors()
     statuses, started = run.start()
     assert statuses == [1]
-    assert last_line(started).startswith("esm1b: error: stopped for good: 2 attempts failed")
+    assert last_line(started).startswith(
+        "esm1b: error: stopped for good: 2 attempts from update 0 failed"
+    )
     assert run.start("--micro-batch-tokens=350")[0] == [0]
 
 
 def test_too_little_memory_of_one_process_is_told_and_ends_all(run: Run) -> None:
-    statuses, started = run.start(processes=2, patch="memory_of_the_last_runs_out")
+    statuses, started = run.start(processes=2, patch=run_patches.memory_of_the_last_runs_out)
     assert statuses == [1, 1]
     out_of_memory = f"rank 1 on {platform.node()}: CUDA out of memory. Tried to allocate 2.00 GiB."
     assert out_of_memory in (started.folder / "rank-1.err").read_text()
@@ -155,10 +117,9 @@ def test_too_little_memory_of_one_process_is_told_and_ends_all(run: Run) -> None
     assert "CUDA out of memory" in last["message"]
 
 
-def test_it_starts_from_the_weights_of_a_model(run: Run, server: ForkServer) -> None:
+def test_it_starts_from_the_weights_of_a_model(run: Run) -> None:
     assert run.start()[0] == [0]
-    other = Run(server, run.folder / "other", run.tokens)
-    other.folder.mkdir()
+    other = run.beside("other")
     statuses, started = other.start(init_from=str(run.model), learning_rate=1e-12)
     assert statuses == [0], started.errors()
     first, second = (load_file(r.model / "model.safetensors") for r in (run, other))
@@ -167,10 +128,9 @@ def test_it_starts_from_the_weights_of_a_model(run: Run, server: ForkServer) -> 
     assert other.metrics()[0]["loss"] < run.metrics()[0]["loss"] - 0.05
 
 
-def test_weights_of_another_shape_are_refused(run: Run, server: ForkServer) -> None:
+def test_weights_of_another_shape_are_refused(run: Run) -> None:
     assert run.start(updates=1)[0] == [0]
-    other = Run(server, run.folder / "other", run.tokens)
-    other.folder.mkdir()
+    other = run.beside("other")
     shutil.copytree(run.model, other.folder / "model-16")
     path = other.folder / "model-16" / "config.json"
     path.write_text(path.read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
@@ -192,10 +152,9 @@ def test_damaged_tokens_are_found_when_asked(run: Run) -> None:
     assert str(path) in last_line(started)
 
 
-def test_batches_do_not_depend_on_how_they_are_loaded(run: Run, server: ForkServer) -> None:
+def test_batches_do_not_depend_on_how_they_are_loaded(run: Run) -> None:
     assert run.start("--loader-workers=0")[0] == [0]
-    other = Run(server, run.folder / "other", run.tokens)
-    other.folder.mkdir()
+    other = run.beside("other")
     assert other.start("--preload", "--loader-workers=3", "--micro-batch-tokens=auto")[0] == [0]
     assert [line["loss"] for line in other.metrics()] == [line["loss"] for line in run.metrics()]
 
@@ -242,7 +201,9 @@ def test_bf16_needs_a_zero_stage(run: Run) -> None:
 
 def test_an_update_that_is_not_finite_is_skipped_and_recorded(run: Run) -> None:
     statuses, started = run.start(
-        "--micro-batch-tokens=300", processes=2, patch="one_loss_is_infinite"
+        "--micro-batch-tokens=300",
+        processes=2,
+        patch=run_patches.one_loss_is_infinite,
     )
     assert statuses == [0, 0], started.errors()
     lines = run.metrics()
@@ -261,38 +222,39 @@ def test_an_update_that_is_not_finite_is_skipped_and_recorded(run: Run) -> None:
 
 
 def test_a_run_that_only_skips_ends(run: Run) -> None:
-    statuses, started = run.start(patch="every_loss_is_infinite", updates=200)
+    statuses, started = run.start(patch=run_patches.every_loss_is_infinite, updates=200)
     assert statuses == [1]
     assert last_line(started) == (
         "esm1b: error: the gradients of the 51 updates up to 51 are not finite"
     )
 
 
-def test_a_spike_is_logged_or_stops_the_run(run: Run, server: ForkServer) -> None:
-    statuses, started = run.start(patch="one_loss_is_large", updates=30)
+def test_a_spike_is_logged_or_stops_the_run(run: Run) -> None:
+    statuses, started = run.start(patch=run_patches.one_loss_is_large, updates=30)
     assert statuses == [0], started.errors()
     told = [line for line in started.errors().splitlines() if "far above" in line]
     assert len(told) == 1
     assert "update 25: its loss of " in told[0]
-    other = Run(server, run.folder / "other", run.tokens)
-    other.folder.mkdir()
+    other = run.beside("other")
     # the losses before the last checkpoint count after a restart too
     assert other.start(updates=24)[0] == [0]
     shutil.rmtree(other.model)
-    statuses, started = other.start(patch="one_loss_is_large", updates=30, stop_at_loss_spike=True)
+    statuses, started = other.start(
+        patch=run_patches.one_loss_is_large, updates=30, stop_at_loss_spike=True
+    )
     assert statuses == [1]
     assert last_line(started).endswith("and pretraining.stop_at_loss_spike is set")
 
 
 def test_two_failures_at_one_place_stop_for_good(run: Run) -> None:
     for _ in range(2):
-        statuses, started = run.start(patch="the_third_fails")
+        statuses, started = run.start(patch=run_patches.the_third_fails)
         assert statuses == [1]
         assert "ValueError: the third update fails" in started.errors()
     statuses, started = run.start()
     assert statuses == [1]
     assert last_line(started) == (
-        "esm1b: error: stopped for good: 2 attempts failed that went on from update 0, the last "
+        "esm1b: error: stopped for good: 2 attempts from update 0 failed, the last "
         "with 'ValueError: the third update fails'; remove "
         f"{run.checkpoints}/attempts.jsonl to try again"
     )

@@ -2,7 +2,7 @@ import pytest
 
 from esm1b.errors import UserError
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.start_processes import gpu_of, why_too_few
+from esm1b.pretraining.start_processes import gpu_of, too_few_processes
 
 
 @pytest.mark.parametrize(
@@ -11,14 +11,14 @@ from esm1b.pretraining.start_processes import gpu_of, why_too_few
         ({}, 0, None),
         ({"SLURM_NTASKS": "1"}, 1, None),
         ({"SLURM_NTASKS": "8"}, 0, "one process trains alone, though the SLURM job has 8 tasks;"),
-        ({}, 4, "one process trains alone, though 4 GPUs are here; to start more: srun "),
-        ({"SLURM_NTASKS": "8"}, 4, "though the SLURM job has 8 tasks and 4 GPUs are here;"),
+        ({}, 4, "one process trains alone, though 4 GPUs are visible; to start more: srun "),
+        ({"SLURM_NTASKS": "8"}, 4, "though the SLURM job has 8 tasks and 4 GPUs are visible;"),
     ],
 )
 def test_a_process_that_trains_alone_by_mistake(
     environment: dict[str, str], gpus: int, reason: str | None
 ) -> None:
-    told = why_too_few(environment, gpus)
+    told = too_few_processes(environment, gpus=gpus)
     assert told == reason if told is None or reason is None else reason in told
 
 

@@ -1,4 +1,7 @@
-"""Runs a function in several processes of their own, as a launcher would."""
+"""Runs a function in several processes of their own, as a launcher would.
+
+They are forked from a server that has imported what they need, so that each starts at once.
+"""
 
 import multiprocessing
 import os
@@ -17,10 +20,13 @@ import torch
 import torch.distributed
 
 from esm1b.pretraining.distributed.place import Place
+from tests.pretraining.fork_server import environment
 
 __all__ = ["gloo", "in_world"]
 
 _LIMIT_SECONDS = 1200
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch.distributed", "esm1b.pretraining.trainer"])
 
 
 def in_world(processes: int, function: Callable[..., Any], *arguments: object) -> list[Any]:
@@ -29,13 +35,12 @@ def in_world(processes: int, function: Callable[..., Any], *arguments: object) -
     `function` is one of a module, and what it takes and returns can be pickled.
     """
     port = _free_port()
-    context = multiprocessing.get_context("spawn")
-    with TemporaryDirectory() as folder, _environment():
+    with TemporaryDirectory() as folder:
         children = []
         for rank in range(processes):
             place = Place(rank=rank, local_rank=rank, processes=processes, port=port)
-            target = (Path(folder) / str(rank), place, function, arguments)
-            children.append(context.Process(target=_child, args=target))
+            target = (Path(folder) / str(rank), environment(), place, function, arguments)
+            children.append(_CONTEXT.Process(target=_child, args=target))
         for child in children:
             child.start()
         last = time.monotonic() + _LIMIT_SECONDS
@@ -74,8 +79,14 @@ def gloo(place: Place) -> Iterator[None]:
 
 
 def _child(
-    path: Path, place: Place, function: Callable[..., Any], arguments: tuple[object, ...]
+    path: Path,
+    variables: dict[str, str],
+    place: Place,
+    function: Callable[..., Any],
+    arguments: tuple[object, ...],
 ) -> None:
+    os.environ.clear()
+    os.environ |= variables
     torch.set_num_threads(1)
     try:
         outcome = (False, function(place, *arguments))
@@ -91,19 +102,3 @@ def _free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Hide launchers and GPUs from the children."""
-    before = dict(os.environ)
-    launchers = ("SLURM_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
-    for name in before:
-        if name.startswith(launchers):
-            del os.environ[name]
-    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TORCHDYNAMO_DISABLE": "1"}
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

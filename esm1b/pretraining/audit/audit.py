@@ -11,8 +11,8 @@ from esm1b.errors import UserError
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.pretraining.audit.table import ids_of, write_table
 from esm1b.pretraining.audit.times_seen import Audit, audit
-from esm1b.pretraining.checkpoints.files import StoredState, checkpoints, read_state
-from esm1b.pretraining.checkpoints.run_identity import recorded_fingerprint
+from esm1b.pretraining.checkpoints.files import StoredState, read_state, saved_checkpoints
+from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, recorded_fingerprint
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 
 AUDIT_FILE: Final = "audit.json"
@@ -47,7 +47,9 @@ def audit_run(
         check_replaceable(output, "audit", inputs)
     recorded = recorded_fingerprint(directory)
     if recorded is None:
-        raise UserError(f"{directory}: no run.json; expected the directory of a run's checkpoints")
+        raise UserError(
+            f"{directory}: no {RUN_FILE}; expected the directory of a run's checkpoints"
+        )
     state = _newest_state(directory)
     fingerprint = _value(recorded, "tokens", str, directory)
     seed = _value(recorded, "seed", int, directory)
@@ -93,7 +95,8 @@ def _newest_state(directory: Path) -> StoredState:
         UserError: no state is whole, or it names skipped updates that it has not come to.
     """
     problem = "no checkpoint"
-    for path in reversed(checkpoints(directory).values()):
+    records = [directory] if (directory / STATE_FILE).exists() else []  # of a run's outputs
+    for path in [*reversed(saved_checkpoints(directory).values()), *records]:
         try:
             state = read_state(path)
         except UserError as error:  # pretrain skips a damaged checkpoint too
@@ -113,7 +116,7 @@ def _value(recorded: Mapping[str, Any], key: str, kind: type[_Value], directory:
     value = recorded.get(key)
     if not isinstance(value, kind):
         raise UserError(
-            f"{directory / 'run.json'}: {key}: {value!r}; expected {kind.__name__}, as pretrain "
+            f"{directory / RUN_FILE}: {key}: {value!r}; expected {kind.__name__}, as pretrain "
             "writes it"
         )
     return value

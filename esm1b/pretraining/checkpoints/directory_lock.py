@@ -1,4 +1,4 @@
-"""One run to a directory of checkpoints."""
+"""One run at a time in a checkpoint directory."""
 
 import errno
 import fcntl
@@ -24,15 +24,12 @@ _NO_LOCKS: Final = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 def directory_lock(directory: Path, *, patience_seconds: float = 60) -> Iterator[None]:
     """Keep a second run out of `directory`.
 
-    The lock goes with the process that holds it, however that one ends, so none is ever stale; the
-    file itself stays, and tells who holds it. On a file system without locks it only warns.
-
-    Args:
-        directory: of the checkpoints.
-        patience_seconds: how long to wait for the holder: one whose launcher was killed is saving.
+    The lock ends with the process that holds it, however that one ends, so it never becomes stale;
+    the file stays and names the holder. On a file system without locks there is only a warning.
+    The wait is for a run that still saves after its launcher was killed.
 
     Raises:
-        UserError: another process still holds it.
+        UserError: another process still holds it after `patience_seconds`.
     """
     with (directory / "lock").open("a+") as file:
         until = time.monotonic() + patience_seconds
@@ -65,7 +62,6 @@ def _is_locked(file: IO[str]) -> bool:
             raise
         _log.warning(
             "%s: this file system has no locks (%s), so nothing keeps a second run away",
-            file.name,
-            error.strerror,
+            *(file.name, error.strerror),
         )
     return True

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and whether there is room for them."""
+"""Which checkpoints are kept, and whether there is room for them."""
 
 import logging
 import os
@@ -6,31 +6,32 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from esm1b.config import PretrainingConfig
 from esm1b.errors import UserError
-from esm1b.pretraining.checkpoints import files as checkpoint_files
+from esm1b.pretraining.checkpoints.files import checkpoint_path, saved_checkpoints
 
 _log = logging.getLogger(__name__)
 
 # A float32 weight and its two moments.
 _BYTES_PER_PARAMETER: Final = 12
 _BYTES_PER_WEIGHT: Final = 4
-# What the names, shapes and digests of a checkpoint take at most, about.
+# Upper bound, roughly, of the names, shapes and digests of a checkpoint.
 _BYTES_BESIDES: Final = 2**20
 
 
 def remove_old(directory: Path, *, keep: int, every: int | None) -> None:
-    """Remove checkpoints but the newest `keep`, and milestones.
+    """Remove checkpoints except the newest `keep` and milestones.
 
-    A milestone is that of each `every`-th update, and any whose model directory is there: `every`
-    may have been another number. It is called after a save, which read back what it wrote, so one
-    that is whole stays.
+    A milestone is the checkpoint of each `every`-th update, and any with a model directory: `every`
+    may have been different before. Call it after a save, which read back what it wrote, so that a
+    whole one is kept.
 
     Raises:
         ValueError: `keep` is less than 1.
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}; expected 1 or more")
-    for updates, path in list(checkpoint_files.checkpoints(directory).items())[:-keep]:
+    for updates, path in list(saved_checkpoints(directory).items())[:-keep]:
         if not _stays(directory, updates, every):
             remove(path)
 
@@ -42,7 +43,7 @@ def is_milestone(updates: int, every: int | None) -> bool:
 
 def milestone_path(directory: Path, updates: int) -> Path:
     """Return the model directory of the milestone after `updates` updates."""
-    return directory / "milestones" / f"update-{updates:08d}"
+    return checkpoint_path(directory / "milestones", updates)
 
 
 def _stays(directory: Path, updates: int, every: int | None) -> bool:
@@ -52,10 +53,9 @@ def _stays(directory: Path, updates: int, every: int | None) -> bool:
 def set_newer_aside(directory: Path, *, than: int) -> None:
     """Rename the damaged checkpoints that `load_newest` passed over: those after update `than`.
 
-    They are not removed: what could not be read now may be readable later, and only their owner
-    can tell.
+    They are not removed: they may become readable again, which only their owner can tell.
     """
-    for updates, path in checkpoint_files.checkpoints(directory).items():
+    for updates, path in saved_checkpoints(directory).items():
         if updates > than:
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
@@ -63,47 +63,36 @@ def set_newer_aside(directory: Path, *, than: int) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what an interrupted save or removal left.
+    """Remove what interrupted saves and removals left.
 
-    What does not go, such as a file that NFS keeps while it is read, is left for the next time.
+    Whatever cannot be removed, such as a file that NFS keeps while it is read, waits for next time.
     """
     for path in directory.glob(".update-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint; interrupted, it is gone all the same, and no damaged one is left."""
+    """Remove a checkpoint; interrupted, it leaves no damaged one behind."""
     hidden = path.with_name(f".{path.name}.removed")
     shutil.rmtree(hidden, ignore_errors=True)
     os.rename(path, hidden)
     shutil.rmtree(hidden)
 
 
-def check_free_space(
-    directory: Path,
-    *,
-    parameters: int,
-    checkpoints: int,
-    every: int | None = None,
-    updates: int = 0,
-) -> None:
-    """Check that `directory` has room for so many checkpoints, those it holds counted in.
+def check_free_space(directory: Path, recipe: PretrainingConfig, *, parameters: int) -> None:
+    """Check that there is room for the checkpoints that are kept, existing ones included.
 
-    Milestones come over weeks, and room may be made meanwhile: it warns where theirs is missing.
-
-    Args:
-        directory: of the checkpoints.
-        parameters: of the network.
-        checkpoints: to be there at once, besides those of each `every`-th update.
-        every: see `remove_old`.
-        updates: of the run.
+    Milestones fill the disk over weeks, and room may be made meanwhile, so for those that do not
+    fit there is only a warning.
 
     Raises:
         UserError: naming the bytes that are free and those needed.
     """
+    every = recipe.milestone_interval
     size = _BYTES_PER_PARAMETER * parameters + _BYTES_BESIDES
-    held = [u for u in checkpoint_files.checkpoints(directory) if not _stays(directory, u, every)]
-    missing = max(checkpoints - len(held), 1)
+    saved = saved_checkpoints(directory)
+    passing = [updates for updates in saved if not _stays(directory, updates, every)]
+    missing = max(recipe.checkpoints_kept + 1 - len(passing), 1)  # the next one is written first
     free = shutil.disk_usage(directory).free
     if free < missing * size:
         raise UserError(
@@ -111,15 +100,10 @@ def check_free_space(
             f"checkpoints of {size:,} bytes, or fewer pretraining.checkpoints_kept"
         )
     if every is not None:
-        done = max(checkpoint_files.checkpoints(directory), default=0)
-        milestones = updates // every - done // every
+        milestones = recipe.updates // every - max(saved, default=0) // every
         needed = missing * size + milestones * (size + _BYTES_PER_WEIGHT * parameters)
         if free < needed:
             _log.warning(
-                "%s: %s bytes are free, and %s needed for the %d milestones to come; make room, or "
-                "raise pretraining.milestone_interval",
-                directory,
-                f"{free:,}",
-                f"{needed:,}",
-                milestones,
+                f"{directory}: {free:,} bytes are free, and {needed:,} needed for the {milestones} "
+                "milestones to come; make room, or raise pretraining.milestone_interval"
             )

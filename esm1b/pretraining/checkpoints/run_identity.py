@@ -1,42 +1,60 @@
-"""What determines a run, recorded beside its checkpoints: no surprise mixtures."""
+"""What determines a run, recorded beside its checkpoints, so that no two runs are mixed."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from esm1b.batches.masking import MASKED_SHARE
+from esm1b.config import Config
 from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
+from esm1b.pretraining.attempt_log import ATTEMPTS_FILE
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 
-_RECORD = "run.json"
-_LEFT = ("attempts.jsonl", METRICS_FILE, "milestones")
+RUN_FILE: Final = "run.json"
+
+# What may change between attempts at one run, besides options and layout.
+_NOT_IN_FINGERPRINT: Final = {
+    *("updates", "log_interval", "validation_interval", "validation_sequences"),
+    *("checkpoint_interval", "checkpoints_kept", "milestone_interval", "stop_at_loss_spike"),
+}
+# Whatever a run leaves: its measurements, and what it trained.
+_TRACES: Final = (ATTEMPTS_FILE, METRICS_FILE, "milestones", "*update-*")
+
+
+def run_fingerprint(config: Config, tokens_fingerprint: str) -> dict[str, Any]:
+    """Return, as flat keys, what determines the updates of a run."""
+    recipe = config.pretraining.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT)
+    return {
+        "tokens": tokens_fingerprint,
+        "seed": config.seed,
+        "masked_share": MASKED_SHARE,
+        **{f"model.{key}": value for key, value in config.model.model_dump(mode="json").items()},
+        **{f"pretraining.{key}": value for key, value in recipe.items()},
+    }
 
 
 def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Record what determines the run; refuse anything else once it has begun.
+    """Record what determines the run in its checkpoint directory, or compare once it has begun.
 
     Raises:
         UserError: naming the keys that differ, with both values.
     """
     recorded = recorded_fingerprint(directory)
-    if recorded is not None and _has_begun(directory):
+    has_begun = any(path for trace in _TRACES for path in directory.glob(trace))
+    if recorded is not None and has_begun:
         check_same_run(directory, recorded, fingerprint)
     elif recorded != fingerprint:
-        write_json(directory / _RECORD, fingerprint)
-
-
-def _has_begun(directory: Path) -> bool:
-    """Return whether anything is left of a run: what it trained, or what was measured of it."""
-    return any((directory / name).exists() for name in _LEFT) or any(directory.glob("*update-*"))
+        write_json(directory / RUN_FILE, fingerprint)
 
 
 def recorded_fingerprint(directory: Path) -> dict[str, Any] | None:
-    """Return what `check_fingerprint` recorded; None if nothing is.
+    """Return what `check_fingerprint` recorded; None if there is no record.
 
     Raises:
         UserError: the record is damaged.
     """
-    path = directory / _RECORD
+    path = directory / RUN_FILE
     if not path.exists():
         return None
     recorded = read_json(path)

@@ -5,7 +5,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
-from typing import Final
 
 import torch
 import torch.distributed
@@ -22,32 +21,21 @@ from esm1b.pretraining.engine.deepspeed_settings import (
     check_layout,
     deepspeed_settings,
 )
-from esm1b.pretraining.engine.loss_scale import (
-    read_loss_scale,
-    stay_at_least_scale,
-    write_loss_scale,
-)
-from esm1b.pretraining.engine.zero_state import Kind, sharding_of
+from esm1b.pretraining.engine.zero_state import PARTS, sharding_of
 from esm1b.pretraining.losses import MaskedLosses, masked_losses
 from esm1b.pretraining.options import Layout
-
-_KINDS: Final[dict[str, Kind]] = {
-    "weights": "weight",
-    "first_moments": "exp_avg",
-    "second_moments": "exp_avg_sq",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOutcome:
-    """What came of an update, as 0-d tensors on the device.
+    """The result of an update, as 0-d tensors on the device.
 
     Attributes:
         loss: float32, cross-entropy in nats, the sum over this process's masked positions.
         correct: int64, this process's masked positions whose likeliest token is the true one.
-        gradient_norm: float32, of the whole gradient before clipping; infinite where skipped.
+        gradient_norm: float32, norm of the whole gradient before clipping; infinite if skipped.
         skipped: bool, the same in all processes: the gradient was not finite (in fp16: it
-            overflowed), and weights, moments and Adam's step are as they were.
+            overflowed), so weights, moments and Adam's step did not change.
     """
 
     loss: Tensor
@@ -60,26 +48,19 @@ class Engine:
     """The encoder under DeepSpeed: gradients summed over processes, Adam, ZeRO.
 
     Args:
-        encoder: float32, the same weights in every process.
-        config: the recipe.
-        layout: micro-batch, ZeRO stage and device.
-        device: of this process.
+        encoder: float32 network, with the same weights in every process.
 
     Attributes:
-        network: the network as DeepSpeed runs it.
-        filling: the fixed size of micro-batches where layers are compiled.
-        shapes: of the parameters, by name.
+        network: network as DeepSpeed runs it.
+        filling: fixed size of micro-batches; None unless the layers are compiled.
+        shapes: shapes of the parameters by name, in the order of the network.
 
     Raises:
         UserError: the layout does not train this recipe, see `check_layout`.
     """
 
     def __init__(
-        self,
-        encoder: Encoder,
-        config: PretrainingConfig,
-        layout: Layout,
-        device: torch.device,
+        self, encoder: Encoder, config: PretrainingConfig, layout: Layout, device: torch.device
     ) -> None:
         import deepspeed
 
@@ -106,7 +87,7 @@ class Engine:
         self._adam = _adam(encoder.to(device), config)
         settings = deepspeed_settings(config, layout)
         try:
-            with redirect_stdout(StringIO()):  # in bf16 DeepSpeed prints memory at each stage of it
+            with redirect_stdout(StringIO()):  # in bf16 DeepSpeed prints its memory at each step
                 self._engine, self._optimizer, _, _ = deepspeed.initialize(
                     model=encoder, optimizer=self._adam, config=settings
                 )
@@ -116,9 +97,9 @@ class Engine:
         self.network: nn.Module = self._engine
         self._parameters = dict(zip(self.shapes, self._engine.module.parameters(), strict=True))
         self._sharding = sharding_of(self._optimizer, self._adam)
-        self._create_adam_state()
+        self._sharding.create_adam_state()
         if self._precision == "fp16":
-            stay_at_least_scale(self._optimizer)
+            self._sharding.stay_at_least_scale()
         else:
             self._sharding.decide_alone()
         if self._precision != "fp32":
@@ -126,23 +107,18 @@ class Engine:
             self._write("weights", initial.__getitem__)
             self._sharding.publish()
 
-    @property
-    def names(self) -> list[str]:
-        """The parameters, in the order of the network."""
-        return list(self.shapes)
-
     def update(
         self, batches: Sequence[MicroBatch], *, masked_in_update: int, learning_rate: float
     ) -> UpdateOutcome:
         """Do one update.
 
-        The host waits for the device in fp16, for the loss scale, and where DeepSpeed does after a
-        backward pass: at stage 3, and with its `overlap_comm`.
+        The host waits for the device in fp16, for the loss scale, and wherever DeepSpeed does after
+        a backward pass: at stage 3, and with its `overlap_comm`.
 
         Args:
-            batches: this process's micro-batches; every process has as many, at least one.
+            batches: micro-batches of this process; every process has the same number, at least one.
             masked_in_update: masked positions of the update over all processes.
-            learning_rate: of this update.
+            learning_rate: learning rate of this update.
         """
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
@@ -159,7 +135,7 @@ class Engine:
         self._accumulate(batches[-1], scale, loss, correct)
         norm = self._gradient_norm()
         skipped = ~torch.isfinite(norm)
-        # Fused Adam does nothing where `found_inf` is 1, and divides gradients by `grad_scale`.
+        # Fused Adam does nothing if `found_inf` is 1, and divides gradients by `grad_scale`.
         self._adam.found_inf = skipped.float()  # type: ignore[attr-defined]  # torch's own GradScaler sets both so
         if self._clipping is not None:
             self._adam.grad_scale = (norm / self._clipping).clamp(min=1.0)  # type: ignore[attr-defined]
@@ -174,57 +150,49 @@ class Engine:
         )
 
     @torch.no_grad()
-    def state(
-        self, names: Collection[str], *, parts: Collection[str] = tuple(_KINDS)
-    ) -> dict[str, dict[str, Tensor]]:
-        """Return whole float32 tensors on the CPU, by part and parameter name.
+    def tensors(self, part: str, names: Collection[str]) -> dict[str, Tensor]:
+        """Return whole float32 tensors of one of `PARTS` on the CPU, by parameter name.
 
-        Collective: every process calls it with the same `parts`, each with names of its own.
-
-        Args:
-            names: parameters that this process wants.
-            parts: of "weights", "first_moments" and "second_moments".
+        Collective: all processes ask for the same part, each for any names.
         """
-        wanted = frozenset(names)
-        state: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
-        for part, tensors in state.items():
-            for name, parameter in self._parameters.items():
-                tensor = self._sharding.read(parameter, _KINDS[part])
-                if name in wanted:
-                    # a tensor of its own: the next update does not change what was asked for
-                    tensors[name] = tensor.to("cpu", copy=True)
-        return state
+        found = {}
+        for name, parameter in self._parameters.items():
+            tensor = self._sharding.read(parameter, PARTS[part])
+            if name in names:
+                # a copy, which the next update does not change
+                found[name] = tensor.to("cpu", copy=True)
+        return found
 
-    def load_state(
+    def load(
         self,
         read: Callable[[str, str], Tensor],
         *,
         adam_steps: int,
         scaler: Mapping[str, float] | None,
     ) -> None:
-        """Go on from a state that was saved under any layout. Collective.
+        """Resume from a state that was saved under any layout. Collective.
 
         Args:
-            read: returns the whole float32 tensor of a part and a parameter name; it is asked
-                only for what has a share in this process.
-            adam_steps: updates that Adam did.
-            scaler: the loss scale of fp16, if it was saved.
+            read: function of a part and a parameter name that returns the whole float32 tensor;
+                called only for tensors with a share in this process.
+            adam_steps: number of updates that Adam did.
+            scaler: loss scale of fp16, if it was saved.
         """
-        for part in _KINDS:
+        for part in PARTS:
             self._write(part, partial(read, part))
         for state in self._adam.state.values():
             state["step"].fill_(adam_steps)
         if scaler is not None and self._precision == "fp16":
-            write_loss_scale(self._optimizer, scaler)
+            self._sharding.set_loss_scale(scaler)
         self._sharding.publish()
 
     def adam_steps(self) -> int:
-        """Return how many updates Adam did; those that were skipped do not count."""
+        """Return the number of updates that Adam did; skipped ones do not count."""
         return int(next(iter(self._adam.state.values()))["step"])
 
     def scaler(self) -> dict[str, float] | None:
-        """Return the dynamic loss scale and what it counts; None but in fp16."""
-        return read_loss_scale(self._optimizer) if self._precision == "fp16" else None
+        """Return the dynamic loss scale and its counters; None except in fp16."""
+        return self._sharding.loss_scale() if self._precision == "fp16" else None
 
     def _accumulate(self, batch: MicroBatch, scale: float, loss: Tensor, correct: Tensor) -> None:
         """Add the gradient of `batch`, and its sums to `loss` and `correct`."""
@@ -237,8 +205,8 @@ class Engine:
     def _gradient_norm(self) -> Tensor:
         """Return the norm of the whole gradient, float32 `[]`.
 
-        It is not finite where any of the gradient is not, nor where its square overflows float32,
-        as Adam's second moment would.
+        It is not finite if any element is not, or if the square of the norm overflows float32, as
+        Adam's second moment would.
         """
         squares = [
             torch.linalg.vector_norm(piece, dtype=torch.float64).square()
@@ -255,26 +223,11 @@ class Engine:
         for name, parameter in self._parameters.items():
             if self._sharding.holds(parameter):
                 value = read(name).to(self.device)
-                self._sharding.write(parameter, _KINDS[part], value)
-
-    def _create_adam_state(self) -> None:
-        """Give Adam the state that it would make at its first step.
-
-        DeepSpeed links parameters to that state after the first step of the first parameter group,
-        before the second group has any; with the state there from the start the links are whole,
-        and a checkpoint can be loaded before the first step.
-        """
-        for master in self._sharding.masters():
-            self._adam.state[master] = {
-                "step": torch.zeros((), device=self.device),
-                "exp_avg": torch.zeros_like(master),
-                "exp_avg_sq": torch.zeros_like(master),
-            }
-        self._sharding.link()
+                self._sharding.write(parameter, PARTS[part], value)
 
 
 def _adam(encoder: Encoder, config: PretrainingConfig) -> torch.optim.AdamW:
-    """Return Adam with decoupled weight decay, of the matrices alone."""
+    """Return Adam with decoupled weight decay of the matrices only."""
     matrices = [p for p in encoder.parameters() if p.ndim > 1]
     vectors = [p for p in encoder.parameters() if p.ndim <= 1]
     return torch.optim.AdamW(

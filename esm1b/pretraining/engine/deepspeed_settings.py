@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration: from the recipe and the hardware, and a user's own on top."""
+"""DeepSpeed's configuration, from the recipe and the layout, with a user's own on top."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,8 @@ from esm1b.model.attention_plan import AttentionPath, choose_path
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.options import Layout
 
-# What a user's file may set: how DeepSpeed moves data and what it reports. Everything else decides
-# the arithmetic of an update, which is the recipe's, or where its state lies.
+# A user's file may set how DeepSpeed moves data and what it reports. All other keys decide the
+# arithmetic of an update, which belongs to the recipe, or where its state is.
 _REPORTS: Final[dict[str, type]] = {
     "comms_logger": dict,
     "dump_state": bool,
@@ -26,34 +26,22 @@ _REPORTS: Final[dict[str, type]] = {
 }
 _TYPE_NAMES: Final = {dict: "an object", bool: "true or false", int: "a number, 1 or more"}
 _ZERO: Final = (
-    "allgather_bucket_size",
-    "allgather_partitions",
-    "contiguous_gradients",
-    "enable_sanity_checks",
-    "log_trace_cache_warnings",
-    "overlap_comm",
-    "reduce_bucket_size",
-    "reduce_scatter",
-    "stage3_allgather_sequential",
-    "stage3_max_live_parameters",
-    "stage3_max_reuse_distance",
-    "stage3_model_persistence_threshold",
-    "stage3_module_granularity_threshold",
-    "stage3_param_persistence_threshold",
-    "stage3_prefetch_bucket_size",
-    "stage3_use_all_reduce_for_fetch_params",
-    "sub_group_size",
-    "use_multi_rank_bucket_allreduce",
+    *("allgather_bucket_size", "allgather_partitions", "contiguous_gradients"),
+    *("enable_sanity_checks", "log_trace_cache_warnings", "overlap_comm", "reduce_bucket_size"),
+    *("reduce_scatter", "stage3_allgather_sequential", "stage3_max_live_parameters"),
+    *("stage3_max_reuse_distance", "stage3_model_persistence_threshold"),
+    *("stage3_module_granularity_threshold", "stage3_param_persistence_threshold"),
+    *("stage3_prefetch_bucket_size", "stage3_use_all_reduce_for_fetch_params"),
+    *("sub_group_size", "use_multi_rank_bucket_allreduce"),
 )
-_ALLOWED: Final = {*_REPORTS, *(f"zero_optimization.{key}" for key in _ZERO)}
 
 
 def check_layout(precision: str, layout: Layout) -> None:
-    """Check what can be checked of a layout before anything starts.
+    """Check a layout as far as possible before anything starts.
 
     Raises:
-        UserError: the ZeRO stage does not train in this precision, the layers are not compiled in
-            it, or the user's DeepSpeed file has a key that is not free.
+        UserError: the ZeRO stage does not train in this precision or does not compile, or the
+            user's DeepSpeed file has a key or value that is not allowed.
     """
     if layout.zero_stage == 0 and precision != "fp32":
         raise UserError(
@@ -75,7 +63,7 @@ def check_compiled(
     """Check that compiled layers attend by varlen; other paths pad each batch to another shape.
 
     Raises:
-        UserError: they would not.
+        UserError: they would attend by another path.
     """
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     head_width = shape.width // shape.heads
@@ -94,15 +82,15 @@ def check_compiled(
 
 
 def deepspeed_settings(config: PretrainingConfig, layout: Layout) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for a recipe on some hardware.
+    """Return DeepSpeed's configuration for a recipe in a layout.
 
     Raises:
-        UserError: the user's file cannot be read or has a key that is not free.
+        UserError: the user's file cannot be read, or has a key or value that is not allowed.
     """
     precision: str = config.precision
     ours = {
-        # A micro-batch is counted in tokens, not samples, so DeepSpeed is told of one sample and
-        # the engine says itself which backward pass ends an update.
+        # Micro-batches are counted in tokens, not samples, so DeepSpeed gets one sample, and the
+        # engine decides which backward pass ends an update.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         # Adam's step clips, see `Engine`: the same arithmetic at every stage, and on the device.
@@ -112,7 +100,7 @@ def deepspeed_settings(config: PretrainingConfig, layout: Layout) -> dict[str, A
         # Whether an update is finite is decided on the device; DeepSpeed would ask the host.
         "bf16": {"enabled": precision == "bf16", "check_grad_overflow": False},
         # The scale starts at 2^16, doubles after 1000 updates without an overflow and halves at
-        # each one. (Hysteresis 1: no overflow is let pass without halving.)
+        # each overflow (hysteresis 1).
         "fp16": {
             "enabled": precision == "fp16",
             "loss_scale": 0,
@@ -143,19 +131,20 @@ def _users_settings(path: Path) -> dict[str, Any]:
             if not (is_count if kind is int else isinstance(value, kind)):
                 raise UserError(f"{path}: {key}: {value!r}; expected {_TYPE_NAMES[kind]}")
             continue
-        within = value if key == "zero_optimization" and isinstance(value, dict) else None
-        for name in [key] if within is None else [f"{key}.{inner}" for inner in within]:
-            if name not in _ALLOWED:
-                raise UserError(
-                    f"{path}: {name}: decides what an update computes or where its state lies, "
-                    "which the recipe and the options of pretrain say; expected only "
-                    f"zero_optimization ({', '.join(_ZERO)}), {', '.join(_REPORTS)}"
-                )
+        unknown = [key]
+        if key == "zero_optimization" and isinstance(value, dict):
+            unknown = [f"{key}.{inner}" for inner in value if inner not in _ZERO]
+        if unknown:
+            raise UserError(
+                f"{path}: {unknown[0]}: decides what an update computes or where its state is, "
+                "which belongs to the recipe and the options of pretrain; expected only "
+                f"zero_optimization ({', '.join(_ZERO)}), {', '.join(_REPORTS)}"
+            )
     return settings
 
 
 def _merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both; where both have a key, theirs wins, section by section."""
+    """Return the settings of both, section by section; theirs win."""
     merged = dict(ours)
     for key, value in theirs.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from esm1b.config import PretrainingConfig
 from esm1b.errors import UserError
 from esm1b.pretraining.checkpoints.retention import (
     check_free_space,
@@ -77,9 +78,9 @@ def test_leftovers_go(directory: Path) -> None:
 
 
 def test_room_for_the_checkpoints_to_come(directory: Path) -> None:
-    check_free_space(directory, parameters=1000, checkpoints=7)
+    check_free_space(directory, PretrainingConfig(checkpoints_kept=6), parameters=1000)
     with pytest.raises(UserError) as caught:
-        check_free_space(directory, parameters=10**15, checkpoints=9)
+        check_free_space(directory, PretrainingConfig(checkpoints_kept=8), parameters=10**15)
     message = str(caught.value)
     assert message.startswith(f"{directory}: ")
     assert message.endswith(
@@ -87,7 +88,7 @@ def test_room_for_the_checkpoints_to_come(directory: Path) -> None:
         "12,000,000,001,048,576 bytes, or fewer pretraining.checkpoints_kept"
     )
     with pytest.raises(UserError, match="for 1 more checkpoints"):
-        check_free_space(directory, parameters=10**15, checkpoints=2)
+        check_free_space(directory, PretrainingConfig(checkpoints_kept=2), parameters=10**15)
 
 
 def test_missing_room_for_milestones_is_told(
@@ -97,10 +98,11 @@ def test_missing_room_for_milestones_is_told(
     usage = shutil._ntuple_diskusage(free, 0, free)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     # a checkpoint is 12,000,000 + 2^20 bytes, a milestone 4,000,000 more
-    room: dict[str, int] = {"parameters": 10**6, "checkpoints": 7, "every": 10**8}
-    check_free_space(directory, **room, updates=5 * 10**8)
+    recipe = PretrainingConfig(checkpoints_kept=6, milestone_interval=10**8, updates=5 * 10**8)
+    check_free_space(directory, recipe, parameters=10**6)
     assert caplog.messages == []
-    check_free_space(directory, **room, updates=8 * 10**8)
+    longer = recipe.model_copy(update={"updates": 8 * 10**8})
+    check_free_space(directory, longer, parameters=10**6)
     # the newest is the first milestone, 5 others are there: 2 more checkpoints and 7 milestones
     needed = 2 * (12_000_000 + 2**20) + 7 * (16_000_000 + 2**20)
     assert needed == 145_437_184

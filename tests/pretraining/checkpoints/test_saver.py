@@ -7,7 +7,7 @@ import pytest
 from esm1b.config import PretrainingConfig
 from esm1b.pretraining.checkpoints import checkpoint, retention
 from esm1b.pretraining.checkpoints.checkpoint import SaveError
-from esm1b.pretraining.checkpoints.saver import Saving
+from esm1b.pretraining.checkpoints.saver import Saver
 from esm1b.pretraining.distributed.place import Place
 
 RECIPE = PretrainingConfig(
@@ -33,9 +33,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return disk
 
 
-def saving(directory: Path) -> Saving:
+def saving(directory: Path) -> Saver:
     engine: Any = None  # what is saved is the disk's affair
-    return Saving(directory, RECIPE, engine, Place())
+    return Saver(directory, RECIPE, engine, Place())
 
 
 def test_saves_are_due_at_intervals_at_milestones_and_at_the_end(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.rendezvous import meet
 from esm1b.pretraining.options import Layout
 from esm1b.pretraining.start_processes import start_processes
-from esm1b.stopping import StopRequest, TimeBudget
+from esm1b.stopping import StopRequest
 from tests.pretraining.distributed.forked import HOST, Forked, free_port, wait_for
 
 LIMITS = RendezvousLimits(come=1, stay=1, grace=1, silence=0.2, hang=0.5, turn=0.1)
@@ -35,7 +35,7 @@ Join = Callable[[Place, Callable[[], bool]], object]
 
 def ending(join: Join, place: Place, folder: Path) -> None:
     """Join, and write how that ended to `folder`."""
-    with StopRequest(TimeBudget(None)) as stop:
+    with StopRequest().from_signals() as stop:
         try:
             ended = str(join(place, stop.is_made))
         except Exception as error:

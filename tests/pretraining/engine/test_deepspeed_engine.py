@@ -25,6 +25,7 @@ from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.checkpoints import checkpoint
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
+from esm1b.pretraining.engine.zero_state import PARTS
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.options import Layout
 from esm1b.pretraining.skipped_updates import SkippedUpdate
@@ -185,6 +186,10 @@ def faults(engine: Engine, place: Place, **factors: float) -> Iterator[None]:
     encoder.loss_factor = encoder.bias_factor = 1.0
 
 
+def state_of(engine: Engine) -> dict[str, dict[str, Tensor]]:
+    return {part: engine.tensors(part, engine.shapes) for part in PARTS}
+
+
 def same(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]]) -> bool:
     """Tell whether two states are bitwise equal."""
     return all(
@@ -226,11 +231,11 @@ def trained_under(layout: Case, place: Place, shared: Path) -> dict[str, Any]:
     folder = shared / str(place.rank)
     folder.mkdir(exist_ok=True)
     engine = new_engine(layout, folder)
-    seen: dict[str, Any] = {"initial": engine.state(engine.names, parts=("weights",))}
+    seen: dict[str, Any] = {"initial": {"weights": engine.tensors("weights", engine.shapes)}}
     seen["losses"] = do_updates(engine, 0, SAVED_AFTER, place)
     path = shared / f"{place.processes}-{layout}"
     checkpoint.save(path, engine, updates=SAVED_AFTER, skipped=SKIPPED, place=place)
-    seen["saved"] = engine.state(engine.names)
+    seen["saved"] = state_of(engine)
     seen["saved scaler"] = engine.scaler()
     seen["evaluation loss"] = evaluation_loss(engine, place)
     if layout.precision != "fp16":  # an overflow changes the scale, and that the rounding
@@ -241,15 +246,15 @@ def trained_under(layout: Case, place: Place, shared: Path) -> dict[str, Any]:
     seen["host reads"] = reads.count
     seen["losses"].append(mean_loss(last))
     seen["norm"] = float(last.gradient_norm)
-    seen["final"] = engine.state(engine.names)
+    seen["final"] = state_of(engine)
 
     resumed = new_engine(layout, folder, seed=2)
     seen["loaded"] = checkpoint.load_newest(path, resumed, place=place)
-    seen["loaded state"] = resumed.state(resumed.names)
+    seen["loaded state"] = state_of(resumed)
     seen["loaded scaler"] = resumed.scaler()
     seen["loaded steps"] = resumed.adam_steps()
     do_updates(resumed, SAVED_AFTER, UPDATES, place)
-    seen["resumed"] = resumed.state(resumed.names)
+    seen["resumed"] = state_of(resumed)
     if layout.precision == "fp16":
         seen["skips"] = skips(resumed, place)
         seen["least scale"] = scale_after_overflows(resumed, place)
@@ -260,14 +265,14 @@ def skips(engine: Engine, place: Place) -> list[dict[str, Any]]:
     """Do updates whose gradient is not finite in one process: all of it, and that of one bias."""
     results = []
     for factors in ({"loss_factor": float("nan")}, {"bias_factor": float("inf")}):
-        before, steps = engine.state(engine.names), engine.adam_steps()
+        before, steps = state_of(engine), engine.adam_steps()
         with faults(engine, place, **factors):
             outcome = do_update(engine, 100, place)
         results.append(
             {
                 "skipped": bool(outcome.skipped),
                 "norm": float(outcome.gradient_norm),
-                "state unchanged": same(before, engine.state(engine.names)),
+                "state unchanged": same(before, state_of(engine)),
                 "steps": engine.adam_steps() - steps,
                 "scaler": engine.scaler(),
             }
@@ -290,7 +295,7 @@ def resumed_from(
     """Go on from a checkpoint; return the losses and the state that was loaded."""
     engine = new_engine(layout, shared / str(place.rank), seed=2)
     checkpoint.load_newest(path, engine, place=place)
-    state = engine.state(engine.names)
+    state = state_of(engine)
     return do_updates(engine, SAVED_AFTER, UPDATES, place), state
 
 

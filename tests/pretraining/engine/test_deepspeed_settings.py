@@ -120,8 +120,8 @@ def test_keys_that_decide_the_arithmetic_are_refused(
     with pytest.raises(UserError) as caught:
         check_layout("fp32", Layout(deepspeed_file=path))
     assert str(caught.value).startswith(
-        f"{path}: {key}: decides what an update computes or where its state lies, which the "
-        "recipe and the options of pretrain say; expected only zero_optimization (allgather_bucket"
+        f"{path}: {key}: decides what an update computes or where its state is, which belongs to "
+        "the recipe and the options of pretrain; expected only zero_optimization (allgather_bucket"
     )
     assert "\n" not in str(caught.value)
 

@@ -6,9 +6,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.conftest import random_tokens
 from tests.pretraining.faults.campaign import Round, prepare, run_rounds
 from tests.pretraining.faults.kinds import KINDS
 from tests.pretraining.faults.trial import Deviation
@@ -19,6 +21,7 @@ def main() -> int:
     """Run the campaign; return 1 where the run did not do what it promises."""
     arguments = _parser().parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="faults-"))
+    folder.mkdir(parents=True, exist_ok=True)
     done: list[Round] = []
     began = time.monotonic()
 
@@ -31,9 +34,13 @@ def main() -> int:
         )
 
     deviation = None
-    with ForkServer() as server:
+    with closing(ForkServer()) as server:
         subject, expected = prepare(
-            server, folder, processes=arguments.processes, zero_stage=arguments.zero_stage
+            server,
+            folder,
+            random_tokens(folder),
+            processes=arguments.processes,
+            zero_stage=arguments.zero_stage,
         )
         try:
             run_rounds(

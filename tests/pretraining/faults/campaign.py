@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from esm1b.config import load_config
-from esm1b.corpus.records.selection import Selection
-from esm1b.corpus.sharding.shard import shard
-from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.files import checkpoint_path, read_state
 from esm1b.pretraining.metrics.metrics_file import read_metrics
@@ -23,9 +20,6 @@ from tests.pretraining.fork_server import ForkServer
 __all__ = ["Round", "prepare", "run_rounds"]
 
 _MOST_FAULTS: Final = 4
-_SEQUENCES: Final = 203
-# Residue frequencies of no real protein; every one of the 25 symbols occurs.
-_LETTERS: Final = "LAGVSERTIDPKQNFYMHWC" * 20 + "XBUZO"
 _CONFIGURATION: Final[dict[str, Any]] = {
     "run": "faults",
     "seed": 7,
@@ -66,30 +60,16 @@ class Round:
 
 
 def prepare(
-    server: ForkServer, folder: Path, *, processes: int, zero_stage: int
+    server: ForkServer, folder: Path, tokens: Path, *, processes: int, zero_stage: int
 ) -> tuple[Subject, Expected]:
-    """Make the data, and let the run go undisturbed once."""
-    letters = random.Random(1)
-    records = [
-        f">protein{number}\n{''.join(letters.choices(_LETTERS, k=letters.randrange(3, 121)))}\n"
-        for number in range(_SEQUENCES)
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "proteins.fasta").write_text("".join(records))
-    shard(
-        [str(folder / "proteins.fasta")],
-        folder / "corpus",
-        Selection(validation_fraction=0.2),
-        shards=3,
-    )
-    tokenize(folder / "corpus", folder / "tokens")
+    """Let the run go undisturbed once."""
     configuration = folder / "config.json"
     configuration.write_text(json.dumps(_CONFIGURATION))
     encoder = Encoder(load_config(configuration).model.shape())
     subject = Subject(
         server=server,
         configuration=configuration,
-        tokens=folder / "tokens",
+        tokens=tokens,
         processes=processes,
         zero_stage=zero_stage,
         shapes={name: tuple(p.shape) for name, p in encoder.named_parameters()},

@@ -207,7 +207,7 @@ def require_stop_for_good(trial: Trial) -> None:
     start = trial.start()
     start.end()
     start.require([1] * len(start.statuses))
-    start.require_text("stopped for good: 2 attempts failed")
+    start.require_text("stopped for good: 2 attempts from update ")
     start.require_text(f"remove {trial.checkpoints / 'attempts.jsonl'} to try again")
     start.check()
     trial.remove_what_stops_for_good()

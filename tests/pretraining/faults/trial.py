@@ -11,7 +11,12 @@ from typing import Any, Final
 
 from esm1b.errors import UserError
 from esm1b.pretraining.attempt_log import read_attempts
-from esm1b.pretraining.checkpoints.files import StoredFile, check_file, checkpoints, read_state
+from esm1b.pretraining.checkpoints.files import (
+    StoredFile,
+    check_file,
+    read_state,
+    saved_checkpoints,
+)
 from esm1b.pretraining.metrics.metrics_file import read_metrics
 from tests.pretraining.faults.injection import PATCH, Injection, begun
 from tests.pretraining.fork_server import ForkServer, LaunchedRun
@@ -193,7 +198,7 @@ class Trial:
         self._provoked = 0
 
     def _saved(self) -> dict[int, Path]:
-        return checkpoints(self.checkpoints) if self.checkpoints.exists() else {}
+        return saved_checkpoints(self.checkpoints) if self.checkpoints.exists() else {}
 
     def _is_whole(self, path: Path) -> bool:
         try:

@@ -1,6 +1,7 @@
 import pytest
 
-from esm1b.pretraining.schedule import inverse_square_root
+from esm1b.config import PretrainingConfig
+from esm1b.pretraining.recipe import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -17,10 +18,10 @@ from esm1b.pretraining.schedule import inverse_square_root
     ],
 )
 def test_the_published_schedule(update: int, rate: float) -> None:
-    found = inverse_square_root(update, peak=1e-4, warmup_updates=16_000)
-    assert found == pytest.approx(rate, rel=1e-12)
+    recipe = PretrainingConfig(learning_rate=1e-4, warmup_updates=16_000)
+    assert learning_rate(recipe, update) == pytest.approx(rate, rel=1e-12)
 
 
 def test_a_warmup_of_one_update() -> None:
-    rates = [inverse_square_root(update, peak=1.0, warmup_updates=1) for update in (1, 4, 100)]
-    assert rates == [1.0, 0.5, 0.1]
+    recipe = PretrainingConfig(learning_rate=1.0, warmup_updates=1)
+    assert [learning_rate(recipe, update) for update in (1, 4, 100)] == [1.0, 0.5, 0.1]
