@@ -11,7 +11,12 @@ from esm1b.errors import UserError
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.pretraining.audit.table import ids_of, write_table
 from esm1b.pretraining.audit.times_seen import Audit, audit
-from esm1b.pretraining.checkpoints.files import StoredState, read_state, saved_checkpoints
+from esm1b.pretraining.checkpoints.files import (
+    STATE_FILE,
+    StoredState,
+    read_state,
+    saved_checkpoints,
+)
 from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, recorded_fingerprint
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 
