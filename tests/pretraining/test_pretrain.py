@@ -242,7 +242,7 @@ def test_stopped_by_a_signal_it_goes_on_later(undisturbed: Run, run: Run) -> Non
     status, errors = start(run, patch=run_patches.stop_after_six)
     assert status == 75, errors
     assert errors[-1] == (
-        "esm1b: stopped: saved after update 7 of 12 (SIGTERM); the same command goes on"
+        "esm1b: stopped: saved after update 7 of 12 (SIGTERM); run the same command to resume"
     )
     # the update after the signal was agreed upon already
     assert run.saved() == ["update-00000004", "update-00000007"]
