@@ -18,7 +18,7 @@ help: ## list these commands
 
 demo: $(INSTALLED) ## run the demonstration: data, training, evaluation and report, some minutes
 	@python workflow/unlock.py
-	@snakemake --cores all $(ARGS)
+	@PYTHONPATH=workflow/console snakemake --cores all --logger esm1b $(ARGS)
 
 test: lint ## run the linters and the quick tests
 	@pytest $(ARGS)

@@ -40,7 +40,7 @@ def _add(group: typer.Typer, panel: str | None, *functions: Callable[..., None])
 
 
 _add(app, "Data", data.synthesize, data.download, data.shard, data.tokenize, data.corpus_info)
-_add(app, "Training", training.estimate, training.pretrain, training.audit)
+_add(app, "Training", training.estimate, training.pretrain, training.watch, training.audit)
 _add(app, "Use", use.embed, use.contacts, use.fill_mask)
 _add(app, "Evaluation", evaluation.report)
 _add(app, "Publishing", publishing.import_, publishing.export)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import BaseModel
 
 from esm1b.config import Config, describe
@@ -22,7 +21,6 @@ def generated_files(root: Path) -> dict[Path, str]:
     after = rest.split(_END)[1]
     return {
         root / "config" / "config.yaml": _default_yaml(),
-        root / "workflow" / "schemas" / "config.schema.yaml": _json_schema(),
         readme: f"{before}{_BEGIN}{_table()}{_END}{after}",
     }
 
@@ -52,12 +50,6 @@ def _scalar(value: Any) -> str:
     text = f"{value:.12g}" if isinstance(value, float) else json.dumps(value)
     # YAML 1.1 reads an exponent only after a decimal point: 1.0e-08.
     return f"{value:.1e}" if isinstance(value, float) and "e" in text else text
-
-
-def _json_schema() -> str:
-    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    schema = {**dialect, **Config.model_json_schema()}
-    return yaml.safe_dump(schema, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _table() -> str:

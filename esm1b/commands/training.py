@@ -1,5 +1,6 @@
 """Commands about a training run: an estimate beforehand, the run itself, and its audit."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -91,6 +92,7 @@ def pretrain(
     preload: Annotated[bool, Option("--preload")] = False,
     verify: Annotated[bool, Option("--verify")] = False,
     stop_after: Annotated[str | None, Option(metavar="TIME")] = None,
+    records: options.OptionalDirectory = None,
     wandb: Annotated[str | None, Option(metavar="PROJECT")] = None,
 ) -> None:
     r"""Train the encoder with masked-language modeling, with any launcher or none.
@@ -105,6 +107,8 @@ def pretrain(
     Output:
         checkpoints: directory for checkpoints and metrics; a run that is already there is resumed
         output: model directory to write at the end
+        records: directory for copies of metrics.jsonl, attempts.jsonl, run.json and state.json,
+            written at the end
         wandb: Weights & Biases project to log to as well
     Hardware:
         micro_batch_tokens: number of tokens per process in one forward pass; auto: as many as fit
@@ -153,6 +157,7 @@ def pretrain(
         ),
         wandb_project=wandb,
         automatic_micro_batch=is_automatic,
+        records=records,
     )
     run(load_config(run_config), tokens, checkpoints, output, layout, options)
 
@@ -163,6 +168,27 @@ def _tokens(text: str) -> int:
             f"--micro-batch-tokens: {text!r}; expected a number of tokens, 1 or more, or auto"
         )
     return int(text)
+
+
+def watch(run: Annotated[str, Argument(metavar="RUN")]) -> None:
+    """Show the progress of a run: loss curve, validation, rate, time left, attempts, last warning.
+
+    Only the run's files are read, so that the run may be on another machine, started by anybody.
+    On a terminal the display follows the run until the run has finished or Ctrl-C is pressed.
+
+    Input:
+        run: name of a run with checkpoints/RUN or results/RUN/training here, or either directory
+
+    Example:
+        esm1b watch demonstration
+    """
+    from rich.console import Console
+
+    from esm1b.pretraining.watch import find_run
+    from esm1b.pretraining.watch import watch as show
+
+    with suppress(KeyboardInterrupt):
+        show(find_run(run), Console(highlight=False))
 
 
 def audit(

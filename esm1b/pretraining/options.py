@@ -38,3 +38,4 @@ class RunOptions:
     stop_after_seconds: int | None = None
     wandb_project: str | None = None
     automatic_micro_batch: bool = False
+    records: Path | None = None

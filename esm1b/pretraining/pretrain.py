@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -18,16 +19,18 @@ from esm1b.corpus.manifest import TOKENS_FORMAT, read_manifest
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.corpus.verify import verify
 from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
-from esm1b.files import check_replaceable, read_json
-from esm1b.pretraining.attempt_log import AttemptLog
+from esm1b.files import atomic_file, check_replaceable, read_json
+from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
 from esm1b.pretraining.checkpoints.directory_lock import directory_lock
+from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
 from esm1b.pretraining.checkpoints.retention import check_free_space
-from esm1b.pretraining.checkpoints.run_identity import check_fingerprint, run_fingerprint
+from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, check_fingerprint, run_fingerprint
 from esm1b.pretraining.distributed.collectives import gathered, on_first
 from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.give_up import check_progress
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.metrics.monitor import name_log_lines
 from esm1b.pretraining.metrics.weights_and_biases import check_installed
 from esm1b.pretraining.options import Layout, RunOptions
@@ -93,9 +96,12 @@ def pretrain(
         )
         update = trainer.updates
         on_first(lambda: check_progress(log.path, update=update, layout=description), place)
-        with log.attempt(update=update, layout=description) as number:
+        updates = config.pretraining.updates
+        with log.attempt(update=update, updates=updates, layout=description) as number:
             trainer.train(stop, watchdog, number=number)
         trainer.export(output)
+        if options.records is not None:
+            on_first(partial(_copy_records, directory, options.records), place)
 
 
 @paths_of_the_user()
@@ -113,6 +119,8 @@ def _prepare(
     if directory.is_file():
         raise UserError(f"{directory}: is a file; expected a directory")
     directory.mkdir(parents=True, exist_ok=True)
+    if options.records is not None:
+        options.records.mkdir(parents=True, exist_ok=True)
     if options.wandb_project is not None:
         check_installed(options.wandb_project)
     if options.verify:
@@ -121,6 +129,20 @@ def _prepare(
     check_fingerprint(directory, run_fingerprint(config, train.fingerprint))
     parameters = config.model.shape().parameters()
     check_free_space(directory, config.pretraining, parameters=parameters)
+
+
+@paths_of_the_user()
+def _copy_records(directory: Path, records: Path) -> None:
+    """Copy what a finished run recorded: the outputs of a workflow, unlike its checkpoints."""
+    newest = list(saved_checkpoints(directory).values())[-1]
+    for source in (
+        directory / METRICS_FILE,
+        directory / ATTEMPTS_FILE,
+        directory / RUN_FILE,
+        newest / STATE_FILE,
+    ):
+        with atomic_file(records / source.name) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from esm1b.errors import UserError
-from esm1b.pretraining.metrics.metrics_file import read_metrics
-from esm1b.pretraining.metrics.progress import METRICS, Progress, read_progress
+from esm1b.pretraining.attempt_log import ATTEMPTS_FILE
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
+from esm1b.pretraining.progress import Progress, read_progress
 
 _SECONDS: Final = 2.0
 # Reading a long run's metrics takes a while; watching takes at most a tenth of a processor.
@@ -37,11 +38,10 @@ def find_run(run: str) -> Path:
     """
     places = [Path(run), Path("checkpoints", run), Path("results", run, "training")]
     for place in places:
-        if (place / METRICS).exists() or (place / "attempts.jsonl").exists():
+        if (place / METRICS_FILE).exists() or (place / ATTEMPTS_FILE).exists():
             return place
-    raise UserError(
-        f"{run}: no {METRICS} or attempts.jsonl; looked in {', '.join(map(str, places))}"
-    )
+    looked = ", ".join(map(str, places))
+    raise UserError(f"{run}: no {METRICS_FILE} or {ATTEMPTS_FILE}; looked in {looked}")
 
 
 def watch(directory: Path, console: Console) -> None:
@@ -56,7 +56,7 @@ def watch(directory: Path, console: Console) -> None:
 
 def screen(directory: Path, progress: Progress, console: Console) -> Group:
     """Return everything to show of a run: progress, loss curve, validation, attempts, warning."""
-    metrics = read_metrics(directory / METRICS) if (directory / METRICS).exists() else []
+    metrics = read_metrics(directory / METRICS_FILE) if (directory / METRICS_FILE).exists() else []
     losses = [line for line in metrics if line.get("loss") is not None]
     validations = [line for line in metrics if line.get("validation_loss") is not None]
     rows: list[Any] = [Text.assemble((str(directory), "bold"), f"  {progress.state}")]

@@ -20,7 +20,7 @@ def attempt(directory: Path, update: int, error: BaseException | None = None) ->
     log = AttemptLog(directory, active=True)
     check_progress(log.path, update=update, layout=LAYOUT)
     try:
-        with log.attempt(update=update, layout=LAYOUT):
+        with log.attempt(update=update, updates=9, layout=LAYOUT):
             if error is not None:
                 raise error
     except BaseException as caught:
@@ -30,4 +30,4 @@ def attempt(directory: Path, update: int, error: BaseException | None = None) ->
 
 def killed(directory: Path, update: int) -> None:
     """Make an attempt that never ends."""
-    AttemptLog(directory, active=True).attempt(update=update, layout=LAYOUT).__enter__()
+    AttemptLog(directory, active=True).attempt(update=update, updates=9, layout=LAYOUT).__enter__()

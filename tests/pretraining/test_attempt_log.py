@@ -63,7 +63,7 @@ def test_failures_before_the_attempt_are_not_recorded(tmp_path: Path) -> None:
 
 
 def fail(log: AttemptLog, before: Callable[[int], None] = lambda number: None) -> None:
-    with log.attempt(update=4, layout=LAYOUT) as number:
+    with log.attempt(update=4, updates=9, layout=LAYOUT) as number:
         before(number)
         raise ValueError("x")
 

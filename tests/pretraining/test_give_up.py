@@ -82,7 +82,7 @@ def test_a_failure_counts_once(tmp_path: Path) -> None:
     told = AttemptLog(tmp_path, active=True)
 
     def fail_twice() -> None:
-        with told.attempt(update=4, layout=LAYOUT):
+        with told.attempt(update=4, updates=9, layout=LAYOUT):
             told.failed("rank 1 on node2 failed: out of memory")
             raise ValueError("own")
 

@@ -27,7 +27,7 @@ def directory(tmp_path: Path) -> Path:
 def dry_run(directory: Path, configuration: Path, *options: str) -> str:
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2"),
+            *(sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "2"),
             *("--snakefile", str(ROOT / "workflow" / "Snakefile")),
             *("--configfile", str(configuration), *options),
         ],

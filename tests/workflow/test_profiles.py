@@ -40,7 +40,7 @@ def test_gpus_need_no_number(tmp_path: Path) -> None:
     """One process for each GPU that is there, with as much at a time as its memory holds."""
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1"),
+            *(sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1"),
             *("--snakefile", str(ROOT / "workflow" / "Snakefile")),
             *("--configfile", str(ROOT / "config" / "config.yaml")),
             *("--workflow-profile", str(ROOT / "workflow" / "profiles" / "local-gpu")),

@@ -1,7 +1,7 @@
 """Python values between processes: all learn what each of them found, and all fail together."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch.distributed
 
@@ -10,31 +10,12 @@ from esm1b.pretraining.distributed.place import Place
 
 T = TypeVar("T")
 
-# The messages of gloo, nccl and the store of torch 2.13 when the other side of a connection is gone
-# or does not answer. Their exceptions have no class in common but RuntimeError, so an error counts
-# when its message has both the name of a library and one of the phrases.
-_LIBRARIES: Final = ("gloo/transport", "pair closure", "nccl", "NCCL", "DistNetwork", "DistStore")
-_LOST_PEER: Final = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Connection was likely closed",
-    "Broken pipe",
-    "Timed out waiting",
-    "timed out",
-    "Application timeout caused pair closure",
-    "ncclRemoteError",
-    "ncclSystemError",
-    "NCCL communicator was aborted",
-    "Watchdog caught collective operation timeout",
-    "remote process exited",
-)
-
 
 class ActionError(RunFailure):
     """An action that all processes ran failed in at least one.
 
     Every process raises it with the same one-line message. A collective that fails because a
-    process is gone raises the error of torch instead; see `is_lost_peer`.
+    process is gone raises the error of torch instead; see `liveness.is_lost_peer`.
     """
 
 
@@ -82,16 +63,3 @@ def on_first(action: Callable[[], T], place: Place) -> T:
     """
     first: T | None = everywhere(lambda: action() if place.rank == 0 else None, place)[0]
     return cast(T, first)
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Return whether `error`, or an error behind it, says that another process is gone or stuck."""
-    text = f"{type(error).__name__}: {error}"
-    if (
-        isinstance(error, RuntimeError)
-        and any(library in text for library in _LIBRARIES)
-        and any(phrase in text for phrase in _LOST_PEER)
-    ):
-        return True
-    origin = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return origin is not None and is_lost_peer(origin)

@@ -17,6 +17,25 @@ another process caused. `died`: ended without a message."""
 # got it within this share of the limit is the one that they lost.
 _SHARE_TO_NOTICE: Final = 0.1
 
+# The messages of gloo, nccl and the store of torch 2.13 when the other side of a connection is gone
+# or does not answer. Their exceptions have no class in common but RuntimeError, so an error counts
+# when its message has both the name of a library and one of the phrases.
+_LIBRARIES: Final = ("gloo/transport", "pair closure", "nccl", "NCCL", "DistNetwork", "DistStore")
+_LOST_PEER: Final = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection was likely closed",
+    "Broken pipe",
+    "Timed out waiting",
+    "timed out",
+    "Application timeout caused pair closure",
+    "ncclRemoteError",
+    "ncclSystemError",
+    "NCCL communicator was aborted",
+    "Watchdog caught collective operation timeout",
+    "remote process exited",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
@@ -101,3 +120,16 @@ def faults(
         if fault is not None:
             found[process.rank] = f"rank {process.rank} on {process.host} {fault}"
     return found
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Return whether `error`, or an error behind it, says that another process is gone or stuck."""
+    text = f"{type(error).__name__}: {error}"
+    if (
+        isinstance(error, RuntimeError)
+        and any(library in text for library in _LIBRARIES)
+        and any(phrase in text for phrase in _LOST_PEER)
+    ):
+        return True
+    origin = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return origin is not None and is_lost_peer(origin)

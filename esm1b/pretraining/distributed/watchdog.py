@@ -28,8 +28,15 @@ from dataclasses import asdict, replace
 from typing import Any, Final, NoReturn, Self
 
 from esm1b.errors import RunFailure, SharedUserError, Stopped
-from esm1b.pretraining.distributed.collectives import gathered, is_lost_peer
-from esm1b.pretraining.distributed.liveness import Heartbeat, Observed, State, age, faults
+from esm1b.pretraining.distributed.collectives import gathered
+from esm1b.pretraining.distributed.liveness import (
+    Heartbeat,
+    Observed,
+    State,
+    age,
+    faults,
+    is_lost_peer,
+)
 from esm1b.pretraining.distributed.place import Place
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed
 
-from esm1b.pretraining.distributed.collectives import is_lost_peer
+from esm1b.pretraining.distributed.liveness import is_lost_peer
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.update_totals import Agreement, Totals
 from tests.pretraining.distributed.forked import Forked, join_gloo, wait_for

@@ -18,7 +18,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from esm1b.errors import UserError
-from esm1b.pretraining.metrics.progress import read_progress
+from esm1b.pretraining.progress import read_progress
 
 _LOG_LINES: Final = 20
 

@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from esm1b.errors import UserError
 from esm1b.files import read_json
-from esm1b.json_lines import read_json_lines
-
-ATTEMPTS: Final = "attempts.jsonl"
-METRICS: Final = "metrics.jsonl"
+from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, read_attempts
+from esm1b.pretraining.checkpoints.run_identity import RUN_FILE
+from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 
 _TAIL_BYTES: Final = 16_384  # a line has about 500
 
@@ -64,10 +63,11 @@ def read_progress(directory: Path) -> Progress:
     Raises:
         UserError: the directory holds no run.
     """
-    attempts = _attempts(directory)
-    lines = _newest_lines(directory / METRICS)
+    attempts = read_attempts(directory / ATTEMPTS_FILE)
+    lines = _newest_lines(directory / METRICS_FILE)
     if not attempts and not lines:
-        raise UserError(f"{directory}: no {METRICS} and no {ATTEMPTS}; expected a run's directory")
+        missing = f"no {METRICS_FILE} and no {ATTEMPTS_FILE}"
+        raise UserError(f"{directory}: {missing}; expected a run's directory")
     started = [line for line in attempts if line["event"] == "started"]
     ended = [line for line in attempts if line["event"] not in ("started", "warning")]
     training = [line for line in lines if line.get("loss") is not None]
@@ -83,13 +83,8 @@ def read_progress(directory: Path) -> Progress:
         attempts=len(started),
         state=_state(started, ended),
         warning=next((x["message"] for x in reversed(attempts) if x["event"] == "warning"), None),
-        seconds_ago=_age(directory / METRICS),
+        seconds_ago=_age(directory / METRICS_FILE),
     )
-
-
-def _attempts(directory: Path) -> list[dict[str, Any]]:
-    path = directory / ATTEMPTS
-    return read_json_lines(path, having="attempt") if path.exists() else []
 
 
 def _newest_lines(path: Path) -> list[dict[str, Any]]:
@@ -114,7 +109,7 @@ def _newest_lines(path: Path) -> list[dict[str, Any]]:
 def _seconds_left(
     directory: Path, update: int, updates: int | None, rate: float | None
 ) -> float | None:
-    recorded = directory / "run.json"
+    recorded = directory / RUN_FILE
     if updates is None or not rate or not recorded.exists():
         return None
     tokens = read_json(recorded).get("pretraining.tokens_per_update")

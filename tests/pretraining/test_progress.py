@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.pretraining.metrics.progress import read_progress
+from esm1b.pretraining.progress import read_progress
 
 STARTED = {"attempt": 1, "event": "started", "update": 0, "updates": 2200}
 LOSS = {"update": 1240, "attempt": 1, "loss": 2.2144, "tokens_per_second": 51234.4}
