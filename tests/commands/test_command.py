@@ -24,7 +24,7 @@ from esm1b.config import describe
 GROUPS = {
     (): {
         "Data": ["synthesize", "download", "shard", "tokenize", "corpus-info"],
-        "Training": ["estimate", "pretrain", "audit"],
+        "Training": ["estimate", "pretrain", "watch", "audit"],
         "Use": ["embed", "contacts", "fill-mask"],
         "Evaluation": ["evaluate", "report"],
         "Publishing": ["import", "export"],
@@ -101,7 +101,7 @@ def test_no_sentence_is_cut(columns: int) -> None:
 def test_help_fits_a_screen_and_ends_with_an_example(names: tuple[str, ...]) -> None:
     text = help_of(*names)
     assert len(text.splitlines()) <= 50
-    assert "--output" in text or names in [("corpus-info",), ("estimate",), ("fill-mask",)]
+    assert "--output" in text or names[0] in ("corpus-info", "estimate", "fill-mask", "watch")
     with COMMANDS[names].make_context(names[-1], example_arguments(names)) as context:
         assert context.params
 

@@ -123,8 +123,8 @@ def test_every_setting_of_the_corpus_becomes_an_option(directory: Path) -> None:
     assert "download" not in jobs(output)
     assert command(output, "shard") == (
         "shard mine.fasta --output $(dirname results/corpora/mine/corpus/manifest.json) "
-        "--shards 3 --validation-ids ids.txt --allow-partial-list --sample 0.25 "
-        "--exclude homologs.fasta --minimum-length 30 --maximum-length 2000 --strict --workers 2"
+        "--validation-ids ids.txt --allow-partial-list --exclude homologs.fasta --sample 0.25 "
+        "--minimum-length 30 --maximum-length 2000 --strict --shards 3 --workers 2"
     )
 
 

@@ -21,9 +21,8 @@ if CONFIG.corpus.is_synthetic or CONFIG.evaluation.secondary_structure.table:
     EVALUATIONS.append("secondary_structure")
 
 # The beginning of a release is kept apart from the whole; without a release nothing asks for it.
-DOWNLOAD = f"resources/uniref/{CONFIG.corpus.release}"
-if CONFIG.corpus.limit:
-    DOWNLOAD += f"-first-{CONFIG.corpus.limit}"
+PART = f"-first-{CONFIG.corpus.limit}" if CONFIG.corpus.limit else ""
+DOWNLOAD = f"resources/uniref/{CONFIG.corpus.release}{PART}"
 LIST_DOWNLOAD = "resources/uniref/esm1b_validation_list"
 
 CORPUS = f"results/corpora/{CONFIG.corpus.name}"
@@ -46,7 +45,7 @@ def options(**values):
     """Command-line options of the values that are set; True is an option without a value."""
     words = []
     for name, value in values.items():
-        option = "--" + name.replace("_", "-")
+        option = f"--{name.replace('_', '-')}"
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if one is True:
                 words.append(option)
@@ -99,15 +98,14 @@ def shard_options(wildcards, input):
     """The options of `esm1b shard` about the split, the source and the selection."""
     corpus = CONFIG.corpus
     ids = str(input.validation_ids)
+    selection = {"shards", "sample", "minimum_length", "maximum_length", "strict"}
     return options(
         validation_ids=ids,
         validation_fraction=None if ids else corpus.validation_fraction,
         allow_partial_list=bool(ids) and corpus.allow_partial_list,
         source=str(input.lock),
         exclude=str(input.exclude),
-        **corpus.model_dump(
-            include={"shards", "sample", "minimum_length", "maximum_length", "strict"}
-        ),
+        **corpus.model_dump(include=selection),
     )
 
 
@@ -183,12 +181,13 @@ def report_file(name):
 def figures():
     """The figures of the report, each with its caption and its place in Snakemake's own report."""
     categories = {"corpus": "Data", "training": "Pretraining"}
-    return [
-        report(
+    shown = []
+    for name in ["corpus", "training", *EVALUATIONS]:
+        figure = report(
             f"results/{{run}}/report/figures/{name}.svg",
             caption=f"../report/{name}.rst",
             category=categories.get(name, "Evaluation"),
             labels={"shown": name.replace("_", " ")},
         )
-        for name in ["corpus", "training", *EVALUATIONS]
-    ]
+        shown.append(figure)
+    return shown
