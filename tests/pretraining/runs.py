@@ -8,8 +8,6 @@ from typing import Any
 from esm1b.pretraining.metrics.metrics_file import read_metrics
 from tests.pretraining.fork_server import ForkServer, LaunchedRun
 
-__all__ = ["Run"]
-
 
 class Run:
     """A folder with the configuration, the checkpoints and the model of a run.

@@ -1,3 +1,4 @@
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,29 @@ def fail(log: AttemptLog, before: Callable[[int], None] = lambda number: None) -
         raise ValueError("x")
 
 
+def full_disk(descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_warnings_of_the_package_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, package = AttemptLog(tmp_path, active=True), logging.getLogger("esm1b.pretraining")
+    with log.attempt(update=4, updates=9, layout=LAYOUT):
+        package.warning("update %d: its gradient is not finite", 5)
+        package.info("update 6 of 9")
+        logging.getLogger("torch").warning("something else")
+        with monkeypatch.context() as broken:  # a log that cannot be written warns once
+            broken.setattr(os, "fsync", full_disk)
+            package.warning("not recorded")
+    package.warning("after the attempt")
+    recorded = [line for line in read_attempts(log.path) if line["event"] == "warning"]
+    assert [line["message"] for line in recorded][:1] == ["update 5: its gradient is not finite"]
+    assert all(line["attempt"] == 1 for line in recorded)
+    assert "after the attempt" not in log.path.read_text()
+    assert "something else" not in log.path.read_text()
+
+
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
     others = AttemptLog(tmp_path, active=False)
     with pytest.raises(ValueError, match="x"):
@@ -78,12 +102,9 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_hides_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
     failing = AttemptLog(tmp_path, active=True)
     with pytest.raises(ValueError, match="x"):
-        fail(failing, before=lambda number: monkeypatch.setattr(os, "fsync", full))
+        fail(failing, before=lambda number: monkeypatch.setattr(os, "fsync", full_disk))
     assert caplog.messages == [
         f"{tmp_path}/attempts.jsonl: No space left on device; not recorded: attempt failed"
     ]

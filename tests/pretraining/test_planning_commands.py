@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,6 +179,15 @@ def test_audit_prints_and_writes(
     for times, count in content["times_seen"].items():
         assert list(seen.values()).count(int(times)) == count
     assert sum(content["times_seen"].values()) == len(ids)
+
+
+def test_audit_of_copied_records(checkpoints: Path, tokens_directory: Path, tmp_path: Path) -> None:
+    records = tmp_path / "training"
+    records.mkdir()
+    for name in ("metrics.jsonl", "run.json", f"update-{UPDATES:08d}/state.json"):
+        shutil.copy(checkpoints / name, records)
+    audit = ("audit", checkpoints, "--tokens", tokens_directory)
+    assert output_of("audit", records, *audit[2:]) == output_of(*audit)
 
 
 def test_audit_of_an_earlier_update(checkpoints: Path, tokens_directory: Path) -> None:

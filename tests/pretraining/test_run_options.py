@@ -55,6 +55,24 @@ def test_a_time_budget_saves_and_stops(run: Run) -> None:
     assert read_attempts(run.checkpoints / "attempts.jsonl")[-1]["event"] == "stopped"
 
 
+def test_the_records_of_a_finished_run_are_copied(run: Run) -> None:
+    records = run.folder / "results" / "training"
+    assert run.start(f"--records={records}", updates=4)[0] == [0]
+    assert sorted(path.name for path in records.iterdir()) == [
+        "attempts.jsonl",
+        "metrics.jsonl",
+        "run.json",
+        "state.json",
+    ]
+    for name in ("attempts.jsonl", "metrics.jsonl", "run.json", "update-00000004/state.json"):
+        original = run.checkpoints / name
+        assert (records / original.name).read_bytes() == original.read_bytes()
+    started, finished = read_attempts(records / "attempts.jsonl")
+    assert (started["update"], started["updates"], finished["event"]) == (0, 4, "finished")
+    assert run.start(f"--records={records}", updates=8)[0] == [0]
+    assert len(read_attempts(records / "attempts.jsonl")) == 4
+
+
 def test_milestones_stay_with_a_model_each(run: Run) -> None:
     statuses, started = run.start(milestone_interval=5, checkpoints_kept=2)
     assert statuses == [0], started.errors()

@@ -133,7 +133,8 @@ def read_state(path: Path) -> StoredState:
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         raise UserError(f"{file}: {key}: {problem['msg']}") from error
-    if path.name != checkpoint_path(path.parent, state.updates).name:
+    # beside the copied records of a run, the state is in a directory of another name
+    if _NAME.fullmatch(path.name) and path != checkpoint_path(path.parent, state.updates):
         raise UserError(f"{file}: of update {state.updates}; expected that of {path.name}")
     return state
 
