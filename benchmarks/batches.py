@@ -218,7 +218,7 @@ def _tokenizer() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"
         vocabulary.write_text("\n".join(TOKENS))
-        return EsmTokenizer(str(vocabulary))  # type: ignore[no-untyped-call]
+        return EsmTokenizer(str(vocabulary))
 
 
 def _collated(rows: Iterator[Any], batches: int) -> _Made:

@@ -103,7 +103,7 @@ class TransformersTraining(Training):
         from transformers import EsmForMaskedLM
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ships no types
+        logging.disable_progress_bar()
         loader: Any = EsmForMaskedLM
         super().__init__(loader.from_pretrained(model), sequences, plan)
 

@@ -118,7 +118,7 @@ def _transformers(corpus: Path, sequences: int = _TRANSFORMERS_SEQUENCES) -> Non
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"
         vocabulary.write_text("\n".join(TOKENS))
-        tokenizer = EsmTokenizer(str(vocabulary))  # type: ignore[no-untyped-call]
+        tokenizer = EsmTokenizer(str(vocabulary))
     for sequence in islice(_sequences(corpus), sequences):
         tokenizer(sequence)
 
