@@ -1,10 +1,11 @@
-"""Atomic writing of files and directories: temporary name, fsync, rename; and JSON files."""
+"""Files and directories: atomic writing (temporary name, fsync, rename), JSON, and full disks."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,6 +145,83 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class JsonLines:
+    """Appends lines to a file, new or existing.
+
+    A line that a kill or a full disk cut short is ended before the next one is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a+b", buffering=0)
+        self._is_torn = False
+        if self._file.seek(0, os.SEEK_END) > 0:
+            self._file.seek(-1, os.SEEK_END)
+            self._is_torn = self._file.read(1) != b"\n"
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line.
+
+        Raises:
+            OSError: not all of it could be written.
+        """
+        data = b"\n" * self._is_torn + json.dumps(line).encode() + b"\n"
+        while data:
+            written = self._file.write(data)  # less than all of it on a disk that fills up
+            data = data[written:]
+            self._is_torn = bool(data)
+
+    def sync(self) -> None:
+        """Flush the lines to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_json_lines(path: Path, *, having: str) -> list[dict[str, Any]]:
+    """Return the objects of a file that have the key `having`; lines cut short are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = []
+    for text in path.read_bytes().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and having in line:
+            found.append(line)
+    return found
+
+
+@contextmanager
+def explain_full_disk(directory: Path, need: Callable[[], str]) -> Iterator[None]:
+    """Say what to do when there is no more room in `directory`, where the block writes.
+
+    Raises:
+        UserError: the file system or the user's share of it is full; `need` returns, in words, the
+            space that the block takes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = next(path for path in (directory, *directory.parents) if path.exists())
+        free = shutil.disk_usage(place).free
+        raise UserError(
+            f"{directory}: {os.strerror(error.errno)}, {size_in_words(free)} are free without what "
+            f"was written; expected {need()}"
+        ) from error
+
+
+def size_in_words(size: float) -> str:
+    """Return a number of bytes as gigabytes, or as megabytes if it is small."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _check_kind(path: Path, kind: OutputKind) -> None:

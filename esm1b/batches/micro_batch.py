@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from esm1b.alphabet import CLS, EOS, RareResidues, merge_rare_residues
-from esm1b.batches.counter import Purpose, keys, uniform, words
 from esm1b.batches.masking import Corruption, mask_tokens
+from esm1b.batches.randomness import Purpose, keys, uniform, words
 from esm1b.corpus.tokens.dataset import TokenDataset
 
 _CLS: Final = bytes([CLS])
@@ -108,7 +108,7 @@ def make_batch(
     if recipe.rare_residues == "replace":
         tokens = merge_rare_residues(tokens)
     framed_lengths = counts + recipe.special_tokens
-    masked = mask_tokens(
+    masked, positions = mask_tokens(
         tokens,
         framed_lengths,
         seed=recipe.seed,
@@ -117,8 +117,8 @@ def make_batch(
         corruption=corruption,
     )
     return MicroBatch(
-        tokens=masked.tokens.astype(np.int64),
+        tokens=masked.astype(np.int64),
         lengths=framed_lengths,
-        masked_positions=masked.positions,
-        targets=masked.targets.astype(np.int64),
+        masked_positions=positions,
+        targets=tokens[positions].astype(np.int64),
     )

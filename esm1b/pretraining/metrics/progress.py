@@ -10,8 +10,7 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from esm1b.errors import UserError
-from esm1b.files import read_json
-from esm1b.json_lines import read_json_lines
+from esm1b.files import read_json, read_json_lines
 
 ATTEMPTS: Final = "attempts.jsonl"
 METRICS: Final = "metrics.jsonl"
