@@ -63,7 +63,7 @@ class WorkerPool(Generic[State]):
     A worker that dies ends the work with `ChildProcessError`.
 
     Attributes:
-        has_processes: whether the workers are other processes than this one.
+        has_processes: True if the workers are other processes than this one.
         window: most tasks in flight: before `map` takes task k it has yielded the result of task
             k - window.
     """

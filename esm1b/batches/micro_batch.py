@@ -22,7 +22,7 @@ class BatchRecipe:
 
     Attributes:
         crop_residues: most residues of a sequence; longer ones are cropped at random.
-        append_eos: whether `<eos>` closes each sequence.
+        append_eos: True if `<eos>` closes each sequence.
         rare_residues: "replace" merges B, U, Z and O into X.
         seed: random seed of crops and masks.
     """

@@ -22,8 +22,8 @@ class UpdateStream:
         micro_batch_tokens: mean tokens of a micro-batch.
         width: width of the network, for balancing.
         workers: threads that prepare updates ahead; 0 prepares each on demand.
-        pin_memory: whether to put the arrays in page-locked memory, from which a GPU copies while
-            the host continues; without CUDA this changes nothing.
+        pin_memory: True to put the arrays in page-locked memory, from which a GPU copies while the
+            host continues; without CUDA this changes nothing.
     """
 
     def __init__(

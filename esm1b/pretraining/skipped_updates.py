@@ -25,10 +25,8 @@ _SEQUENCES_NAMED: Final = 10
 class SkippedUpdate:
     """An update whose gradient was not finite, so that it changed nothing.
 
-    Attributes:
-        update: number of the update, counted from 1.
-        epochs: epoch of each of its sequences.
-        sequences: index of each of its sequences in the training tokens.
+    Counted from 1; `epochs` and `sequences` have an entry for each of its sequences, the latter
+    the index in the training tokens.
     """
 
     update: int
@@ -89,14 +87,14 @@ class SkipRecord:
             if not flag:
                 self._in_a_row = 0
                 continue
-            self._add(update)
+            self._record(update)
             self._in_a_row += 1
             if self._in_a_row > MOST_IN_A_ROW:
                 raise RunFailure(
                     f"the gradients of the {self._in_a_row} updates up to {update} are not finite"
                 )
 
-    def _add(self, update: int) -> None:
+    def _record(self, update: int) -> None:
         members = self._order.update(update - 1)
         sequences = members.sequences.tolist()
         self.skipped.append(

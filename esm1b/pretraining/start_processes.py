@@ -142,20 +142,18 @@ def _connect(
             device_id=None if device.type == "cpu" else device,  # as DeepSpeed does
         )
     )
-    failed = f"all {place.processes} processes came, but rank {place.rank} on {platform.node()}"
     try:
         outcome.result(timeout=limit_seconds)
-    except TimeoutError as error:
-        raise _logged(
-            f"{failed} could not connect to all others by {backend} within {limit_seconds:g} s; "
-            "one is gone, or they try the wrong network interface"
-        ) from error
-    except RuntimeError as error:
-        raise _logged(
-            f"{failed} could not connect to the others by {backend}: {one_line(error)}"
-        ) from error
-
-
-def _logged(message: str) -> RunFailure:
-    _log.error(message)
-    return RunFailure(message)
+    except (TimeoutError, RuntimeError) as error:
+        reason = f"to the others by {backend}: {one_line(error)}"
+        if isinstance(error, TimeoutError):
+            reason = (
+                f"to all others by {backend} within {limit_seconds:g} s; one is gone, or they try "
+                "the wrong network interface"
+            )
+        message = (
+            f"all {place.processes} processes came, but rank {place.rank} on {platform.node()} "
+            f"could not connect {reason}"
+        )
+        _log.error(message)
+        raise RunFailure(message) from error

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -61,8 +61,10 @@ def save(
             partial checkpoint counts, and the next save removes what was written.
     """
     path = checkpoint_path(directory, updates)
-    if on_first(path.exists, place) and _is_whole(path, engine, place):
-        return path
+    if on_first(path.exists, place):
+        with suppress(UserError, ActionError):
+            _verified(path, engine, place)
+            return path
     unfinished = path.with_name(f".{path.name}.partial")
     try:
         on_first(lambda: _make_room(path, unfinished), place)
@@ -92,7 +94,8 @@ def load_newest(directory: Path, engine: Engine, *, place: Place) -> StoredState
     Raises:
         UserError: all checkpoints are damaged, or the newest whole one belongs to another run.
     """
-    paths = on_first(lambda: _tidy(directory), place)
+    on_first(lambda: remove_leftovers(directory), place)
+    paths = on_first(lambda: list(saved_checkpoints(directory).values()), place)
     for path in reversed(paths):
         try:
             state = _verified(path, engine, place)
@@ -118,19 +121,6 @@ def shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
     """
     names = sorted(sizes)
     return [[names[item] for item in group] for group in balance([sizes[n] for n in names], count)]
-
-
-def _tidy(directory: Path) -> list[Path]:
-    remove_leftovers(directory)
-    return list(saved_checkpoints(directory).values())
-
-
-def _is_whole(path: Path, engine: Engine, place: Place) -> bool:
-    try:
-        _verified(path, engine, place)
-    except (UserError, ActionError):
-        return False
-    return True
 
 
 def _make_room(path: Path, unfinished: Path) -> None:

@@ -103,10 +103,8 @@ def check_file(path: Path, expected: StoredFile, shapes: Mapping[str, Sequence[i
                     raise UserError(
                         f"{path}: {name} is {dtype} {shape}; expected F32 {tuple(shapes[name])}"
                     )
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise UserError(f"{path}: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def write_state(path: Path, state: StoredState) -> None:
