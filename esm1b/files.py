@@ -58,14 +58,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def check_replaceable(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) -> None:
     """Check that `path` can become an output directory: new, without files, or an earlier output.
 
-    Args:
-        path: output directory, replaced only by an output of the same kind.
-        kind: kind of output.
-        inputs: files and directories to read while the output is written.
-
     Raises:
         UserError: `path` is a file, holds files other than an output of this kind, is or contains
-            an input, or cannot be created.
+            one of the `inputs`, which are read while it is written, or cannot be created.
     """
     for source in inputs:
         if path.resolve() in (source.resolve(), *source.resolve().parents):
@@ -155,10 +150,6 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+b", buffering=0)
-        self._is_torn = False
-        if self._file.seek(0, os.SEEK_END) > 0:
-            self._file.seek(-1, os.SEEK_END)
-            self._is_torn = self._file.read(1) != b"\n"
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line.
@@ -166,11 +157,13 @@ class JsonLines:
         Raises:
             OSError: not all of it could be written.
         """
-        data = b"\n" * self._is_torn + json.dumps(line).encode() + b"\n"
+        data = json.dumps(line).encode() + b"\n"
+        if self._file.seek(0, os.SEEK_END) > 0:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                data = b"\n" + data
         while data:
-            written = self._file.write(data)  # less than all of it on a disk that fills up
-            data = data[written:]
-            self._is_torn = bool(data)
+            data = data[self._file.write(data) :]  # writes less of it on a disk that fills up
 
     def sync(self) -> None:
         """Flush the lines to the disk."""

@@ -1,7 +1,6 @@
 """Sequences of a corpus as a micro-batch: cropped, framed, masked and laid end to end."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
@@ -11,9 +10,6 @@ from esm1b.alphabet import CLS, EOS, RareResidues, merge_rare_residues
 from esm1b.batches.masking import Corruption, mask_tokens
 from esm1b.batches.randomness import Purpose, keys, uniform, words
 from esm1b.corpus.tokens.dataset import TokenDataset
-
-_CLS: Final = bytes([CLS])
-_EOS: Final = bytes([EOS])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +98,8 @@ def make_batch(
     counts = np.minimum(lengths, recipe.crop_residues)
     crop_words = words(keys(Purpose.CROP, recipe.seed, epochs, sequences), np.zeros_like(lengths))
     crops = (uniform(crop_words) * (lengths - counts + 1)).astype(np.int64)
-    tokens = dataset.gather(
-        sequences, crops, counts, before=_CLS, after=_EOS if recipe.append_eos else b""
-    )
+    after = bytes([EOS] if recipe.append_eos else [])
+    tokens = dataset.gather(sequences, crops, counts, before=bytes([CLS]), after=after)
     if recipe.rare_residues == "replace":
         tokens = merge_rare_residues(tokens)
     framed_lengths = counts + recipe.special_tokens

@@ -39,11 +39,8 @@ class UpdateSequences:
 class SequenceOrder:
     """The order of a corpus: any update at any time, from any thread.
 
-    Args:
-        lengths: `[sequences]`, residues of each sequence, at least one sequence; kept, not copied.
-        crop_residues: most residues of a sequence; longer ones are cropped.
-        tokens_per_update: B, special tokens included.
-        seed: random seed of the shuffling.
+    `lengths` `[sequences]` are the residues of each sequence, at least one; kept, not copied.
+    `tokens_per_update` is B, special tokens included.
     """
 
     def __init__(

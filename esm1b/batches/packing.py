@@ -67,13 +67,9 @@ def balance(
     """Return the items of each group, by number, so that all groups weigh about the same.
 
     The heaviest item goes first, each to the lightest group that has room for it (longest
-    processing time first). Of equal items, and of equal groups, the first one goes first.
-
-    Args:
-        weights: weight of each item.
-        groups: number of groups; some are empty when there are fewer items.
-        sizes: size of each item; default: its weight.
-        capacity: largest sum of sizes in a group; None for no limit.
+    processing time first). Of equal items, and of equal groups, the first one goes first. Some
+    groups are empty when there are fewer items. Sizes, by default the weights, add up to at most
+    `capacity` in a group; None is no limit.
 
     Raises:
         ValueError: an item found no room.
@@ -102,13 +98,7 @@ def balance(
 
 @dataclass(frozen=True, kw_only=True)
 class Filling:
-    """The fixed size of the micro-batches of a compiled network; see `PackedTokens.filled`.
-
-    Attributes:
-        capacity: number of tokens.
-        sequences: number of sequences, fillers included.
-        longest: tokens of the longest possible sequence.
-    """
+    """The fixed size of a compiled network's micro-batches: arguments of `PackedTokens.filled`."""
 
     capacity: int
     sequences: int

@@ -16,14 +16,10 @@ _UPDATES_AHEAD_OF_A_WORKER: Final = 2
 
 
 class UpdateStream:
-    """The micro-batches of one process, update after update.
+    """The micro-batches of one process, update after update; sizes as in `share_out`.
 
-    Args:
-        micro_batch_tokens: mean tokens of a micro-batch.
-        width: width of the network, for balancing.
-        workers: threads that prepare updates ahead; 0 prepares each on demand.
-        pin_memory: True to put the arrays in page-locked memory, from which a GPU copies while the
-            host continues; without CUDA this changes nothing.
+    So many `workers`, threads, prepare updates ahead; 0 prepares each on demand. `pin_memory` puts
+    the arrays in page-locked memory, from which a GPU copies while the host continues.
     """
 
     def __init__(

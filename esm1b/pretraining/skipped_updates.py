@@ -25,8 +25,7 @@ _SEQUENCES_NAMED: Final = 10
 class SkippedUpdate:
     """An update whose gradient was not finite, so that it changed nothing.
 
-    Counted from 1; `epochs` and `sequences` have an entry for each of its sequences, the latter
-    the index in the training tokens.
+    `epochs` and `sequences` are those that it held; sequences count in the training tokens.
     """
 
     update: int
@@ -39,10 +38,6 @@ class SkipRecord:
 
     The flag of an update is copied to the host behind the update and read when the next one is
     under way, so that the device never waits for the host.
-
-    Args:
-        order: order of the sequences, which says what an update held.
-        place: place of this process; the first one logs skipped updates.
 
     Attributes:
         skipped: skipped updates, oldest first.
@@ -101,10 +96,9 @@ class SkipRecord:
             SkippedUpdate(update=update, epochs=members.epochs.tolist(), sequences=sequences)
         )
         if self._place.rank == 0:
-            named = " ".join(map(str, sequences[:_SEQUENCES_NAMED]))
-            more = " ..." if len(sequences) > _SEQUENCES_NAMED else ""
+            named = [*map(str, sequences[:_SEQUENCES_NAMED])]
+            more = ["..."] if len(sequences) > _SEQUENCES_NAMED else []
             _log.warning(
-                "update %d: its gradient is not finite, so nothing was changed; it held %d "
-                "sequences: %s%s",
-                *(update, len(sequences), named, more),
+                f"update {update}: its gradient is not finite, so nothing was changed; it held "
+                f"{len(sequences)} sequences: {' '.join(named + more)}"
             )

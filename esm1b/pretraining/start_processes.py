@@ -92,12 +92,9 @@ def gpu_of(place: Place, *, visible: int) -> int:
 
 def too_few_processes(environment: Mapping[str, str], *, gpus: int) -> str | None:
     """Return a warning if a single process seems a mistake, with `gpus` visible; else None."""
-    found = []
     tasks = environment.get("SLURM_NTASKS") or "1"
-    if tasks != "1":
-        found.append(f"the SLURM job has {tasks} tasks")
-    if gpus > 1:
-        found.append(f"{gpus} GPUs are visible")
+    found = [f"the SLURM job has {tasks} tasks"] if tasks != "1" else []
+    found += [f"{gpus} GPUs are visible"] if gpus > 1 else []
     if not found:
         return None
     return (

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,6 @@ _log = logging.getLogger(__name__)
 
 class Trainer:
     """One attempt in one process. Collective: all processes construct it and call the same methods.
-
-    Args:
-        train: training tokens.
-        held_out: validation tokens.
-        directory: checkpoint directory.
 
     Attributes:
         updates: number of updates done.
@@ -117,12 +113,7 @@ class Trainer:
         )
 
     def train(self, stop: StopRequest, watchdog: Watchdog, *, number: int) -> None:
-        """Do the remaining updates.
-
-        Args:
-            stop: request to save and stop.
-            watchdog: watchdog of this process, informed of its progress.
-            number: number of this attempt, from 1; used in the first process.
+        """Do the remaining updates in attempt `number`, which only the first process must know.
 
         Raises:
             Stopped: `stop` asked for it, and everything is saved.
@@ -130,20 +121,16 @@ class Trainer:
             RunFailure: too many updates in a row were not finite, or a loss spike ends the run.
         """
         monitors: list[Monitor] = []
-
-        def open_monitor() -> None:
-            monitors.append(
-                Monitor(
-                    self._directory,
-                    attempt=number,
-                    first=self.updates,
-                    last=self._recipe.updates,
-                    active=self._place.rank == 0,
-                    wandb_project=self._wandb_project,
-                )
-            )
-
-        everywhere(open_monitor, self._place)
+        open_monitor = partial(
+            Monitor,
+            self._directory,
+            attempt=number,
+            first=self.updates,
+            last=self._recipe.updates,
+            active=self._place.rank == 0,
+            wandb_project=self._wandb_project,
+        )
+        everywhere(lambda: monitors.append(open_monitor()), self._place)
         with closing(monitors[0]) as monitor:
             self._export_milestone()
             with Agreement.open() as agreement:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,14 +145,9 @@ def _write_shares(directory: Path, engine: Engine, place: Place) -> dict[str, St
             if tensors:
                 file = f"{part}-{place.rank + 1:05d}-of-{place.processes:05d}.safetensors"
                 writing[file] = executor.submit(write_file, directory / file, part, tensors)
-
-        def written() -> dict[str, StoredFile]:
-            wait(writing.values())  # so that no process still writes when all learn of a failure
-            return {file: future.result() for file, future in writing.items()}
-
-        return {
-            file: stored for mine in everywhere(written, place) for file, stored in mine.items()
-        }
+        wait(writing.values())  # so that no process still writes when all learn of a failure
+    written = everywhere(lambda: {f: future.result() for f, future in writing.items()}, place)
+    return {file: stored for mine in written for file, stored in mine.items()}
 
 
 def _commit(unfinished: Path, path: Path, state: StoredState) -> None:
@@ -166,7 +161,7 @@ def _verified(path: Path, engine: Engine, place: Place) -> StoredState:
     """Return the state of a checkpoint after checking all its files, each in one process.
 
     Raises:
-        UserError: some process found damage; the same error in all of them.
+        UserError: some process found damage.
         ActionError: some process could not check its files.
     """
     state = on_first(lambda: _checked_state(path, engine), place)
@@ -207,13 +202,13 @@ def _load(path: Path, state: StoredState, engine: Engine) -> None:
         for name in stored.names
     }
     with ExitStack() as opened:
-        readers: dict[Path, Any] = {}
+
+        @cache
+        def reader(file: Path) -> Any:
+            return opened.enter_context(safe_open(file, framework="pt"))
 
         def read(part: str, name: str) -> Tensor:
-            file = files[part, name]
-            if file not in readers:
-                readers[file] = opened.enter_context(safe_open(file, framework="pt"))
-            tensor: Tensor = readers[file].get_tensor(name)
+            tensor: Tensor = reader(files[part, name]).get_tensor(name)
             return tensor
 
         engine.load(read, adam_steps=state.adam_steps, scaler=state.scaler)

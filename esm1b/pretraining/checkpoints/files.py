@@ -35,13 +35,7 @@ class StoredFile(BaseModel, extra="forbid", frozen=True, strict=True):
 
 
 class StoredState(BaseModel, extra="forbid", frozen=True, strict=True):
-    """The content of `state.json`.
-
-    Attributes:
-        updates: number of updates done, skipped ones included.
-        scaler: loss scale of fp16 and its counters.
-        run: content of `run.json`, which determines the run.
-    """
+    """The content of `state.json`: `updates` counts skipped ones too, `run` is `run.json`."""
 
     updates: int
     adam_steps: int

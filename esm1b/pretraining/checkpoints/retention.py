@@ -81,7 +81,7 @@ def check_free_space(directory: Path, recipe: PretrainingConfig, *, parameters: 
     fit there is only a warning.
 
     Raises:
-        UserError: naming the bytes that are free and those needed.
+        UserError: there is too little.
     """
     every = recipe.milestone_interval
     size = _BYTES_PER_PARAMETER * parameters + _BYTES_BESIDES

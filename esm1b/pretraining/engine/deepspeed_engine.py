@@ -54,10 +54,7 @@ class UpdateOutcome:
 
 
 class Engine:
-    """The encoder under DeepSpeed: gradients summed over processes, Adam, ZeRO.
-
-    Args:
-        encoder: float32 network, with the same weights in every process.
+    """The float32 encoder, alike in all processes, under DeepSpeed: summed gradients, Adam, ZeRO.
 
     Attributes:
         network: network as DeepSpeed runs it.
@@ -185,8 +182,8 @@ class Engine:
         Args:
             read: function of a part and a parameter name that returns the whole float32 tensor;
                 called only for tensors with a share in this process.
-            adam_steps: number of updates that Adam did.
-            scaler: loss scale of fp16, if it was saved.
+            adam_steps: result of `adam_steps` when it was saved.
+            scaler: result of `scaler` then; used in fp16 only.
         """
         for part in PARTS:
             self._write(part, partial(read, part))
