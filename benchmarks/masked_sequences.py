@@ -55,19 +55,18 @@ class MaskedSequences:
             for sequence in sequences
         ]
         lengths = np.array([len(tokens) for tokens in framed])
-        masked = mask_tokens(
-            np.concatenate(framed),
+        original = np.concatenate(framed)
+        masked, positions = mask_tokens(
+            original,
             lengths,
             seed=seed,
             epochs=np.zeros_like(lengths),
             sequences=np.arange(len(lengths)),
         )
-        labels = np.full(len(masked.tokens), IGNORED, dtype=np.int64)
-        labels[masked.positions] = masked.targets
+        labels = np.full(len(masked), IGNORED, dtype=np.int64)
+        labels[positions] = original[positions]
         ends = np.cumsum(lengths)[:-1]
-        return cls(
-            tokens=np.split(masked.tokens.astype(np.int64), ends), labels=np.split(labels, ends)
-        )
+        return cls(tokens=np.split(masked.astype(np.int64), ends), labels=np.split(labels, ends))
 
     @property
     def lengths(self) -> list[int]:

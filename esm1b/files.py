@@ -1,10 +1,11 @@
-"""Atomic writing of files and directories: temporary name, fsync, rename; and JSON files."""
+"""Files and directories: atomic writing (temporary name, fsync, rename), JSON, and full disks."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,14 +58,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def check_replaceable(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) -> None:
     """Check that `path` can become an output directory: new, without files, or an earlier output.
 
-    Args:
-        path: output directory, replaced only by an output of the same kind.
-        kind: kind of output.
-        inputs: files and directories to read while the output is written.
-
     Raises:
         UserError: `path` is a file, holds files other than an output of this kind, is or contains
-            an input, or cannot be created.
+            one of the `inputs`, which are read while it is written, or cannot be created.
     """
     for source in inputs:
         if path.resolve() in (source.resolve(), *source.resolve().parents):
@@ -144,6 +140,81 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class JsonLines:
+    """Appends lines to a file, new or existing.
+
+    A line that a kill or a full disk cut short is ended before the next one is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a+b", buffering=0)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line.
+
+        Raises:
+            OSError: not all of it could be written.
+        """
+        data = json.dumps(line).encode() + b"\n"
+        if self._file.seek(0, os.SEEK_END) > 0:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                data = b"\n" + data
+        while data:
+            data = data[self._file.write(data) :]  # writes less of it on a disk that fills up
+
+    def sync(self) -> None:
+        """Flush the lines to the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_json_lines(path: Path, *, having: str) -> list[dict[str, Any]]:
+    """Return the objects of a file that have the key `having`; lines cut short are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found = []
+    for text in path.read_bytes().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and having in line:
+            found.append(line)
+    return found
+
+
+@contextmanager
+def explain_full_disk(directory: Path, need: Callable[[], str]) -> Iterator[None]:
+    """Say what to do when there is no more room in `directory`, where the block writes.
+
+    Raises:
+        UserError: the file system or the user's share of it is full; `need` returns, in words, the
+            space that the block takes.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = next(path for path in (directory, *directory.parents) if path.exists())
+        free = shutil.disk_usage(place).free
+        raise UserError(
+            f"{directory}: {os.strerror(error.errno)}, {size_in_words(free)} are free without what "
+            f"was written; expected {need()}"
+        ) from error
+
+
+def size_in_words(size: float) -> str:
+    """Return a number of bytes as gigabytes, or as megabytes if it is small."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _check_kind(path: Path, kind: OutputKind) -> None:

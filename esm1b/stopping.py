@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final, Self
@@ -18,16 +18,11 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class StopRequest:
     """A request to stop, which a loop reads: made by a signal, by a thread or by the clock.
 
-    Args:
-        seconds: time budget that starts now; None for no limit.
-        clock: seconds of a clock that never goes back.
+    `seconds` are a time budget that starts now; None for no limit.
     """
 
-    def __init__(
-        self, seconds: float | None = None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._clock = clock
-        self._end = math.inf if seconds is None else clock() + seconds
+    def __init__(self, seconds: float | None = None) -> None:
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
         self._reason: str | None = None
 
     @contextmanager
@@ -52,7 +47,7 @@ class StopRequest:
 
     def reason(self) -> str | None:
         """Return why to stop; None without a request."""
-        if self._clock() >= self._end:
+        if time.monotonic() >= self._end:
             self.ask("its time is up")
         return self._reason
 
@@ -97,12 +92,8 @@ _SECONDS: Final = (86_400, 3_600, 60, 1)
 def parse_duration(text: str, *, name: str = "duration") -> int:
     """Return the seconds of a duration such as `23h30m`, `90m`, `1d12h` or `3600`.
 
-    Args:
-        text: days, hours, minutes and seconds in this order; a bare number is seconds.
-        name: name of the value in an error message.
-
     Raises:
-        UserError: `text` is not a duration, or is zero.
+        UserError: `text`, called `name` in the message, is not a duration, or is zero.
     """
     match = _DURATION.fullmatch(text)
     parts = match.groups(default="0") if match else ()

@@ -39,10 +39,8 @@ def start_workers(build: Callable[[int], State], count: int) -> Iterator["Worker
 
     With one worker everything runs in this process.
 
-    Args:
-        build: called in each worker with its number, from 0; returns its state. Like everything
-            that is sent to workers it must be picklable.
-        count: number of workers.
+    `build` is called in each worker with its number, from 0, and returns its state. Like everything
+    that is sent to workers it must be picklable.
     """
     workers: list[_Worker] = []
     try:
@@ -63,7 +61,7 @@ class WorkerPool(Generic[State]):
     A worker that dies ends the work with `ChildProcessError`.
 
     Attributes:
-        has_processes: whether the workers are other processes than this one.
+        has_processes: True if the workers are other processes than this one.
         window: most tasks in flight: before `map` takes task k it has yielded the result of task
             k - window.
     """
@@ -162,9 +160,9 @@ class _Worker:
 
     def _death(self) -> ChildProcessError:
         self.process.join(timeout=10)
-        code = self.process.exitcode
+        code = self.process.exitcode or 0
         how = f"exit status {code}"
-        if code is not None and code < 0:
+        if code < 0:
             how = signal.Signals(-code).name
             if how == "SIGKILL":
                 how += ", which is how a system that is out of memory ends processes"

@@ -7,8 +7,8 @@ import pytest
 from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
-from esm1b.disk_space import explain_full_disk
 from esm1b.errors import UserError
+from esm1b.files import explain_full_disk
 
 
 def test_a_full_disk_is_explained_and_other_errors_are_not(tmp_path: Path) -> None:

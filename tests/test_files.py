@@ -1,6 +1,7 @@
 import json
 import math
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
@@ -8,11 +9,13 @@ import pytest
 
 from esm1b.errors import UserError
 from esm1b.files import (
+    JsonLines,
     OutputKind,
     atomic_directory,
     atomic_file,
     check_replaceable,
     read_json,
+    read_json_lines,
     sha256_file,
     write_json,
 )
@@ -291,3 +294,41 @@ def test_the_working_directory_is_written(tmp_path: Path, monkeypatch: pytest.Mo
     with atomic_directory(Path("."), "model") as directory:
         (directory / "weights").write_text("new")
     assert listing(tmp_path) == ["model", "model/.esm1b", "model/weights"]
+
+
+def test_lines_are_added(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    with closing(JsonLines(path)) as lines:
+        lines.write({"update": 1, "loss": 3.5})
+        lines.write({"note": "no update"})
+    with closing(JsonLines(path)) as lines:
+        lines.write({"update": 2, "loss": None})
+        lines.sync()
+    assert path.read_text() == (
+        '{"update": 1, "loss": 3.5}\n{"note": "no update"}\n{"update": 2, "loss": null}\n'
+    )
+    assert read_json_lines(path, having="update") == [
+        {"update": 1, "loss": 3.5},
+        {"update": 2, "loss": None},
+    ]
+
+
+@pytest.mark.parametrize("cut", range(1, 16))
+def test_a_line_cut_short_costs_itself_alone(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"update": 1}\n' + '{"update": 2}\n'[:cut])
+    with closing(JsonLines(path)) as lines:
+        lines.write({"update": 3})
+    numbers = [line["update"] for line in read_json_lines(path, having="update")]
+    assert numbers == ([1, 2, 3] if cut >= 13 else [1, 3])
+
+
+def test_what_is_no_object_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'[1]\n\n\xff\xfe\n"update"\n{"update": 1}\n')
+    assert read_json_lines(path, having="update") == [{"update": 1}]
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_json_lines(tmp_path / "none.jsonl", having="update")

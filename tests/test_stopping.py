@@ -1,6 +1,7 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,9 +20,16 @@ def test_signals_ask_to_stop_and_do_nothing_else(number: signal.Signals) -> None
     assert signal.getsignal(number) is before
 
 
-def test_a_spent_budget_asks_to_stop() -> None:
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of a clock that a test sets."""
     now = [100.0]
-    stop = StopRequest(10, clock=lambda: now[0])
+    monkeypatch.setattr("esm1b.stopping.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_a_spent_budget_asks_to_stop(now: list[float]) -> None:
+    stop = StopRequest(10)
     assert not stop.is_made()
     now[0] = 109.9
     assert not stop.is_made()
@@ -64,9 +72,8 @@ def test_no_duration(text: str) -> None:
     )
 
 
-def test_without_a_budget_time_never_asks() -> None:
-    now = [0.0]
-    stop = StopRequest(clock=lambda: now[0])
+def test_without_a_budget_time_never_asks(now: list[float]) -> None:
+    stop = StopRequest()
     now[0] = 1e12
     assert not stop.is_made()
 

@@ -9,14 +9,13 @@ or must not be masked, is ignored. So every set of places of the right size is e
 each residue costs only about 0.2 random words and no sorting.
 """
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID, MASK, RESIDUES, X
-from esm1b.batches.counter import Purpose, keys, uniform, words
+from esm1b.batches.randomness import Purpose, keys, uniform, words
 
 # Masks of validation and evaluation are the same for every run, so that runs can be compared.
 VALIDATION_SEED: Final = 20_180_302
@@ -32,21 +31,6 @@ _DRAWS_MORE: Final = 8
 Corruption = Literal["training", "mask-only"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskedTokens:
-    """Tokens after masking.
-
-    Attributes:
-        tokens: uint8 `[tokens]`, corrupted.
-        positions: int64 `[masked]`, ascending, the chosen places of `tokens`.
-        targets: uint8 `[masked]`, the true tokens.
-    """
-
-    tokens: NDArray[np.uint8]
-    positions: NDArray[np.int64]
-    targets: NDArray[np.uint8]
-
-
 def mask_tokens(
     tokens: NDArray[np.uint8],
     lengths: NDArray[np.int64],
@@ -55,8 +39,11 @@ def mask_tokens(
     epochs: NDArray[np.int64],
     sequences: NDArray[np.int64],
     corruption: Corruption = "training",
-) -> MaskedTokens:
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Choose and corrupt 15 % of the residues of each of several sequences.
+
+    Returns the corrupted tokens, uint8 `[tokens]`, and the chosen places, int64 `[masked]`,
+    ascending. `tokens` itself is unchanged, so `tokens[places]` are the true ones.
 
     The result depends on the tokens of a sequence and on (seed, epoch, sequence) only. X is never
     chosen; the rare residues B, U, Z and O are, unless they were merged into X before.
@@ -64,7 +51,7 @@ def mask_tokens(
     Args:
         tokens: uint8 `[tokens]`, sequences end to end, special tokens included.
         lengths: int64 `[sequences]`, tokens of each.
-        seed: random seed of crops and masks.
+        seed: random seed.
         epochs: int64 `[sequences]`.
         sequences: int64 `[sequences]`, index of each in the corpus.
         corruption: "training" turns 80 % of the chosen into `<mask>`, 10 % into another amino acid
@@ -81,12 +68,12 @@ def mask_tokens(
     masked_counts = (MASKED_SHARE * maskable_counts + rounding).astype(np.int64)
 
     positions, random_bits = _choose(maskable, lengths, maskable_counts, masked_counts, stream)
-    targets = tokens[positions]
     corrupted = tokens.copy()
-    corrupted[positions] = (
-        MASK if corruption == "mask-only" else _training_corruption(targets, random_bits)
-    )
-    return MaskedTokens(tokens=corrupted, positions=positions, targets=targets)
+    if corruption == "mask-only":
+        corrupted[positions] = MASK
+    else:
+        corrupted[positions] = _training_corruption(tokens[positions], random_bits)
+    return corrupted, positions
 
 
 def _choose(

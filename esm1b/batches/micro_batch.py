@@ -1,19 +1,15 @@
 """Sequences of a corpus as a micro-batch: cropped, framed, masked and laid end to end."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from esm1b.alphabet import CLS, EOS, RareResidues, merge_rare_residues
-from esm1b.batches.counter import Purpose, keys, uniform, words
 from esm1b.batches.masking import Corruption, mask_tokens
+from esm1b.batches.randomness import Purpose, keys, uniform, words
 from esm1b.corpus.tokens.dataset import TokenDataset
-
-_CLS: Final = bytes([CLS])
-_EOS: Final = bytes([EOS])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +18,7 @@ class BatchRecipe:
 
     Attributes:
         crop_residues: most residues of a sequence; longer ones are cropped at random.
-        append_eos: whether `<eos>` closes each sequence.
+        append_eos: True if `<eos>` closes each sequence.
         rare_residues: "replace" merges B, U, Z and O into X.
         seed: random seed of crops and masks.
     """
@@ -102,13 +98,12 @@ def make_batch(
     counts = np.minimum(lengths, recipe.crop_residues)
     crop_words = words(keys(Purpose.CROP, recipe.seed, epochs, sequences), np.zeros_like(lengths))
     crops = (uniform(crop_words) * (lengths - counts + 1)).astype(np.int64)
-    tokens = dataset.gather(
-        sequences, crops, counts, before=_CLS, after=_EOS if recipe.append_eos else b""
-    )
+    after = bytes([EOS] if recipe.append_eos else [])
+    tokens = dataset.gather(sequences, crops, counts, before=bytes([CLS]), after=after)
     if recipe.rare_residues == "replace":
         tokens = merge_rare_residues(tokens)
     framed_lengths = counts + recipe.special_tokens
-    masked = mask_tokens(
+    masked, positions = mask_tokens(
         tokens,
         framed_lengths,
         seed=recipe.seed,
@@ -117,8 +112,8 @@ def make_batch(
         corruption=corruption,
     )
     return MicroBatch(
-        tokens=masked.tokens.astype(np.int64),
+        tokens=masked.astype(np.int64),
         lengths=framed_lengths,
-        masked_positions=masked.positions,
-        targets=masked.targets.astype(np.int64),
+        masked_positions=positions,
+        targets=tokens[positions].astype(np.int64),
     )

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.batches.permutation import Permutation
+from esm1b.batches.randomness import Permutation
 
 # Ranks whose tokens are added up: 15,000 sums for 60 million sequences, half a millisecond to
 # compute one block's order again.
@@ -36,22 +36,11 @@ class UpdateSequences:
     sequences: NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Position:
-    """Progress of a run: whole epochs, and sequences of the next epoch, from its beginning."""
-
-    epoch: int
-    sequences: int
-
-
 class SequenceOrder:
     """The order of a corpus: any update at any time, from any thread.
 
-    Args:
-        lengths: `[sequences]`, residues of each sequence, at least one sequence; kept, not copied.
-        crop_residues: most residues of a sequence; longer ones are cropped.
-        tokens_per_update: B, special tokens included.
-        seed: random seed of the shuffling.
+    `lengths` `[sequences]` are the residues of each sequence, at least one; kept, not copied.
+    `tokens_per_update` is B, special tokens included.
     """
 
     def __init__(
@@ -88,18 +77,10 @@ class SequenceOrder:
         """Return the epochs of `updates` updates, a fraction included."""
         return updates * self.tokens_per_update / self.tokens_per_epoch
 
-    def position(self, updates: int) -> Position:
-        """Return the progress after `updates` updates."""
-        epoch, tokens = divmod(updates * self.tokens_per_update, self.tokens_per_epoch)
-        sequences = self._sequences_before(epoch, tokens)
-        if sequences == len(self._lengths):
-            return Position(epoch=epoch + 1, sequences=0)
-        return Position(epoch=epoch, sequences=sequences)
-
     def sequences_seen(self, updates: int) -> int:
         """Return the number of sequences in the first `updates` updates, over all epochs."""
-        position = self.position(updates)
-        return position.epoch * len(self._lengths) + position.sequences
+        epoch, tokens = divmod(updates * self.tokens_per_update, self.tokens_per_epoch)
+        return epoch * self.sequences + self._sequences_before(epoch, tokens)
 
     def permuted(self, epoch: int, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the sequence at each of `ranks` `[n]` of an epoch, int64 `[n]`."""

@@ -8,16 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def rounds_needed(total_tokens: int, *, micro_batch_tokens: int, processes: int) -> int:
-    """Return the number of rounds of `processes` micro-batches that hold `total_tokens`.
-
-    For updates, pass the mean B: each then takes the same number of rounds, exactly
-    B / (processes * micro_batch_tokens) where that divides, although its own number of tokens
-    differs from B by up to a sequence.
-    """
-    return max(1, -(-total_tokens // (micro_batch_tokens * processes)))
-
-
 def micro_batch_capacity(micro_batch_tokens: int, maximum_tokens: int) -> int:
     """Return the most tokens of a micro-batch: the mean plus one sequence of `maximum_tokens`.
 
@@ -30,24 +20,40 @@ def micro_batch_capacity(micro_batch_tokens: int, maximum_tokens: int) -> int:
 
 
 def share_out(
-    tokens: NDArray[np.int64], *, micro_batches: int, width: int, capacity: int | None = None
-) -> Sequence[NDArray[np.int64]]:
-    """Return the sequence indices of each micro-batch, ascending, balanced by arithmetic.
+    tokens: NDArray[np.int64],
+    *,
+    micro_batch_tokens: int,
+    maximum_tokens: int,
+    width: int,
+    processes: int = 1,
+    mean_tokens: int | None = None,
+) -> list[NDArray[np.int64]]:
+    """Return the indices of each micro-batch's sequences, ascending, balanced by arithmetic.
+
+    Process r has the micro-batches r, r + processes, r + 2 processes and so on: every process has
+    the same number, some of them empty where there are few sequences.
 
     A layer does 24 W^2 operations a token in its matrices and 4 W a pair of tokens in attention
     (forward, multiply and add counted apart), so a sequence of n tokens weighs n (6 W + n).
 
     Args:
         tokens: int64 `[sequences]`, tokens of each sequence.
-        micro_batches: number of micro-batches; some are empty when there are fewer sequences.
+        micro_batch_tokens: mean tokens of a micro-batch.
+        maximum_tokens: most tokens of any sequence.
         width: W of the network.
-        capacity: most tokens of a micro-batch; None for no limit.
-
-    Raises:
-        ValueError: a sequence found no room.
+        processes: number of processes.
+        mean_tokens: B of an update, so that all updates have the same number of micro-batches,
+            though each differs from B by up to a sequence; default: the tokens of these sequences.
     """
+    total = int(tokens.sum()) if mean_tokens is None else mean_tokens
+    rounds = max(1, -(-total // (micro_batch_tokens * processes)))
     weights = tokens * (6 * width + tokens)
-    groups = balance(weights.tolist(), micro_batches, sizes=tokens.tolist(), capacity=capacity)
+    groups = balance(
+        weights.tolist(),
+        rounds * processes,
+        sizes=tokens.tolist(),
+        capacity=micro_batch_capacity(micro_batch_tokens, maximum_tokens),
+    )
     return [np.array(sorted(group), dtype=np.int64) for group in groups]
 
 
@@ -61,13 +67,9 @@ def balance(
     """Return the items of each group, by number, so that all groups weigh about the same.
 
     The heaviest item goes first, each to the lightest group that has room for it (longest
-    processing time first). Of equal items, and of equal groups, the first one goes first.
-
-    Args:
-        weights: weight of each item.
-        groups: number of groups; some are empty when there are fewer items.
-        sizes: size of each item; default: its weight.
-        capacity: largest sum of sizes in a group; None for no limit.
+    processing time first). Of equal items, and of equal groups, the first one goes first. Some
+    groups are empty when there are fewer items. Sizes, by default the weights, add up to at most
+    `capacity` in a group; None is no limit.
 
     Raises:
         ValueError: an item found no room.
@@ -96,13 +98,7 @@ def balance(
 
 @dataclass(frozen=True, kw_only=True)
 class Filling:
-    """The fixed size of the micro-batches of a compiled network; see `PackedTokens.filled`.
-
-    Attributes:
-        capacity: number of tokens.
-        sequences: number of sequences, fillers included.
-        longest: tokens of the longest possible sequence.
-    """
+    """The fixed size of a compiled network's micro-batches: arguments of `PackedTokens.filled`."""
 
     capacity: int
     sequences: int

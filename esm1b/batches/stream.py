@@ -1,63 +1,25 @@
 """Micro-batches ready to train, prepared ahead of the update that needs them."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
 from esm1b.batches.order import SequenceOrder
-from esm1b.batches.packing import micro_batch_capacity, rounds_needed, share_out
+from esm1b.batches.packing import share_out
 from esm1b.corpus.tokens.dataset import TokenDataset
 
 _UPDATES_AHEAD_OF_A_WORKER: Final = 2
 
 
-def share_sequences(
-    dataset: TokenDataset,
-    sequences: NDArray[np.int64],
-    recipe: BatchRecipe,
-    *,
-    micro_batch_tokens: int,
-    width: int,
-    processes: int,
-    mean_tokens: int | None = None,
-) -> Sequence[NDArray[np.int64]]:
-    """Return the `sequences` of each micro-batch: indices into the array, ascending.
-
-    Process r has the micro-batches r, r + processes, r + 2 processes and so on: every process has
-    the same number, some without sequences where there are few. With the `mean_tokens` of an update
-    all updates have the same number; the default is the tokens of these sequences. Micro-batches
-    have `micro_batch_tokens` on average and are balanced for a network of `width`.
-    """
-    tokens = recipe.framed_lengths(dataset.lengths[sequences])
-    rounds = rounds_needed(
-        int(tokens.sum()) if mean_tokens is None else mean_tokens,
-        micro_batch_tokens=micro_batch_tokens,
-        processes=processes,
-    )
-    return share_out(
-        tokens,
-        micro_batches=rounds * processes,
-        width=width,
-        capacity=micro_batch_capacity(micro_batch_tokens, recipe.maximum_tokens),
-    )
-
-
 class UpdateStream:
-    """The micro-batches of one process, update after update.
+    """The micro-batches of one process, update after update; sizes as in `share_out`.
 
-    Args:
-        micro_batch_tokens: mean tokens of a micro-batch.
-        width: width of the network, for balancing.
-        workers: threads that prepare updates ahead; 0 prepares each on demand.
-        pin_memory: whether to put the arrays in page-locked memory, from which a GPU copies while
-            the host continues; without CUDA this changes nothing.
+    So many `workers`, threads, prepare updates ahead; 0 prepares each on demand. `pin_memory` puts
+    the arrays in page-locked memory, from which a GPU copies while the host continues.
     """
 
     def __init__(
@@ -77,10 +39,9 @@ class UpdateStream:
         self._order = order
         self._recipe = recipe
         self._share = partial(
-            share_sequences,
-            dataset,
-            recipe=recipe,
+            share_out,
             micro_batch_tokens=micro_batch_tokens,
+            maximum_tokens=recipe.maximum_tokens,
             width=width,
             processes=processes,
             mean_tokens=order.tokens_per_update,
@@ -96,9 +57,10 @@ class UpdateStream:
         Every process has the same number of them.
         """
         members = self._order.update(number)
+        tokens = self._recipe.framed_lengths(self._dataset.lengths[members.sequences])
         batches = [
             make_batch(self._dataset, members.sequences[share], members.epochs[share], self._recipe)
-            for share in self._share(members.sequences)[self._mine]
+            for share in self._share(tokens)[self._mine]
         ]
         return [batch.pinned() for batch in batches] if self._pin_memory else batches
 

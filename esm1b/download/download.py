@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from esm1b.disk_space import explain_full_disk
 from esm1b.download.excerpt import fetch_excerpt, parse_limit
 from esm1b.download.find_release import DamagedFileError, Source, find_release, validation_list
 from esm1b.download.lock import ALGORITHMS, LOCK, file_digests, intact_download, make_lock
@@ -30,7 +29,7 @@ from esm1b.download.release import (
     check_release_name,
 )
 from esm1b.errors import UserError
-from esm1b.files import write_json
+from esm1b.files import explain_full_disk, write_json
 from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)

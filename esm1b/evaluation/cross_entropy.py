@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID, TOKENS
 from esm1b.batches.masking import VALIDATION_SEED, Corruption
 from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
-from esm1b.batches.stream import share_sequences
+from esm1b.batches.packing import share_out
 from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import UserError
 from esm1b.inference.model import Model
@@ -67,7 +67,6 @@ def mask_sequences(
     dataset: TokenDataset, sequences: int, model: Model, *, draws: int, corruption: Corruption
 ) -> MaskedSequences:
     """Return `draws` maskings of the first `sequences` of `dataset`, as `model` reads them."""
-    scored = np.arange(sequences, dtype=np.int64)
     batches, owners = [], []
     for draw in range(draws):
         recipe = BatchRecipe(
@@ -76,20 +75,18 @@ def mask_sequences(
             rare_residues=model.rare_residues,
             seed=VALIDATION_SEED + draw,
         )
-        for share in share_sequences(
-            dataset,
-            scored,
-            recipe,
+        for share in share_out(
+            recipe.framed_lengths(dataset.lengths[:sequences]),
             micro_batch_tokens=_TOKENS_AT_ONCE,
+            maximum_tokens=recipe.maximum_tokens,
             width=model.width,
-            processes=1,
         ):
             if len(share) == 0:
                 continue
             first_epoch = np.zeros_like(share)
-            batch = make_batch(dataset, scored[share], first_epoch, recipe, corruption=corruption)
+            batch = make_batch(dataset, share, first_epoch, recipe, corruption=corruption)
             batches.append(batch)
-            owners.append(np.repeat(scored[share], batch.lengths)[batch.masked_positions])
+            owners.append(np.repeat(share, batch.lengths)[batch.masked_positions])
     return MaskedSequences(batches=batches, owners=owners, sequences=sequences)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from esm1b.errors import Stopped, UserError
-from esm1b.json_lines import JsonLines, read_json_lines
+from esm1b.files import JsonLines, read_json_lines
 from esm1b.pretraining.distributed.liveness import is_lost_peer
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 

@@ -12,24 +12,13 @@ _MOST_FAILURES: Final = 2
 _MOST_CUT_SHORT: Final = 5
 
 
-class NoProgress(RunFailure):
-    """Earlier attempts failed at the update where this one would begin: exit status 1.
-
-    The message is one line that says what to remove for another attempt.
-    """
-
-
 def check_progress(log: Path, *, update: int, layout: Mapping[str, Any]) -> None:
-    """Check that another attempt from `update` with `layout` makes sense.
-
-    Args:
-        log: path of the attempt log.
-        update: number of updates done before the attempt.
-        layout: layout of the attempt; with another one it repeats nothing.
+    """Check that another attempt makes sense after `update` updates; another layout always does.
 
     Raises:
-        NoProgress: the last two attempts from here failed, or the last five were killed, lost a
-            process or failed. An attempt that was asked to stop counts as neither.
+        RunFailure: the last two attempts from here failed, or the last five were killed, lost a
+            process or failed. An attempt that was asked to stop counts as neither. The message is
+            one line that says what to remove for another attempt.
     """
     failures: dict[int, str] = {}
     cut_short: set[int] = set()
@@ -49,12 +38,12 @@ def check_progress(log: Path, *, update: int, layout: Mapping[str, Any]) -> None
             failures = {} if event == "finished" else failures
     if len(failures) >= _MOST_FAILURES:
         last = list(failures.values())[-1].partition("\n")[0]
-        raise NoProgress(
+        raise RunFailure(
             f"stopped for good: {len(failures)} attempts from update {update} failed, "
             f"the last with {last!r}; remove {log} to try again"
         )
     if len(cut_short) >= _MOST_CUT_SHORT:
-        raise NoProgress(
+        raise RunFailure(
             f"stopped for good: {len(cut_short)} attempts from update {update} were "
             f"killed, lost a process or failed before saving anything; remove {log} to try again"
         )

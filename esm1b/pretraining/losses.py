@@ -1,8 +1,8 @@
 """The training loss of a micro-batch: sums over its masked positions."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from esm1b.batches.packing import Filling
 from esm1b.model.packed import PackedTokens
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskedLosses:
+class MaskedLosses(NamedTuple):
     """Sums over the masked positions of a batch, as tensors on the device.
 
     Attributes:
@@ -35,9 +34,7 @@ def masked_losses(
     """
     packed = PackedTokens.from_tokens(torch.from_numpy(batch.tokens), batch.lengths.tolist())
     if filling is not None:
-        packed = packed.filled(
-            capacity=filling.capacity, sequences=filling.sequences, longest=filling.longest
-        )
+        packed = packed.filled(**vars(filling))
     names = ("tokens", "cumulative_lengths", "sequence_index", "offsets")
     moved: dict[str, Any] = {name: _on_device(getattr(packed, name), device) for name in names}
     targets = _on_device(torch.from_numpy(batch.targets), device)

@@ -25,10 +25,7 @@ _SEQUENCES_NAMED: Final = 10
 class SkippedUpdate:
     """An update whose gradient was not finite, so that it changed nothing.
 
-    Attributes:
-        update: number of the update, counted from 1.
-        epochs: epoch of each of its sequences.
-        sequences: index of each of its sequences in the training tokens.
+    `epochs` and `sequences` are those that it held; sequences count in the training tokens.
     """
 
     update: int
@@ -41,10 +38,6 @@ class SkipRecord:
 
     The flag of an update is copied to the host behind the update and read when the next one is
     under way, so that the device never waits for the host.
-
-    Args:
-        order: order of the sequences, which says what an update held.
-        place: place of this process; the first one logs skipped updates.
 
     Attributes:
         skipped: skipped updates, oldest first.
@@ -89,24 +82,23 @@ class SkipRecord:
             if not flag:
                 self._in_a_row = 0
                 continue
-            self._add(update)
+            self._record(update)
             self._in_a_row += 1
             if self._in_a_row > MOST_IN_A_ROW:
                 raise RunFailure(
                     f"the gradients of the {self._in_a_row} updates up to {update} are not finite"
                 )
 
-    def _add(self, update: int) -> None:
+    def _record(self, update: int) -> None:
         members = self._order.update(update - 1)
         sequences = members.sequences.tolist()
         self.skipped.append(
             SkippedUpdate(update=update, epochs=members.epochs.tolist(), sequences=sequences)
         )
         if self._place.rank == 0:
-            named = " ".join(map(str, sequences[:_SEQUENCES_NAMED]))
-            more = " ..." if len(sequences) > _SEQUENCES_NAMED else ""
+            named = [*map(str, sequences[:_SEQUENCES_NAMED])]
+            more = ["..."] if len(sequences) > _SEQUENCES_NAMED else []
             _log.warning(
-                "update %d: its gradient is not finite, so nothing was changed; it held %d "
-                "sequences: %s%s",
-                *(update, len(sequences), named, more),
+                f"update {update}: its gradient is not finite, so nothing was changed; it held "
+                f"{len(sequences)} sequences: {' '.join(named + more)}"
             )

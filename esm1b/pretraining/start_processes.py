@@ -92,12 +92,9 @@ def gpu_of(place: Place, *, visible: int) -> int:
 
 def too_few_processes(environment: Mapping[str, str], *, gpus: int) -> str | None:
     """Return a warning if a single process seems a mistake, with `gpus` visible; else None."""
-    found = []
     tasks = environment.get("SLURM_NTASKS") or "1"
-    if tasks != "1":
-        found.append(f"the SLURM job has {tasks} tasks")
-    if gpus > 1:
-        found.append(f"{gpus} GPUs are visible")
+    found = [f"the SLURM job has {tasks} tasks"] if tasks != "1" else []
+    found += [f"{gpus} GPUs are visible"] if gpus > 1 else []
     if not found:
         return None
     return (
@@ -142,20 +139,18 @@ def _connect(
             device_id=None if device.type == "cpu" else device,  # as DeepSpeed does
         )
     )
-    failed = f"all {place.processes} processes came, but rank {place.rank} on {platform.node()}"
     try:
         outcome.result(timeout=limit_seconds)
-    except TimeoutError as error:
-        raise _logged(
-            f"{failed} could not connect to all others by {backend} within {limit_seconds:g} s; "
-            "one is gone, or they try the wrong network interface"
-        ) from error
-    except RuntimeError as error:
-        raise _logged(
-            f"{failed} could not connect to the others by {backend}: {one_line(error)}"
-        ) from error
-
-
-def _logged(message: str) -> RunFailure:
-    _log.error(message)
-    return RunFailure(message)
+    except (TimeoutError, RuntimeError) as error:
+        reason = f"to the others by {backend}: {one_line(error)}"
+        if isinstance(error, TimeoutError):
+            reason = (
+                f"to all others by {backend} within {limit_seconds:g} s; one is gone, or they try "
+                "the wrong network interface"
+            )
+        message = (
+            f"all {place.processes} processes came, but rank {place.rank} on {platform.node()} "
+            f"could not connect {reason}"
+        )
+        _log.error(message)
+        raise RunFailure(message) from error

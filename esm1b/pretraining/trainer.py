@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,6 @@ _log = logging.getLogger(__name__)
 
 class Trainer:
     """One attempt in one process. Collective: all processes construct it and call the same methods.
-
-    Args:
-        train: training tokens.
-        held_out: validation tokens.
-        directory: checkpoint directory.
 
     Attributes:
         updates: number of updates done.
@@ -117,12 +113,7 @@ class Trainer:
         )
 
     def train(self, stop: StopRequest, watchdog: Watchdog, *, number: int) -> None:
-        """Do the remaining updates.
-
-        Args:
-            stop: request to save and stop.
-            watchdog: watchdog of this process, informed of its progress.
-            number: number of this attempt, from 1; used in the first process.
+        """Do the remaining updates in attempt `number`, which only the first process must know.
 
         Raises:
             Stopped: `stop` asked for it, and everything is saved.
@@ -130,7 +121,16 @@ class Trainer:
             RunFailure: too many updates in a row were not finite, or a loss spike ends the run.
         """
         monitors: list[Monitor] = []
-        everywhere(lambda: monitors.append(self._open_monitor(number)), self._place)
+        open_monitor = partial(
+            Monitor,
+            self._directory,
+            attempt=number,
+            first=self.updates,
+            last=self._recipe.updates,
+            active=self._place.rank == 0,
+            wandb_project=self._wandb_project,
+        )
+        everywhere(lambda: monitors.append(open_monitor()), self._place)
         with closing(monitors[0]) as monitor:
             self._export_milestone()
             with Agreement.open() as agreement:
@@ -199,16 +199,6 @@ class Trainer:
         losses = [line.get("loss") for line in lines if line["update"] <= self.updates]
         return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]
 
-    def _open_monitor(self, number: int) -> Monitor:
-        return Monitor(
-            self._directory,
-            attempt=number,
-            first=self.updates,
-            last=self._recipe.updates,
-            active=self._place.rank == 0,
-            wandb_project=self._wandb_project,
-        )
-
     def _export_milestone(self) -> None:
         """Write the model directory of a milestone that has none yet; a failure is only logged."""
         if not is_milestone(self.updates, self._recipe.milestone_interval):
@@ -232,8 +222,16 @@ class Trainer:
 
         def start_next() -> list[MicroBatch] | None:
             batches = next(stream, None)
-            if batches is not None:
-                self._start(agreement, batches, stop)
+            if batches is None:
+                return None
+            filling = self._engine.filling
+            tokens = sum(len(batch.tokens) for batch in batches)
+            agreement.start(
+                masked=sum(len(batch.targets) for batch in batches),
+                tokens=sum(len(batch.tokens) for batch in batches if len(batch.targets)),
+                padded=tokens if filling is None else filling.capacity * len(batches),
+                stop=stop.is_made(),
+            )
             return batches
 
         stream = self._stream.updates(self.updates, self._recipe.updates)
@@ -246,16 +244,6 @@ class Trainer:
                 self._stop(stop.reason() or "another process was asked to")
             following = start_next()
             yield batches, totals
-
-    def _start(self, agreement: Agreement, batches: list[MicroBatch], stop: StopRequest) -> None:
-        filling = self._engine.filling
-        tokens = sum(len(batch.tokens) for batch in batches)
-        agreement.start(
-            masked=sum(len(batch.targets) for batch in batches),
-            tokens=sum(len(batch.tokens) for batch in batches if len(batch.targets)),
-            padded=tokens if filling is None else filling.capacity * len(batches),
-            stop=stop.is_made(),
-        )
 
     def _stop(self, reason: str) -> None:
         if self._place.rank == 0:

@@ -32,8 +32,8 @@ class Validation:
     """The first held-out sequences, masked at the same positions in two ways.
 
     Shards hold random shares of the corpus, so the first sequences are a fair sample. For
-    `validation` the chosen positions are corrupted as in training (80 % `<mask>`, 10 % another
-    amino acid, 10 % unchanged), for `validation_mask` all of them are `<mask>`.
+    `validation` the chosen positions are corrupted as in training, for `validation_mask` all of
+    them are `<mask>`.
 
     For bitwise the same weights, the result is bitwise the same for any number of processes, ZeRO
     stage and micro-batch: batches hold the same sequences in the same order in all layouts, one
@@ -41,10 +41,7 @@ class Validation:
     may differ in rounding (1e-6 relative in float32) where a batch itself is computed differently:
     on another device, with other threads, or filled up for a compiled network.
 
-    Args:
-        recipe: recipe of the training batches; the masks have their own seed.
-        sequences: largest number of sequences.
-        batch_tokens: mean tokens of a batch.
+    Batches have `batch_tokens` on average. The masks have a seed of their own.
 
     Raises:
         UserError: the sequences have no residue to mask.
@@ -66,13 +63,9 @@ class Validation:
         self._batches = -(-len(members) // place.processes) * place.processes
         members += [np.zeros(0, dtype=np.int64)] * (self._batches - len(members))
         self._mine = range(place.rank, self._batches, place.processes)
+        mine = [members[number] for number in self._mine]
         self._shares = [
-            [
-                make_batch(
-                    dataset, members[n], np.zeros_like(members[n]), recipe, corruption=corruption
-                )
-                for n in self._mine
-            ]
+            [make_batch(dataset, m, np.zeros_like(m), recipe, corruption=corruption) for m in mine]
             for corruption in _CORRUPTIONS.values()
         ]
         masked = sum(len(batch.targets) for share in self._shares for batch in share)

@@ -1,4 +1,5 @@
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from esm1b.alphabet import MASK, X
-from esm1b.batches.masking import MaskedTokens, mask_tokens
+from esm1b.batches.masking import Corruption, mask_tokens
+
+
+class MaskedTokens(NamedTuple):
+    tokens: NDArray[np.uint8]
+    positions: NDArray[np.int64]
+    targets: NDArray[np.uint8]
 
 
 def framed(residues: list[list[int]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -22,12 +29,19 @@ def masked(
     epoch: int = 0,
     sequences: list[int] | None = None,
     seed: int = 1,
+    corruption: Corruption = "training",
 ) -> MaskedTokens:
     tokens, lengths = framed(residues)
     numbers = np.arange(len(residues)) if sequences is None else np.array(sequences)
-    return mask_tokens(
-        tokens, lengths, seed=seed, epochs=np.full(len(residues), epoch), sequences=numbers
+    corrupted, positions = mask_tokens(
+        tokens,
+        lengths,
+        seed=seed,
+        epochs=np.full(len(residues), epoch),
+        sequences=numbers,
+        corruption=corruption,
     )
+    return MaskedTokens(corrupted, positions, tokens[positions])
 
 
 @pytest.fixture(scope="module")
@@ -211,15 +225,7 @@ def test_masks_are_new_for_each_epoch_sequence_and_seed() -> None:
 
 def test_mask_only_chooses_the_same_positions() -> None:
     residues = np.random.default_rng(0).integers(4, 28, size=(20, 50)).tolist()
-    tokens, lengths = framed(residues)
-    hidden = mask_tokens(
-        tokens,
-        lengths,
-        seed=1,
-        epochs=np.zeros(20, dtype=np.int64),
-        sequences=np.arange(20),
-        corruption="mask-only",
-    )
+    hidden = masked(residues, corruption="mask-only")
     as_trained = masked(residues)
     assert hidden.positions.tolist() == as_trained.positions.tolist()
     assert hidden.targets.tolist() == as_trained.targets.tolist()

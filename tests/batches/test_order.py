@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm1b.batches.order import Position, SequenceOrder
+from esm1b.batches.order import SequenceOrder
 
 LENGTHS = np.random.default_rng(0).integers(1, 300, size=997).astype(np.int32)
 
@@ -133,31 +133,24 @@ def test_a_seed_decides_alone() -> None:
     tokens_per_update=st.integers(1, 1500),
     updates=st.integers(0, 8),
 )
-def test_position_counts_what_updates_hold(
+def test_sequences_seen_are_what_updates_hold(
     lengths: list[int], tokens_per_update: int, updates: int
 ) -> None:
     order = order_of(lengths, tokens_per_update)
     held = [pair for update in updates_of(order, range(updates)) for pair in update]
-    position = order.position(updates)
-    assert position.epoch * len(lengths) + position.sequences == len(held)
-    assert 0 <= position.sequences < len(lengths)
+    assert order.sequences_seen(updates) == len(held)
+    whole_epochs, sequences = divmod(len(held), len(lengths))
     # The sequences of the epoch that has begun are the first of its order.
-    begun = order.permuted(position.epoch, np.arange(position.sequences)).tolist()
-    assert [sequence for epoch, sequence in held if epoch == position.epoch] == begun
+    begun = order.permuted(whole_epochs, np.arange(sequences)).tolist()
+    assert [sequence for epoch, sequence in held if epoch == whole_epochs] == begun
 
 
-def test_literal_positions() -> None:
+def test_literal_sequences_seen() -> None:
     # Updates of 100 tokens; an epoch has 10 + 20 + ... + 70 + 7 * 2 = 294.
     order = order_of([10, 20, 30, 40, 50, 60, 70], 100)
-    assert [order.position(updates) for updates in (0, 1, 2, 3, 6)] == [
-        Position(epoch=0, sequences=0),
-        Position(epoch=0, sequences=3),
-        Position(epoch=0, sequences=5),
-        Position(epoch=1, sequences=1),
-        Position(epoch=2, sequences=1),
-    ]
+    assert [order.sequences_seen(updates) for updates in (0, 1, 2, 3, 6)] == [0, 3, 5, 8, 15]
     # The last sequence of an epoch begins before the update ends, though it ends after it.
-    assert order_of([97], 50).position(1) == Position(epoch=1, sequences=0)
+    assert order_of([97], 50).sequences_seen(1) == 1
 
 
 @pytest.mark.parametrize("sequences", [997, 4096, 4097, 12_345])
@@ -168,7 +161,7 @@ def test_after_one_epoch_every_sequence_was_seen_once(sequences: int) -> None:
     order = order_of(lengths, 7919)
     seen: Counter[int] = Counter()
     number = 0
-    while len(seen) < sequences or order.position(number).epoch == 0:
+    while len(seen) < sequences or order.sequences_seen(number) < sequences:
         held = order.update(number)
         seen.update(held.sequences[held.epochs == 0].tolist())
         number += 1

@@ -2,6 +2,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from scipy import stats
 from esm1b.alphabet import X, merge_rare_residues
 from esm1b.batches.micro_batch import BatchRecipe, MicroBatch, make_batch
 from esm1b.batches.order import SequenceOrder
-from esm1b.batches.stream import UpdateStream, share_sequences
+from esm1b.batches.packing import share_out
+from esm1b.batches.stream import UpdateStream
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 
 RECIPE = BatchRecipe(crop_residues=50, append_eos=True, rare_residues="replace", seed=1)
@@ -191,9 +193,9 @@ def test_sequences_are_seen_as_often_as_the_position_says(
     updates_of_an_epoch = order.tokens_per_epoch // 601 + 1
     seen: Counter[bytes] = Counter()
     for number in range(2 * updates_of_an_epoch):
-        position = order.position(number)
-        begun = order.permuted(position.epoch, np.arange(position.sequences)).tolist()
-        expected = Counter(dict.fromkeys(names, position.epoch))
+        whole_epochs, sequences = divmod(order.sequences_seen(number), len(names))
+        begun = order.permuted(whole_epochs, np.arange(sequences)).tolist()
+        expected = Counter(dict.fromkeys(names, whole_epochs))
         expected.update(names[sequence] for sequence in begun)
         for name in names:
             assert len(name) > 50 or seen[name] == expected[name]
@@ -201,7 +203,7 @@ def test_sequences_are_seen_as_often_as_the_position_says(
             seen.update(
                 bytes(part[1:-1]) for batch in rank.update(number) for part in restored(batch)
             )
-    assert order.position(updates_of_an_epoch).epoch == 1
+    assert order.sequences_seen(updates_of_an_epoch) // len(names) == 1
 
 
 def make_update_alone(
@@ -295,18 +297,14 @@ def test_pinned_memory(dataset: TokenDataset) -> None:
 
 def test_shares_of_any_sequences(dataset: TokenDataset) -> None:
     sequences = np.arange(60, 120)
-    shares = share_sequences(
-        dataset, sequences, RECIPE, micro_batch_tokens=400, width=16, processes=2
-    )
-    tokens = np.minimum(dataset.lengths[sequences], 50) + 2
+    tokens = RECIPE.framed_lengths(dataset.lengths[sequences])
+    assert tokens.tolist() == (np.minimum(dataset.lengths[sequences], 50) + 2).tolist()
+    share = partial(share_out, micro_batch_tokens=400, maximum_tokens=52, width=16, processes=2)
+    shares = share(tokens)
     assert len(shares) == 2 * -(-int(tokens.sum()) // 800)
     assert sorted(np.concatenate(shares).tolist()) == list(range(60))
-    assert max(tokens[share].sum() for share in shares) <= 452
-    nothing = np.empty(0, dtype=np.int64)
-    shares = share_sequences(
-        dataset, nothing, RECIPE, micro_batch_tokens=400, width=16, processes=2
-    )
-    assert [share.tolist() for share in shares] == [[], []]
+    assert max(tokens[part].sum() for part in shares) <= 452
+    assert [part.tolist() for part in share(tokens[:0])] == [[], []]
 
 
 def test_an_error_while_preparing_reaches_the_loop(

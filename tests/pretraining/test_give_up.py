@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from esm1b.errors import Stopped, UserError
+from esm1b.errors import RunFailure, Stopped, UserError
 from esm1b.pretraining.attempt_log import AttemptLog, read_attempts
-from esm1b.pretraining.give_up import NoProgress, check_progress
+from esm1b.pretraining.give_up import check_progress
 from tests.pretraining.attempts import CLOSED, FAILURE, LAYOUT, attempt, killed
 
 
 def refusal(directory: Path, update: int) -> str:
-    with pytest.raises(NoProgress) as caught:
+    with pytest.raises(RunFailure, match="stopped for good") as caught:
         check_progress(directory / "attempts.jsonl", update=update, layout=LAYOUT)
     return str(caught.value)
 

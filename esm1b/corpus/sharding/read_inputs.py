@@ -10,8 +10,8 @@ from tqdm import tqdm
 from esm1b.corpus.records.counts import Counts
 from esm1b.corpus.sharding.shared_blocks import SharedBlock, share_blocks
 from esm1b.corpus.sharding.worker import ShardWorker
-from esm1b.disk_space import size_in_words
 from esm1b.errors import UserError
+from esm1b.files import size_in_words
 from esm1b.sequences.formats import RawBlock, raw_blocks
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
 from esm1b.worker_pool import WorkerPool

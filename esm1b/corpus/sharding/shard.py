@@ -27,10 +27,9 @@ from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.parquet_shard import ShardFacts
 from esm1b.corpus.sharding.read_inputs import Inputs, read_inputs
 from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardTask, ShardWorker
-from esm1b.disk_space import explain_full_disk
 from esm1b.download.release import VALIDATION_LIST_RELEASE
 from esm1b.errors import UserError
-from esm1b.files import atomic_directory, write_json
+from esm1b.files import atomic_directory, explain_full_disk, write_json
 from esm1b.sequences.input_file import STANDARD_INPUT
 from esm1b.worker_pool import WorkerPool, start_workers
 

@@ -25,9 +25,8 @@ from esm1b.corpus.manifest import (
     tokens_fingerprint,
 )
 from esm1b.corpus.records.sequence_column import SequenceColumn
-from esm1b.disk_space import explain_full_disk, size_in_words
 from esm1b.errors import UserError
-from esm1b.files import atomic_directory, sha256_file, write_json
+from esm1b.files import atomic_directory, explain_full_disk, sha256_file, size_in_words, write_json
 from esm1b.worker_pool import start_workers
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.batches.order import Position, SequenceOrder
+from esm1b.batches.order import SequenceOrder
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
@@ -77,12 +77,12 @@ def audit(
         skipped: record of the run; updates after `updates` are left out.
         logged: (updates done, sequences seen until then) from the metrics of the run.
     """
-    position = order.position(updates)
+    seen = order.sequences_seen(updates)
     skipped = [update for update in skipped if update.update <= updates]
     numbers = np.linspace(0, updates - 1, min(updates, _COMPARED)).round().astype(np.int64)
     compared = np.unique(numbers).tolist()
     lines = [(update, seen) for update, seen in logged if update <= updates]
-    counts, failures = _count(order, position)
+    counts, failures = _count(order, seen)
     failures += _out_of_turn(order, compared)
     failures += _unlike_order(order, skipped)
     failures += _unlike_log(order, lines)
@@ -93,8 +93,8 @@ def audit(
     return Audit(
         updates=updates,
         sequences=order.sequences,
-        whole_epochs=position.epoch,
-        sequences_of_epoch=position.sequences,
+        whole_epochs=seen // order.sequences,
+        sequences_of_epoch=seen % order.sequences,
         times_seen=_occurrences(counts),
         updates_compared=len(compared),
         lines_compared=len(lines),
@@ -104,8 +104,9 @@ def audit(
     )
 
 
-def _count(order: SequenceOrder, position: Position) -> tuple[NDArray[np.int32], list[str]]:
-    """Return how often each sequence was due, and what is wrong with the epochs."""
+def _count(order: SequenceOrder, seen: int) -> tuple[NDArray[np.int32], list[str]]:
+    """Return how often each sequence is among the first `seen`, and which epochs are wrong."""
+    whole_epochs, begun = divmod(seen, order.sequences)
     counts = np.zeros(order.sequences, dtype=np.int32)
     failures = []
 
@@ -115,13 +116,13 @@ def _count(order: SequenceOrder, position: Position) -> tuple[NDArray[np.int32],
             ranks = np.arange(start, min(start + _CHUNK, last))
             np.add.at(counts, order.permuted(epoch, ranks), 1)
 
-    for epoch in range(position.epoch):
+    for epoch in range(whole_epochs):
         add(epoch, order.sequences)
         if not (counts == epoch + 1).all():
             failures.append(f"epoch {epoch + 1} does not hold every sequence once")
-    add(position.epoch, position.sequences)
-    if counts.max() > position.epoch + 1:
-        failures.append(f"epoch {position.epoch + 1} holds a sequence twice")
+    add(whole_epochs, begun)
+    if counts.max() > whole_epochs + 1:
+        failures.append(f"epoch {whole_epochs + 1} holds a sequence twice")
     return counts, failures
 
 

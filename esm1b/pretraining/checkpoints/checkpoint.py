@@ -9,8 +9,8 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,8 +61,10 @@ def save(
             partial checkpoint counts, and the next save removes what was written.
     """
     path = checkpoint_path(directory, updates)
-    if on_first(path.exists, place) and _is_whole(path, engine, place):
-        return path
+    if on_first(path.exists, place):
+        with suppress(UserError, ActionError):
+            _verified(path, engine, place)
+            return path
     unfinished = path.with_name(f".{path.name}.partial")
     try:
         on_first(lambda: _make_room(path, unfinished), place)
@@ -92,7 +94,8 @@ def load_newest(directory: Path, engine: Engine, *, place: Place) -> StoredState
     Raises:
         UserError: all checkpoints are damaged, or the newest whole one belongs to another run.
     """
-    paths = on_first(lambda: _tidy(directory), place)
+    on_first(lambda: remove_leftovers(directory), place)
+    paths = on_first(lambda: list(saved_checkpoints(directory).values()), place)
     for path in reversed(paths):
         try:
             state = _verified(path, engine, place)
@@ -120,19 +123,6 @@ def shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
     return [[names[item] for item in group] for group in balance([sizes[n] for n in names], count)]
 
 
-def _tidy(directory: Path) -> list[Path]:
-    remove_leftovers(directory)
-    return list(saved_checkpoints(directory).values())
-
-
-def _is_whole(path: Path, engine: Engine, place: Place) -> bool:
-    try:
-        _verified(path, engine, place)
-    except (UserError, ActionError):
-        return False
-    return True
-
-
 def _make_room(path: Path, unfinished: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
@@ -155,14 +145,9 @@ def _write_shares(directory: Path, engine: Engine, place: Place) -> dict[str, St
             if tensors:
                 file = f"{part}-{place.rank + 1:05d}-of-{place.processes:05d}.safetensors"
                 writing[file] = executor.submit(write_file, directory / file, part, tensors)
-
-        def written() -> dict[str, StoredFile]:
-            wait(writing.values())  # so that no process still writes when all learn of a failure
-            return {file: future.result() for file, future in writing.items()}
-
-        return {
-            file: stored for mine in everywhere(written, place) for file, stored in mine.items()
-        }
+        wait(writing.values())  # so that no process still writes when all learn of a failure
+    written = everywhere(lambda: {f: future.result() for f, future in writing.items()}, place)
+    return {file: stored for mine in written for file, stored in mine.items()}
 
 
 def _commit(unfinished: Path, path: Path, state: StoredState) -> None:
@@ -176,7 +161,7 @@ def _verified(path: Path, engine: Engine, place: Place) -> StoredState:
     """Return the state of a checkpoint after checking all its files, each in one process.
 
     Raises:
-        UserError: some process found damage; the same error in all of them.
+        UserError: some process found damage.
         ActionError: some process could not check its files.
     """
     state = on_first(lambda: _checked_state(path, engine), place)
@@ -217,13 +202,13 @@ def _load(path: Path, state: StoredState, engine: Engine) -> None:
         for name in stored.names
     }
     with ExitStack() as opened:
-        readers: dict[Path, Any] = {}
+
+        @cache
+        def reader(file: Path) -> Any:
+            return opened.enter_context(safe_open(file, framework="pt"))
 
         def read(part: str, name: str) -> Tensor:
-            file = files[part, name]
-            if file not in readers:
-                readers[file] = opened.enter_context(safe_open(file, framework="pt"))
-            tensor: Tensor = readers[file].get_tensor(name)
+            tensor: Tensor = reader(files[part, name]).get_tensor(name)
             return tensor
 
         engine.load(read, adam_steps=state.adam_steps, scaler=state.scaler)

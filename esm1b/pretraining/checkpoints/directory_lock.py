@@ -54,7 +54,7 @@ def directory_lock(directory: Path, *, patience_seconds: float = 60) -> Iterator
 
 def _is_locked(file: IO[str]) -> bool:
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

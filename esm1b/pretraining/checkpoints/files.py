@@ -35,13 +35,7 @@ class StoredFile(BaseModel, extra="forbid", frozen=True, strict=True):
 
 
 class StoredState(BaseModel, extra="forbid", frozen=True, strict=True):
-    """The content of `state.json`.
-
-    Attributes:
-        updates: number of updates done, skipped ones included.
-        scaler: loss scale of fp16 and its counters.
-        run: content of `run.json`, which determines the run.
-    """
+    """The content of `state.json`: `updates` counts skipped ones too, `run` is `run.json`."""
 
     updates: int
     adam_steps: int
@@ -103,10 +97,8 @@ def check_file(path: Path, expected: StoredFile, shapes: Mapping[str, Sequence[i
                     raise UserError(
                         f"{path}: {name} is {dtype} {shape}; expected F32 {tuple(shapes[name])}"
                     )
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise UserError(f"{path}: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def write_state(path: Path, state: StoredState) -> None:

@@ -25,12 +25,7 @@ def remove_old(directory: Path, *, keep: int, every: int | None) -> None:
     A milestone is the checkpoint of each `every`-th update, and any with a model directory: `every`
     may have been different before. Call it after a save, which read back what it wrote, so that a
     whole one is kept.
-
-    Raises:
-        ValueError: `keep` is less than 1.
     """
-    if keep < 1:
-        raise ValueError(f"keep is {keep}; expected 1 or more")
     for updates, path in list(saved_checkpoints(directory).items())[:-keep]:
         if not _stays(directory, updates, every):
             remove(path)
@@ -86,7 +81,7 @@ def check_free_space(directory: Path, recipe: PretrainingConfig, *, parameters: 
     fit there is only a warning.
 
     Raises:
-        UserError: naming the bytes that are free and those needed.
+        UserError: there is too little.
     """
     every = recipe.milestone_interval
     size = _BYTES_PER_PARAMETER * parameters + _BYTES_BESIDES

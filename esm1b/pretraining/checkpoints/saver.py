@@ -1,6 +1,7 @@
 """When a run saves, and what happens after a save that fails."""
 
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,25 +23,23 @@ MOST_FAILURES: Final = 3
 _RETRIES_PER_INTERVAL: Final = 10
 
 
+@dataclass
 class Saver:
     """Saves at intervals; after a failure training continues and the save is tried again."""
 
-    def __init__(
-        self, directory: Path, recipe: PretrainingConfig, engine: Engine, place: Place
-    ) -> None:
-        self._directory = directory
-        self._recipe = recipe
-        self._engine = engine
-        self._place = place
-        self._failures = 0
-        self._retry_at: int | None = None
+    directory: Path
+    recipe: PretrainingConfig
+    engine: Engine
+    place: Place
+    _failures: int = field(default=0, init=False)
+    _retry_at: int | None = field(default=None, init=False)
 
     def is_due(self, updates: int) -> bool:
         """Return whether to save after `updates` updates; the same in all processes."""
         return (
-            updates in (self._recipe.updates, self._retry_at)
-            or updates % self._recipe.checkpoint_interval == 0
-            or is_milestone(updates, self._recipe.milestone_interval)
+            updates in (self.recipe.updates, self._retry_at)
+            or updates % self.recipe.checkpoint_interval == 0
+            or is_milestone(updates, self.recipe.milestone_interval)
         )
 
     def save(self, updates: int, skipped: list[SkippedUpdate], *, is_last: bool = False) -> None:
@@ -51,30 +50,27 @@ class Saver:
         Raises:
             SaveError: too many saves in a row have failed.
         """
-        while not self._try_to_save(updates, skipped):
+        while True:
+            try:
+                checkpoint.save(
+                    self.directory, self.engine, updates=updates, skipped=skipped, place=self.place
+                )
+                break
+            except SaveError as error:
+                self._failures += 1
+                if self._failures >= MOST_FAILURES:
+                    raise
+                if self.place.rank == 0:
+                    _log.warning("failure %d of %d: %s", self._failures, MOST_FAILURES, error)
             if not is_last:
-                wait = max(1, self._recipe.checkpoint_interval // _RETRIES_PER_INTERVAL)
+                wait = max(1, self.recipe.checkpoint_interval // _RETRIES_PER_INTERVAL)
                 self._retry_at = updates + wait
                 return
         self._failures = 0
         self._retry_at = None
-        keep, every = self._recipe.checkpoints_kept, self._recipe.milestone_interval
+        keep, every = self.recipe.checkpoints_kept, self.recipe.milestone_interval
         try:
-            on_first(lambda: remove_old(self._directory, keep=keep, every=every), self._place)
+            on_first(lambda: remove_old(self.directory, keep=keep, every=every), self.place)
         except ActionError as error:  # the new checkpoint is safe
-            if self._place.rank == 0:
+            if self.place.rank == 0:
                 _log.warning("an old checkpoint was not removed: %s", error)
-
-    def _try_to_save(self, updates: int, skipped: list[SkippedUpdate]) -> bool:
-        try:
-            checkpoint.save(
-                self._directory, self._engine, updates=updates, skipped=skipped, place=self._place
-            )
-        except SaveError as error:
-            self._failures += 1
-            if self._failures >= MOST_FAILURES:
-                raise
-            if self._place.rank == 0:
-                _log.warning("failure %d of %d: %s", self._failures, MOST_FAILURES, error)
-            return False
-        return True

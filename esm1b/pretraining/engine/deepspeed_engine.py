@@ -5,6 +5,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
+from typing import Final
 
 import torch
 import torch.distributed
@@ -24,6 +25,14 @@ from esm1b.pretraining.engine.deepspeed_settings import (
 from esm1b.pretraining.engine.zero_state import PARTS, sharding_of
 from esm1b.pretraining.losses import MaskedLosses, masked_losses
 from esm1b.pretraining.options import Layout
+
+# The attributes of DeepSpeed's DynamicLossScaler that change, by their names in a checkpoint.
+_LOSS_SCALE: Final = {
+    "scale": "cur_scale",
+    "updates": "cur_iter",
+    "last_overflow": "last_overflow_iter",
+    "hysteresis": "cur_hysteresis",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +54,7 @@ class UpdateOutcome:
 
 
 class Engine:
-    """The encoder under DeepSpeed: gradients summed over processes, Adam, ZeRO.
-
-    Args:
-        encoder: float32 network, with the same weights in every process.
+    """The float32 encoder, alike in all processes, under DeepSpeed: summed gradients, Adam, ZeRO.
 
     Attributes:
         network: network as DeepSpeed runs it.
@@ -99,7 +105,8 @@ class Engine:
         self._sharding = sharding_of(self._optimizer, self._adam)
         self._sharding.create_adam_state()
         if self._precision == "fp16":
-            self._sharding.stay_at_least_scale()
+            # An update that overflows at the least loss scale is skipped like any other.
+            self._optimizer.loss_scaler.raise_error_at_min_scale = False
         else:
             self._sharding.decide_alone()
         if self._precision != "fp32":
@@ -175,15 +182,17 @@ class Engine:
         Args:
             read: function of a part and a parameter name that returns the whole float32 tensor;
                 called only for tensors with a share in this process.
-            adam_steps: number of updates that Adam did.
-            scaler: loss scale of fp16, if it was saved.
+            adam_steps: result of `adam_steps` when it was saved.
+            scaler: result of `scaler` then; used in fp16 only.
         """
         for part in PARTS:
             self._write(part, partial(read, part))
         for state in self._adam.state.values():
             state["step"].fill_(adam_steps)
         if scaler is not None and self._precision == "fp16":
-            self._sharding.set_loss_scale(scaler)
+            ours = self._optimizer.loss_scaler
+            for name, attribute in _LOSS_SCALE.items():
+                setattr(ours, attribute, type(getattr(ours, attribute))(scaler[name]))
         self._sharding.publish()
 
     def adam_steps(self) -> int:
@@ -192,7 +201,10 @@ class Engine:
 
     def scaler(self) -> dict[str, float] | None:
         """Return the dynamic loss scale and its counters; None except in fp16."""
-        return self._sharding.loss_scale() if self._precision == "fp16" else None
+        if self._precision != "fp16":
+            return None
+        scaler = self._optimizer.loss_scaler
+        return {name: getattr(scaler, attribute) for name, attribute in _LOSS_SCALE.items()}
 
     def _accumulate(self, batch: MicroBatch, scale: float, loss: Tensor, correct: Tensor) -> None:
         """Add the gradient of `batch`, and its sums to `loss` and `correct`."""

@@ -67,12 +67,8 @@ def check_compiled(
     """
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     head_width = shape.width // shape.heads
-    path = choose_path(
-        "auto" if attention == "varlen" else attention,
-        device=torch.device(device),
-        dtype=dtype,
-        head_width=head_width,
-    )
+    wanted: AttentionPath = "auto" if attention == "varlen" else attention
+    path = choose_path(wanted, device=torch.device(device), dtype=dtype, head_width=head_width)
     if path != "varlen":
         raise SharedUserError(
             f"--compile: on {device} in {precision}, with heads {head_width} wide and --attention "
@@ -125,8 +121,7 @@ def _users_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UserError(f"{path}: {type(settings).__name__}; expected an object of settings")
     for key, value in settings.items():
-        if key in _REPORTS:
-            kind = _REPORTS[key]
+        if kind := _REPORTS.get(key):
             is_count = type(value) is int and value >= 1
             if not (is_count if kind is int else isinstance(value, kind)):
                 raise UserError(f"{path}: {key}: {value!r}; expected {_TYPE_NAMES[kind]}")

@@ -21,14 +21,6 @@ PARTS: Final[dict[str, str | None]] = {
 }
 """The parts of the state, by their names in a checkpoint, with the keys of Adam's state."""
 
-# The attributes of DeepSpeed's DynamicLossScaler that change, by their names in a checkpoint.
-_LOSS_SCALE: Final = {
-    "scale": "cur_scale",
-    "updates": "cur_iter",
-    "last_overflow": "last_overflow_iter",
-    "hysteresis": "cur_hysteresis",
-}
-
 
 class Sharding:
     """The state of an optimiser as this process sees it, under ZeRO stages 1 and 2.
@@ -86,21 +78,6 @@ class Sharding:
     def publish(self) -> None:
         """Make the forward pass use the float32 weights that were written; collective."""
         self._optimizer.update_lp_params()
-
-    def loss_scale(self) -> dict[str, float]:
-        """Return the loss scale of fp16 and its counters."""
-        scaler = self._optimizer.loss_scaler
-        return {name: getattr(scaler, attribute) for name, attribute in _LOSS_SCALE.items()}
-
-    def set_loss_scale(self, state: Mapping[str, float]) -> None:
-        """Set the loss scale of fp16 and its counters."""
-        scaler = self._optimizer.loss_scaler
-        for name, attribute in _LOSS_SCALE.items():
-            setattr(scaler, attribute, type(getattr(scaler, attribute))(state[name]))
-
-    def stay_at_least_scale(self) -> None:
-        """Skip an update that overflows at the least loss scale like any other; raise no error."""
-        self._optimizer.loss_scaler.raise_error_at_min_scale = False
 
     def _masters(self) -> list[Tensor]:
         """Return the float32 tensors that Adam updates in this process."""

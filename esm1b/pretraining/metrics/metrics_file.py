@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Final
 
-from esm1b.json_lines import read_json_lines
+from esm1b.files import read_json_lines
 
 METRICS_FILE: Final = "metrics.jsonl"
 """Name in the directory of the checkpoints; docs/pretraining.md has all keys of a line."""

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from esm1b.errors import UserError, one_line
-from esm1b.json_lines import JsonLines
+from esm1b.files import JsonLines
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.metrics.weights_and_biases import WeightsAndBiases

@@ -1,12 +1,15 @@
-"""A random permutation that can be computed at any index, with no array of its length."""
+"""Random numbers and permutations as functions of a key and an index, without a state to save."""
 
+from enum import IntEnum
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.batches.counter import Purpose, keys, words
+from esm1b.sequences.hashes import mixed
 
+# The increment of SplitMix64, whose finaliser is `mixed`.
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 # Luby and Rackoff 1988, "How to construct pseudorandom permutations from pseudorandom functions":
 # four rounds are enough for large halves. Small halves need more: with 12, even the 120 orders of
 # five indices come up equally often, as far as 12,000 draws tell.
@@ -17,19 +20,42 @@ _SMALL_BITS: Final = 16
 _CHUNK: Final = 8192
 
 
+class Purpose(IntEnum):
+    """The purpose of a random number; equal counters of two purposes give independent numbers."""
+
+    ORDER = 0
+    CROP = 1
+    MASKING = 2
+
+
+def keys(
+    purpose: Purpose, seed: int, epoch: NDArray[np.int64] | int, sequence: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """Return one uint64 key `[sequences]` for each (purpose, seed, epoch, sequence)."""
+    key = np.full(1, seed, dtype=np.uint64)
+    for part in (purpose, epoch, sequence):
+        key = words(key, np.atleast_1d(np.asarray(part, dtype=np.int64)))
+    return np.broadcast_to(key, np.shape(sequence))
+
+
+def words(key: NDArray[np.uint64], counter: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the uint64 word at `counter` of the stream `key`; arrays of equal shape."""
+    return mixed(key + _GOLDEN * (counter.astype(np.uint64) + np.uint64(1)))
+
+
+def uniform(random_words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return float64 numbers in [0, 1) from the upper 53 bits of `random_words`."""
+    return (random_words >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
+
+
 class Permutation:
-    """A permutation of 0 to `size` - 1 that (seed, epoch) decides.
+    """A permutation of 0 to `size` - 1 that (seed, epoch) decides, computed at any index.
 
     A Feistel network over the bits of an index: its upper and its lower half take turns to be
     changed by a random function of the other. The functions are tables, of a few thousand entries
     for 60 million indices. It permutes the next power of two; an index that lands at `size` or
     beyond is sent through again until it lands below ("cycle walking", Black and Rogaway 2002),
     which keeps it a permutation and takes two passes on average at most.
-
-    Args:
-        size: number of indices, at least 1.
-        seed: random seed.
-        epoch: number of the epoch; each has a different permutation.
     """
 
     def __init__(self, size: int, *, seed: int, epoch: int) -> None:
