@@ -11,10 +11,9 @@ from xml.parsers import expat
 from xml.sax.saxutils import unescape
 
 from esm1b.errors import UserError
-from esm1b.sequences.cleaning import WHITE_SPACE
 from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.fasta import LONGEST_RECORD
-from esm1b.sequences.header import Header, RecordBlock, header_of
+from esm1b.sequences.record import WHITE_SPACE, Header, RecordBlock, header_of
 
 _ENTRY_START: Final = b"<entry"
 _ENTRY_END: Final = b"</entry>"

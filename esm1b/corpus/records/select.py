@@ -5,21 +5,13 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.corpus.records.counts import (
-    EXCLUDED,
-    NOT_IN_SAMPLE,
-    OUTCOMES,
-    TOO_LONG,
-    TOO_SHORT,
-    Counts,
-)
 from esm1b.corpus.records.parse import parse_rows
-from esm1b.corpus.records.selection import Selection
-from esm1b.corpus.records.table import Rows
+from esm1b.corpus.records.selection import Counts, Selection
+from esm1b.corpus.records.table import EXCLUDED, NOT_IN_SAMPLE, OUTCOMES, TOO_LONG, TOO_SHORT, Rows
 from esm1b.errors import UserError
-from esm1b.sequences.cleaning import fault
 from esm1b.sequences.formats import RawBlock
 from esm1b.sequences.hashes import below, id_hashes, sample_hashes, sequence_hashes
+from esm1b.sequences.record import fault
 
 
 def select_rows(block: RawBlock, selection: Selection) -> tuple[Rows, Counts]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from esm1b.corpus.records.counts import Counts
+from esm1b.corpus.records.selection import Counts
 from esm1b.corpus.sharding.shared_blocks import SharedBlock, share_blocks
 from esm1b.corpus.sharding.worker import ShardWorker
 from esm1b.disk_space import size_in_words

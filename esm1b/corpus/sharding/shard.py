@@ -22,8 +22,8 @@ from esm1b.corpus.manifest import (
     corpus_fingerprint,
     length_histogram,
 )
-from esm1b.corpus.records.counts import DROP_REASONS, Counts
-from esm1b.corpus.records.selection import Selection
+from esm1b.corpus.records.selection import Counts, Selection
+from esm1b.corpus.records.table import DROP_REASONS
 from esm1b.corpus.sharding.parquet_shard import ShardFacts
 from esm1b.corpus.sharding.read_inputs import Inputs, read_inputs
 from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardTask, ShardWorker

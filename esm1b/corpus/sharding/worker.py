@@ -10,10 +10,15 @@ from typing import Final
 import numpy as np
 
 from esm1b.corpus.manifest import SplitName
-from esm1b.corpus.records.counts import DUPLICATE_ID, HELD_OUT_SEQUENCE, Counts
 from esm1b.corpus.records.select import select_rows
-from esm1b.corpus.records.selection import Selection
-from esm1b.corpus.records.table import Rows, drop_duplicate_ids, sort_rows
+from esm1b.corpus.records.selection import Counts, Selection
+from esm1b.corpus.records.table import (
+    DUPLICATE_ID,
+    HELD_OUT_SEQUENCE,
+    Rows,
+    drop_duplicate_ids,
+    sort_rows,
+)
 from esm1b.corpus.sharding.parquet_shard import ShardFacts, write_parquet
 from esm1b.corpus.sharding.shared_blocks import SharedBlock, load_block
 from esm1b.corpus.sharding.spill import read_interval, write_run

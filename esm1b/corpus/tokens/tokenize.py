@@ -24,7 +24,7 @@ from esm1b.corpus.manifest import (
     read_manifest,
     tokens_fingerprint,
 )
-from esm1b.corpus.records.sequence_column import SequenceColumn
+from esm1b.corpus.records.table import SequenceColumn
 from esm1b.disk_space import explain_full_disk, size_in_words
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, sha256_file, write_json
