@@ -70,9 +70,6 @@ def shard(
             are missing, or the file system is full.
         ChildProcessError: a worker died.
     """
-    for name, value in (("shards", shards), ("workers", workers)):
-        if value < 1:
-            raise UserError(f"{name} {value}: expected at least 1")
     lists = [ids.file for ids in (selection.listed, selection.excluded) if ids is not None]
     opened = Inputs(inputs)
     read_files = [Path(name) for name in (*inputs, *lists) if name != STANDARD_INPUT]

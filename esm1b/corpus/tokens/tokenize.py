@@ -51,8 +51,6 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
         UserError: there is no corpus, it differs from its manifest, or the file system is full.
         ChildProcessError: a worker died.
     """
-    if workers < 1:
-        raise UserError(f"workers {workers}: expected at least 1")
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     shards = checked_shards(corpus, manifest)
     residues = sum(shard["residues"] for shard in shards)
