@@ -48,10 +48,7 @@ def draw_contacts(
     residue get a second one, which correlates residues that are not in contact. The two residues of
     a contact never face opposite sides.
 
-    Args:
-        segments: secondary structure of the family.
-        facing: direction of each site, `[length]`, from -1 (outside) to 1 (inside); loops 0.
-        generator: source of the random numbers.
+    `facing` has the direction of each site, `[length]`, from -1 (outside) to 1 (inside); loops 0.
     """
     length = segments[-1].stop
     wanted = int(generator.integers(-(-length // 3), length // 2 + 1))

@@ -47,12 +47,10 @@ def exact_predictions(
             ignored.
 
     Raises:
-        ValueError: `sequences` and `missing` differ in number or length, no corpus family has the
-            length of a sequence, or a visible token is not one of the 20 amino acids.
+        ValueError: no corpus family has the length of a sequence, a mask has another length, or a
+            visible token is not one of the 20 amino acids.
     """
     shapes = [len(sequence) for sequence in sequences]
-    if shapes != [len(mask) for mask in missing]:
-        raise ValueError("sequences and missing must have the same lengths")
     starts = np.concatenate([[0], np.cumsum([int(mask.sum()) for mask in missing])])
     optimum = np.empty((int(starts[-1]), STATES))
     independent = np.empty_like(optimum)

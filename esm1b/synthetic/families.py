@@ -74,8 +74,6 @@ class SyntheticFamily:
     """A family and the whole truth about it.
 
     Attributes:
-        name: name of the family.
-        kind: use of the family.
         ss3: one letter per residue: H (helix), E (strand) or C (coil).
         potts: model that the sequences are drawn from; its edges are the contacts.
     """

@@ -69,10 +69,7 @@ class Inputs:
 def read_inputs(inputs: Inputs, pool: WorkerPool[ShardWorker], spill: Path) -> Counts:
     """Have the workers select and spill the records of all inputs; return the counts of all.
 
-    Args:
-        inputs: the inputs.
-        pool: the workers.
-        spill: folder for a file that hands over the blocks.
+    A file in the folder `spill` hands over the blocks.
     """
     blocks: Iterator[RawBlock | SharedBlock] = inputs.blocks()
     if pool.has_processes:

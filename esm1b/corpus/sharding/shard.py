@@ -95,13 +95,8 @@ def shard(
         write_json(directory / MANIFEST, manifest)
     if warning := cluster_warning(manifest):
         _log.warning("%s: %s", output, warning)
-    _log.info(
-        "%s: %d sequences to train on, %d held out, from %d records",
-        output,
-        train,
-        validation,
-        counts.read,
-    )
+    message = "%s: %d sequences to train on, %d held out, from %d records"
+    _log.info(message, output, train, validation, counts.read)
     return manifest
 
 

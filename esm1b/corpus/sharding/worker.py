@@ -39,7 +39,6 @@ class ShardTask:
     """One shard to write.
 
     Attributes:
-        split: side of the split.
         number: number of the shard, from 0.
         shards: number of shards of the split.
         size: bytes spilled for all shards of the split.
@@ -65,7 +64,6 @@ class ShardWorker:
     Args:
         directory: directory of the corpus, with folders for the splits.
         spill: folder of the runs, shared by all workers.
-        selection: choice of the records to keep and to hold out.
         number: number of the worker, which tells its runs from those of others.
     """
 

@@ -71,17 +71,15 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
             for entry in pool.map(_Tokenizer.tokenize, shards):
                 entries[str(Path(entry["file"]).parent)].append(entry)
                 bar.update(entry["residues"])
-        write_json(
-            directory / MANIFEST,
-            {
-                "format": TOKENS_FORMAT,
-                "format_version": FORMAT_VERSION,
-                "corpus_fingerprint": manifest["fingerprint"],
-                "alphabet": list(TOKENS),
-                "shards": entries,
-                "fingerprint": tokens_fingerprint(manifest["fingerprint"]),
-            },
-        )
+        content = {
+            "format": TOKENS_FORMAT,
+            "format_version": FORMAT_VERSION,
+            "corpus_fingerprint": manifest["fingerprint"],
+            "alphabet": list(TOKENS),
+            "shards": entries,
+            "fingerprint": tokens_fingerprint(manifest["fingerprint"]),
+        }
+        write_json(directory / MANIFEST, content)
     _log.info("%s: %d residues in %d shards", output, residues, len(shards))
 
 
