@@ -7,6 +7,7 @@ secondary structure and the best possible predictions (`esm1b.synthetic.exact_pr
 """
 
 import gzip
+import io
 import textwrap
 import zipfile
 import zlib
@@ -146,15 +147,19 @@ def _write_fasta(path: Path, records: Iterator[tuple[str, str]]) -> None:
 
     No real accession looks like these; 32630 is NCBI's taxon for synthetic constructs.
     """
-    # no file name and no time in the gzip header: the same records give the same bytes
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as compressed:
+    with (
+        path.open("wb") as raw,
+        # no file name and no time in the gzip header: the same records give the same bytes
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as compressed,
+        io.TextIOWrapper(compressed, encoding="ascii", newline="\n") as text,
+    ):
         for number, (family, sequence) in enumerate(records, start=1):
             accession = f"SYN{number:07d}"
-            header = (
+            text.write(
                 f">UniRef50_{accession} Synthetic protein of {family} n=1 "
-                f"Tax=synthetic construct TaxID=32630 RepID={accession}_SYNTH"
+                f"Tax=synthetic construct TaxID=32630 RepID={accession}_SYNTH\n"
+                f"{textwrap.fill(sequence, 60)}\n"
             )
-            compressed.write(f"{header}\n{textwrap.fill(sequence, 60)}\n".encode())
 
 
 def _save_truth(path: Path, families: Sequence[SyntheticFamily]) -> None:

@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -145,8 +144,9 @@ def _write_shards(
     size, number = counts.spilled, shards
     with tqdm(desc="write", total=shards + validation_shards, unit=" shards", disable=None) as bar:
         for split in SPLITS:
-            task = ShardTask(split=split, number=0, shards=number, size=size)
-            tasks = [replace(task, number=k) for k in range(number)]
+            tasks = [
+                ShardTask(split=split, number=k, shards=number, size=size) for k in range(number)
+            ]
             for shard_facts in pool.map(ShardWorker.write_shard, tasks):
                 facts[split].append(shard_facts)
                 bar.update()
