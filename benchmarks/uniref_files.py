@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from esm1b.sequences.header import Header
+from esm1b.sequences.record import Header
 
 _NAMES = (
     "Uncharacterized protein",

@@ -27,17 +27,11 @@ SECONDARY_STRUCTURE: Final = "HEC"
 """The three states of secondary structure: helix, strand and coil."""
 
 _NOT_A_RESIDUE: Final = 255
-
-
-def _encoding_table() -> bytes:
-    table = bytearray([_NOT_A_RESIDUE] * 256)
-    for token, symbol in enumerate(RESIDUES, start=FIRST_AMINO_ACID):
-        table[ord(symbol)] = token
-    table[ord("J")] = X  # leucine or isoleucine: ESM-1b has no symbol for it
-    return bytes(table)
-
-
-_ENCODING: Final = _encoding_table()
+# J stands for leucine or isoleucine: ESM-1b has no symbol for it.
+_TOKEN_OF: Final = {symbol: token for token, symbol in enumerate(TOKENS)} | {"J": X}
+_ENCODING: Final = bytes(
+    _TOKEN_OF[chr(code)] if chr(code) in RESIDUES + "J" else _NOT_A_RESIDUE for code in range(256)
+)
 _DECODING: Final = np.frombuffer(
     b"".join(token.encode() if len(token) == 1 else b"?" for token in TOKENS), dtype=np.uint8
 )

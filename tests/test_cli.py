@@ -309,6 +309,14 @@ def test_a_wrong_configuration(
             "--workers N: '0'; expected greater than or equal to 1",
         ),
         (
+            ["shard", "a.fasta", "--output=out", "--workers=0"],
+            "--workers N: '0'; expected greater than or equal to 1",
+        ),
+        (
+            ["shard", "a.fasta", "--output=out", "--shards=0"],
+            "--shards N: '0'; expected greater than or equal to 1",
+        ),
+        (
             ["contacts", "model", "a.fasta", "--output=out", "--device=gpu"],
             "--device: 'gpu'; expected one of 'auto', 'cpu', 'cuda'",
         ),

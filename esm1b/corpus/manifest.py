@@ -87,14 +87,8 @@ def corpus_fingerprint(shards: Mapping[SplitName, Sequence[Mapping[str, Any]]]) 
 
 def tokens_fingerprint(corpus: str) -> str:
     """Return the SHA-256 over the corpus's fingerprint, the alphabet and the format."""
-    return _digest(
-        {
-            "format": TOKENS_FORMAT,
-            "version": FORMAT_VERSION,
-            "corpus": corpus,
-            "alphabet": TOKENS,
-        }
-    )
+    content = {"format": TOKENS_FORMAT, "version": FORMAT_VERSION, "corpus": corpus}
+    return _digest({**content, "alphabet": TOKENS})
 
 
 def _digest(value: Any) -> str:

@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from esm1b.download.release import (
     CURRENT,
     LIST_MIRRORS,
     MIRRORS,
+    VALIDATION_LIST,
     VALIDATION_LIST_IDS,
     check_mirror,
     check_release_name,
@@ -106,21 +107,12 @@ def download_validation_list(
     wanted = {"name": source.name, "release": source.release, "limit": None, "sample": None}
     with _only_download(output) as stops:
         return intact_download(output, wanted, given) or _fetch(
-            source, output, patience or Patience(), stops, _list_facts
+            source, output, patience or Patience(), stops
         )
 
 
-def _fetch(
-    source: Source,
-    output: Path,
-    patience: Patience,
-    stops: StopAtOnce,
-    facts: Callable[[Path], dict[str, Any]] = lambda path: {},
-) -> dict[str, Any]:
-    """Fetch a whole file, write its lock and return it.
-
-    `facts` returns more entries of the lock, or raises `DamagedFileError`.
-    """
+def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) -> dict[str, Any]:
+    """Fetch a whole file, write its lock and return it."""
     path = output / source.file
 
     def verified(path: Path, remote: MirroredFile | None) -> dict[str, Any]:
@@ -129,7 +121,7 @@ def _fetch(
             raise DamagedFileError(f"{size} bytes; expected {source.size}")
         digests = file_digests(path, sorted({*ALGORITHMS, *source.digests}))
         source.check(digests)
-        more = facts(path)
+        more = _list_facts(path) if source.file == VALIDATION_LIST.name else {}
         return make_lock(source, remote, path, digests, verified_by=source.verified_by, **more)
 
     def attempt(remote: MirroredFile) -> dict[str, Any]:

@@ -21,13 +21,12 @@ from esm1b.download.partial_file import tracked
 from esm1b.download.release import LIMIT_PATTERN
 from esm1b.errors import DownloadError, UserError
 from esm1b.files import atomic_file
-from esm1b.sequences.cleaning import clean
 from esm1b.sequences.compressed import ChunkReader, CutShortError, decompressed_chunks
 from esm1b.sequences.fasta import cut_fasta
 from esm1b.sequences.formats import cut_blocks, parse_block
-from esm1b.sequences.hashes import below, sample_hashes
-from esm1b.sequences.header import Header
+from esm1b.sequences.hashes import SAMPLE_KEY, below, sequence_hashes
 from esm1b.sequences.input_file import CHUNK_BYTES, prefetch
+from esm1b.sequences.record import Header, clean
 
 _log = logging.getLogger(__name__)
 
@@ -138,8 +137,8 @@ def _write_sample(
         for raw in cut_blocks(chunks, source.file, CHUNK_BYTES):
             block = parse_block(raw)
             read += len(block.sequences)
-            is_kept = below(sample_hashes(map(clean, block.sequences)), fraction)
-            for index in np.flatnonzero(is_kept):
+            hashes = sequence_hashes(map(clean, block.sequences), SAMPLE_KEY)
+            for index in np.flatnonzero(below(hashes, fraction)):
                 yield _fasta(block.headers[index], block.sequences[index])
 
     unreadable = None

@@ -4,8 +4,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, fromstring
 
 from esm1b.download.mirrors import UnusableFileError
 
@@ -33,36 +32,30 @@ def parse_metalink(data: bytes) -> tuple[str | None, dict[str, ListedFile]]:
     Raises:
         MetalinkError: it is not XML, not a metalink, or has an impossible fact about a file.
     """
-    tree = TreeBuilder()
-    parser = expat.ParserCreate(namespace_separator="}")
-    parser.StartDoctypeDeclHandler = _refuse_document_type
-    parser.StartElementHandler = lambda tag, keys: tree.start(tag.rpartition("}")[2], keys)
-    parser.EndElementHandler = lambda tag: tree.end(tag)
-    parser.CharacterDataHandler = tree.data
     try:
-        parser.Parse(data, True)
-    except expat.ExpatError as error:
+        root = fromstring(data, XMLParser(target=_Builder()))
+    except ParseError as error:
         raise MetalinkError(f"not XML: {error}") from error
-    root = tree.close()
-    if root.tag != "metalink":
-        raise MetalinkError(f"its root is <{root.tag}>; expected <metalink>")
+    if (tag := root.tag.rpartition("}")[2]) != "metalink":
+        raise MetalinkError(f"its root is <{tag}>; expected <metalink>")
     files: dict[str, ListedFile] = {}
-    for element in root.iter("file"):
+    for element in root.iterfind(".//{*}file"):
         name = element.get("name")
         if not name:
             raise MetalinkError("a <file> without a name")
         listed = ListedFile(size=_size(element, name), digests=_digests(element, name))
         if files.setdefault(name, listed) != listed:
             raise MetalinkError(f"it lists {name!r} twice, and differently")
-    return root.findtext("version", "").strip() or None, files
+    return root.findtext("{*}version", "").strip() or None, files
 
 
-def _refuse_document_type(*_: object) -> None:
-    raise MetalinkError("it declares a document type, which no metalink needs")
+class _Builder(TreeBuilder):
+    def doctype(self, *_: object) -> None:
+        raise MetalinkError("it declares a document type, which no metalink needs")
 
 
 def _size(element: Element, name: str) -> int | None:
-    text = element.findtext("size")
+    text = element.findtext("{*}size")
     if text is None:
         return None
     text = text.strip()
@@ -73,7 +66,7 @@ def _size(element: Element, name: str) -> int | None:
 
 def _digests(element: Element, name: str) -> dict[str, str]:
     digests = {}
-    for found in (*element.iterfind("hash"), *element.iterfind("verification/hash")):
+    for found in element.iterfind(".//{*}hash"):
         # Metalink 3, which UniProt writes, has sha256, Metalink 4 (RFC 5854) has sha-256
         algorithm = found.get("type", "").lower().replace("sha-", "sha")
         digest = (found.text or "").strip().lower()

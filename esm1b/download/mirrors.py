@@ -75,6 +75,13 @@ class MirroredFile:
 
     Proxies come from the environment (`https_proxy`, `no_proxy`).
 
+    Args:
+        name: description of the file, for messages.
+        urls: addresses, the preferred ones first.
+        size: bytes of the file; a server whose file has another size is not read.
+        has_digest: presence of a digest, which shows if bytes of different servers do not
+            belong together; without one they are not combined.
+
     Attributes:
         size: bytes, or None until a server has said it.
         url: source of the last bytes.
@@ -90,16 +97,6 @@ class MirroredFile:
         size: int | None = None,
         has_digest: bool = False,
     ) -> None:
-        """Prepare to read; no request is sent yet.
-
-        Args:
-            name: description of the file, for messages.
-            urls: addresses, the preferred ones first.
-            patience: limits and waits.
-            size: bytes of the file; a server whose file has another size is not read.
-            has_digest: presence of a digest, which shows if bytes of different servers do not
-                belong together; without one they are not combined.
-        """
         self.size = self._expected_size = size
         self.url: str | None = None
         self.validators: dict[str, Validator] = {}

@@ -16,10 +16,9 @@ from tqdm import tqdm
 from esm1b.alphabet import encode
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, windows_of
-from esm1b.sequences.cleaning import clean, drop_reason, fault
 from esm1b.sequences.fasta import read_fasta_blocks
-from esm1b.sequences.header import RecordBlock
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
+from esm1b.sequences.record import RecordBlock, clean, drop_reason, fault
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

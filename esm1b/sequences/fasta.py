@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from esm1b.errors import UserError
-from esm1b.sequences.cleaning import WHITE_SPACE
 from esm1b.sequences.compressed import DamagedInputError
-from esm1b.sequences.header import RecordBlock, parse_header
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
+from esm1b.sequences.record import WHITE_SPACE, RecordBlock, parse_header
 
 # Characters of a record, which is in memory: far above the longest known protein (some 45,000).
 LONGEST_RECORD: Final = 1 << 26

@@ -19,14 +19,13 @@ _LONGEST_ID: Final = 128
 _MASKS: Final = np.array([2 ** (8 * size) - 1 for size in range(_WORD + 1)], np.uint64)
 
 
-def sequence_hashes(sequences: Iterable[bytes]) -> NDArray[np.uint64]:
-    """Return the 64-bit keyed hash of each cleaned sequence, uniform over the whole range."""
-    return _hashes(sequences, SEQUENCE_KEY)
+def sequence_hashes(sequences: Iterable[bytes], key: bytes) -> NDArray[np.uint64]:
+    """Return the 64-bit keyed hash of each cleaned sequence, uniform over the whole range.
 
-
-def sample_hashes(sequences: Iterable[bytes]) -> NDArray[np.uint64]:
-    """Return another hash of each cleaned sequence, which decides whether it is in a sample."""
-    return _hashes(sequences, SAMPLE_KEY)
+    With `SEQUENCE_KEY` it decides the side of the split, with `SAMPLE_KEY` who is in a sample.
+    """
+    start = _seed(key)
+    return np.array([xxh3_64_intdigest(sequence, start) for sequence in sequences], np.uint64)
 
 
 def id_hashes(
@@ -91,11 +90,6 @@ def below(hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
 
 def _seed(key: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=_WORD).digest(), "big")
-
-
-def _hashes(values: Iterable[bytes], key: bytes) -> NDArray[np.uint64]:
-    start = _seed(key)
-    return np.array([xxh3_64_intdigest(value, start) for value in values], dtype=np.uint64)
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -3,18 +3,17 @@
 Entries are read by a pattern where they look as usual, else by a parser.
 """
 
+import html
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
-from xml.etree.ElementTree import Element, TreeBuilder
+from xml.etree import ElementTree
 from xml.parsers import expat
-from xml.sax.saxutils import unescape
 
 from esm1b.errors import UserError
-from esm1b.sequences.cleaning import WHITE_SPACE
 from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.fasta import LONGEST_RECORD
-from esm1b.sequences.header import Header, RecordBlock, header_of
+from esm1b.sequences.record import WHITE_SPACE, Header, RecordBlock, header_of
 
 _ENTRY_START: Final = b"<entry"
 _ENTRY_END: Final = b"</entry>"
@@ -60,7 +59,6 @@ _ENTRY: Final = re.compile(
 _MEMBERS: Final = re.compile((_SPACE + _MEMBERS_PATTERN).encode(), re.VERBOSE)
 # An ampersand that begins none of XML's own references.
 _OTHER_REFERENCE: Final = re.compile(rb"&(?!(?:amp|lt|gt|quot|apos);)")
-_QUOTES: Final = {"&quot;": '"', "&apos;": "'"}
 
 # An entry as written: its texts, None where it has none (id, name, member count, common taxon and
 # its id, id of the representative member, length of the sequence), and its sequence.
@@ -140,7 +138,15 @@ def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
             end = match.end() if match else found + len(_ENTRY_END) if found >= 0 else len(text)
             if match and (plain or not _OTHER_REFERENCE.search(text, position, end)):
                 *values, residues = match.groups()
-                entries: list[_Entry] = [([_unescaped(value) for value in values], residues)]
+                entries: list[_Entry] = [
+                    (
+                        [
+                            None if value is None else html.unescape(value.decode())
+                            for value in values
+                        ],
+                        residues,
+                    )
+                ]
             else:
                 entries = _read(text[position:end])
             for entry in entries:
@@ -238,11 +244,6 @@ class _FaultyEntryError(Exception):
     """An entry cannot be used; the message continues the words "entry 1"."""
 
 
-def _unescaped(value: bytes | None) -> str | None:
-    text = None if value is None else value.decode("ascii")
-    return unescape(text, _QUOTES) if text and "&" in text else text
-
-
 def _record(entry: _Entry) -> tuple[Header, bytes]:
     (identifier, name, *others, length), residues = entry
     if not identifier or len(identifier.split()) != 1:
@@ -259,17 +260,12 @@ def _record(entry: _Entry) -> tuple[Header, bytes]:
 
 def _read(text: bytes) -> list[_Entry]:
     """Return the entries of `text`, read by expat."""
-    tree = TreeBuilder()
-    parser = expat.ParserCreate("UTF-8")
-    parser.StartElementHandler, parser.EndElementHandler = tree.start, tree.end
-    parser.CharacterDataHandler = tree.data
     problem = ""
     try:
-        parser.Parse(b"<UniRef>%b</UniRef>" % text, True)
-    except expat.ExpatError as error:
+        entries = ElementTree.fromstring(b"<UniRef>%b</UniRef>" % text)
+    except ElementTree.ParseError as error:
         problem = expat.ErrorString(error.code)
     else:
-        entries = tree.close()
         between = "".join([entries.text or "", *(child.tail or "" for child in entries)]).strip()
         others = [child.tag for child in entries if child.tag not in ("entry", "member")]
         if others:
@@ -284,7 +280,7 @@ def _read(text: bytes) -> list[_Entry]:
     return [_taken(entry) for entry in entries.iterfind("entry")]
 
 
-def _taken(entry: Element) -> _Entry:
+def _taken(entry: ElementTree.Element) -> _Entry:
     """Return the texts and the sequence of an entry, the first where it has several."""
     attributes = {
         "property[@type='member count']": "value",

@@ -4,13 +4,13 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 from esm1b.alphabet import AMINO_ACIDS
-from esm1b.synthetic.potts import check_contacts
 from esm1b.synthetic.secondary_structure import Segment
 
-MINIMUM_SEPARATION: Final = 6
-MAXIMUM_DEGREE: Final = 2
+_MINIMUM_SEPARATION: Final = 6
+_MAXIMUM_DEGREE: Final = 2
 
 # Every residue has exactly two partners, so that between sites without preferences a contact leaves
 # each residue at 1/20 at each end: it shows in pairs, never in a profile.
@@ -48,24 +48,30 @@ def draw_contacts(
     residue get a second one, which correlates residues that are not in contact. The two residues of
     a contact never face opposite sides.
 
-    Args:
-        segments: secondary structure of the family.
-        facing: direction of each site, `[length]`, from -1 (outside) to 1 (inside); loops 0.
-        generator: source of the random numbers.
+    `facing` has the direction of each site, `[length]`, from -1 (outside) to 1 (inside); loops 0.
     """
     length = segments[-1].stop
     wanted = int(generator.integers(-(-length // 3), length // 2 + 1))
     structured = [segment for segment in segments if segment.state != "C"]
     contacts: list[tuple[int, int]] = []
-    for choice, degree in ((structured, 1), (segments, 1), (segments, MAXIMUM_DEGREE)):
+    trees = DisjointSet(range(length))
+    degrees = [0] * length
+    for choice, degree in ((structured, 1), (segments, 1), (segments, _MAXIMUM_DEGREE)):
         for _ in range(_ATTEMPTS):
             if len(contacts) == wanted:
                 break
             first, second = sorted(generator.choice(len(choice), size=2, replace=False).tolist())
-            for pair in _ladder(choice[first], choice[second], generator):
-                same_side = facing[pair[0]] * facing[pair[1]] >= 0
-                if len(contacts) < wanted and same_side and _fits(contacts, pair, length, degree):
-                    contacts.append(pair)
+            for i, j in _ladder(choice[first], choice[second], generator):
+                if (
+                    len(contacts) < wanted
+                    and facing[i] * facing[j] >= 0
+                    and j - i >= _MINIMUM_SEPARATION
+                    and max(degrees[i], degrees[j]) < degree
+                    and trees.merge(i, j)  # False if it would close a cycle
+                ):
+                    contacts.append((i, j))
+                    degrees[i] += 1
+                    degrees[j] += 1
     return np.array(sorted(contacts), dtype=np.int64).reshape(-1, 2)
 
 
@@ -84,16 +90,3 @@ def _face(segment: Segment, generator: np.random.Generator) -> list[int]:
     if segment.state == "H":
         sites = np.arange(segment.start + generator.integers(4), segment.stop - 0.5, _HELIX_TURN)
     return [int(site) for site in np.round(sites)]
-
-
-def _fits(contacts: list[tuple[int, int]], pair: tuple[int, int], length: int, degree: int) -> bool:
-    try:
-        check_contacts(
-            [*contacts, pair],
-            length,
-            minimum_separation=MINIMUM_SEPARATION,
-            maximum_degree=degree,
-        )
-    except ValueError:
-        return False
-    return True

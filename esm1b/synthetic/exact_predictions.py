@@ -47,12 +47,10 @@ def exact_predictions(
             ignored.
 
     Raises:
-        ValueError: `sequences` and `missing` differ in number or length, no corpus family has the
-            length of a sequence, or a visible token is not one of the 20 amino acids.
+        ValueError: no corpus family has the length of a sequence, a mask has another length, or a
+            visible token is not one of the 20 amino acids.
     """
     shapes = [len(sequence) for sequence in sequences]
-    if shapes != [len(mask) for mask in missing]:
-        raise ValueError("sequences and missing must have the same lengths")
     starts = np.concatenate([[0], np.cumsum([int(mask.sum()) for mask in missing])])
     optimum = np.empty((int(starts[-1]), STATES))
     independent = np.empty_like(optimum)
@@ -66,51 +64,36 @@ def exact_predictions(
             # below the first amino acid, uint8 wraps around to values that are refused
             residues = np.stack([sequences[index] for index in chunk]) - np.uint8(FIRST_AMINO_ACID)
             rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chunk])
-            optimum[rows] = _coupled(candidates, residues, mask)
-            independent[rows] = _uncoupled(candidates, residues, mask)
+            sequence, site = np.nonzero(mask)
+            exact = [family.potts.conditionals(residues, mask) for family in candidates]
+            optimum[rows] = _mixture(
+                [log_evidence for log_evidence, _ in exact],
+                [probabilities[mask] for _, probabilities in exact],
+                sequence,
+            )
+            profiles = [family.potts.marginals for family in candidates]
+            visible = np.arange(length), np.where(mask, 0, residues)
+            independent[rows] = _mixture(
+                [np.where(mask, 0.0, np.log(profile)[visible]).sum(axis=1) for profile in profiles],
+                [profile[site] for profile in profiles],
+                sequence,
+            )
     return ExactPredictions(exact_optimum=optimum, site_independent=independent)
 
 
-def _coupled(
-    families: Sequence[SyntheticFamily], residues: NDArray[np.uint8], missing: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    results = [family.potts.conditionals(residues, missing) for family in families]
-    return _mixture(
-        np.stack([result.log_evidence for result in results]),
-        np.stack([result.probabilities[missing] for result in results]),
-        missing,
-    )
-
-
-def _uncoupled(
-    families: Sequence[SyntheticFamily], residues: NDArray[np.uint8], missing: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    sites = np.arange(residues.shape[1])
-    visible = np.where(missing, 0, residues)
-    evidence = [
-        np.where(missing, 0.0, np.log(family.potts.marginals)[sites, visible]).sum(axis=1)
-        for family in families
-    ]
-    profiles = [family.potts.marginals[np.nonzero(missing)[1]] for family in families]
-    return _mixture(np.stack(evidence), np.stack(profiles), missing)
-
-
 def _mixture(
-    log_evidence: NDArray[np.float64],
-    probabilities: NDArray[np.float64],
-    missing: NDArray[np.bool_],
+    log_evidence: Sequence[NDArray[np.float64]],
+    probabilities: Sequence[NDArray[np.float64]],
+    sequence: NDArray[np.intp],
 ) -> NDArray[np.float64]:
-    """Average the families' predictions.
+    """Return log probabilities `[missing, 20]`: the average of the families' predictions.
 
     Args:
-        log_evidence: `[families, sequences]`.
-        probabilities: `[families, missing positions, 20]`.
-        missing: `[sequences, length]`.
-
-    Returns:
-        Log probabilities `[missing positions, 20]`.
+        log_evidence: `[sequences]` for each family.
+        probabilities: `[missing, 20]` for each family.
+        sequence: `[missing]` number of the sequence of each missing position.
     """
-    weight = np.exp(log_evidence - log_evidence.max(axis=0))
+    evidence = np.stack(log_evidence)
+    weight = np.exp(evidence - evidence.max(axis=0))
     weight /= weight.sum(axis=0)
-    at_position = weight[:, np.nonzero(missing)[0]]
-    return np.asarray(np.log(np.einsum("fm,fma->ma", at_position, probabilities)))
+    return np.asarray(np.log(np.einsum("fm,fma->ma", weight[:, sequence], np.stack(probabilities))))

@@ -1,18 +1,13 @@
 """Protein families drawn at random, with the whole truth about each."""
 
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import numpy as np
 
 from esm1b.errors import UserError
-from esm1b.synthetic.contacts import (
-    MAXIMUM_DEGREE,
-    MINIMUM_SEPARATION,
-    complementarity,
-    draw_contacts,
-)
-from esm1b.synthetic.potts import PottsForest, check_contacts
+from esm1b.synthetic.contacts import complementarity, draw_contacts
+from esm1b.synthetic.potts import PottsForest
 from esm1b.synthetic.secondary_structure import (
     HYDROPHOBICITY,
     PROPENSITIES,
@@ -79,14 +74,8 @@ class SyntheticFamily:
     """A family and the whole truth about it.
 
     Attributes:
-        name: name of the family.
-        kind: use of the family.
         ss3: one letter per residue: H (helix), E (strand) or C (coil).
         potts: model that the sequences are drawn from; its edges are the contacts.
-
-    Raises:
-        ValueError: the secondary structure and the model differ in length, or the contacts are not
-            a forest of separation 6 or more with at most two contacts per residue.
     """
 
     name: str
@@ -94,23 +83,12 @@ class SyntheticFamily:
     ss3: str
     potts: PottsForest
 
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(FamilyKind):
-            raise ValueError(f"{self.name}: kind {self.kind!r}, expected fit, test or unseen")
-        if len(self.ss3) != self.potts.length or set(self.ss3) - set("HEC"):
-            raise ValueError(f"{self.name}: ss3 must be {self.potts.length} letters of H, E and C")
-        check_contacts(
-            self.potts.edges,
-            self.potts.length,
-            minimum_separation=MINIMUM_SEPARATION,
-            maximum_degree=MAXIMUM_DEGREE,
-        )
-
 
 def draw_families(settings: SyntheticSettings) -> list[SyntheticFamily]:
     """Draw the corpus families, fit and test in turn, then the unseen ones.
 
-    Every family has at least 20 % of each of helix, strand and coil.
+    Every family has at least 20 % of each of helix, strand and coil, and its contacts are a forest
+    of separation 6 or more with at most two contacts per residue.
     """
     kinds: list[tuple[str, FamilyKind]] = [
         (f"family-{index:02d}", "test" if index % 2 else "fit")

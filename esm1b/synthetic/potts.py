@@ -8,71 +8,16 @@ follow from messages along the edges. Messages are kept as normalised probabilit
 logarithmic scale beside them, in float64 and for all sequences at once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 STATES: Final = 20
 """Amino acids, in the order of `esm1b.alphabet.AMINO_ACIDS`."""
-
-
-def check_contacts(
-    edges: Sequence[tuple[int, int]] | NDArray[np.integer],
-    length: int,
-    *,
-    minimum_separation: int = 1,
-    maximum_degree: int | None = None,
-) -> None:
-    """Check that `edges` are a forest over `length` sites.
-
-    Args:
-        edges: pairs of sites `[edges, 2]`, counted from 0, the first below the second.
-        length: number of sites.
-        minimum_separation: least |i - j|.
-        maximum_degree: most edges at one site; None is any number.
-
-    Raises:
-        ValueError: an edge is reversed, out of range or too short, a site has too many edges, or
-            the edges close a cycle (a repeated edge is a cycle of two).
-    """
-    root = list(range(length))  # another site of the same tree for each, itself at the root
-    degree = [0] * length
-
-    def tree(site: int) -> int:
-        while root[site] != site:
-            site = root[site]
-        return site
-
-    for first, second in ((int(i), int(j)) for i, j in edges):
-        edge = f"edge ({first}, {second})"
-        if not 0 <= first < second < length:
-            raise ValueError(f"{edge}: expected 0 <= first < second < length {length}")
-        if second - first < minimum_separation:
-            raise ValueError(
-                f"{edge}: separation {second - first}, expected at least {minimum_separation}"
-            )
-        for site in (first, second):
-            degree[site] += 1
-            if maximum_degree is not None and degree[site] > maximum_degree:
-                raise ValueError(f"site {site}: more than {maximum_degree} edges")
-        if tree(first) == tree(second):
-            raise ValueError(f"{edge}: closes a cycle; expected a forest")
-        root[tree(first)] = tree(second)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditionals:
-    """Distribution of the missing residues given the observed ones."""
-
-    log_evidence: NDArray[np.float64]
-    """`[sequences]`, the log probability (nats) of the observed residues together."""
-    probabilities: NDArray[np.float64]
-    """`[sequences, length, 20]`, each site given all observed residues of its sequence; an
-    observed site has probability 1 at its own residue."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,7 +47,13 @@ class PottsForest:
                 raise ValueError(f"{name}: shape {shape}, expected {expected}")
         if not (np.isfinite(self.fields).all() and np.isfinite(self.couplings).all()):
             raise ValueError("fields and couplings must be finite")
-        check_contacts(self.edges, self.length)
+        trees = DisjointSet(range(self.length))
+        for first, second in self.edges.tolist():
+            edge = f"edge ({first}, {second})"
+            if not 0 <= first < second < self.length:
+                raise ValueError(f"{edge}: expected 0 <= first < second < length {self.length}")
+            if not trees.merge(first, second):
+                raise ValueError(f"{edge}: closes a cycle; expected a forest")
 
     @property
     def length(self) -> int:
@@ -139,12 +90,17 @@ class PottsForest:
 
     def conditionals(
         self, sequences: NDArray[np.uint8], missing: NDArray[np.bool_]
-    ) -> Conditionals:
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the evidence of the observed residues and the distribution of the missing ones.
 
         Args:
             sequences: amino-acid indices `[sequences, length]`; ignored where missing.
             missing: mask `[sequences, length]`.
+
+        Returns:
+            The log probability (nats) of the observed residues together `[sequences]`, and the
+            distribution of each site given them `[sequences, length, 20]`; an observed site has
+            probability 1 at its own residue.
 
         Raises:
             ValueError: shapes disagree or an observed residue is not one of the 20 amino acids.
@@ -160,7 +116,7 @@ class PottsForest:
             missing[:, :, None], 1.0, sequences[:, :, None] == np.arange(STATES, dtype=np.uint8)
         )
         log_scale, beliefs = self._beliefs(allowed)
-        return Conditionals(log_evidence=log_scale - self.log_partition, probabilities=beliefs)
+        return log_scale - self.log_partition, beliefs
 
     @cached_property
     def _order(self) -> list[tuple[int, int, int]]:

@@ -32,8 +32,8 @@ _HYDROPATHY: Final = np.array([kd[symbol] for symbol in AMINO_ACIDS])
 HYDROPHOBICITY: Final[NDArray[np.float64]] = (_HYDROPATHY - _HYDROPATHY.mean()) / _HYDROPATHY.std()
 """`[20]`, mean 0 and standard deviation 1 over the amino acids; positive is hydrophobic."""
 
-MINIMUM_SHARE: Final = 0.2
-"""Least share of each of H, E and C in every family."""
+# Least share of each of H, E and C in every family.
+_MINIMUM_SHARE: Final = 0.2
 
 # Usual segment lengths, both ends included, cut to what fits about 40 residues three to five times:
 # helices of two to four turns, strands of four to seven residues, loops of two to six.
@@ -55,7 +55,7 @@ class Segment:
 def draw_segments(length: int, generator: np.random.Generator) -> list[Segment]:
     """Draw helices and strands with coil before, between and after them, `length` residues in all.
 
-    Layouts are drawn until every class has at least `MINIMUM_SHARE` of the residues and there are
+    Layouts are drawn until every class has at least 20 % of the residues and there are
     at least two strands (one strand alone pairs with nothing).
     """
     while True:
@@ -65,19 +65,14 @@ def draw_segments(length: int, generator: np.random.Generator) -> list[Segment]:
             for state in ("H" if generator.random() < 0.5 else "E", "C"):
                 states.append(state)
                 sizes.append(_draw_size(state, generator))
-        share = {
-            state: sum(n for n, s in zip(sizes, states, strict=True) if s == state)
-            for state in "HEC"
-        }
-        if (
-            sum(sizes) == length
-            and states.count("E") >= 2
-            and min(share.values()) >= MINIMUM_SHARE * length
-        ):
+        segments = list(zip(states, sizes, strict=True))
+        ss3 = "".join(state * size for state, size in segments)
+        least = min(map(ss3.count, "HEC"))
+        if len(ss3) == length and states.count("E") >= 2 and least >= _MINIMUM_SHARE * length:
             stops = np.cumsum(sizes).tolist()
             return [
                 Segment(start=stop - size, stop=stop, state=state)
-                for size, stop, state in zip(sizes, stops, states, strict=True)
+                for (state, size), stop in zip(segments, stops, strict=True)
             ]
 
 

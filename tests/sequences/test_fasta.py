@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from esm1b.errors import UserError
 from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.formats import parse_block, raw_blocks
-from esm1b.sequences.header import Header, parse_header
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
+from esm1b.sequences.record import Header, parse_header
 
 TITIN = "UniRef50_K7G060 Titin n=25 Tax=Amniota TaxID=32524 RepID=K7G060_PELSI"
 

@@ -19,8 +19,8 @@ from esm1b.corpus.sharding.shard import shard
 from esm1b.errors import UserError
 from esm1b.files import sha256_file
 from esm1b.sequences.formats import RawBlock, parse_block, raw_blocks
-from esm1b.sequences.header import RecordBlock
 from esm1b.sequences.input_file import InputFile
+from esm1b.sequences.record import RecordBlock
 
 CLUSTERS = draw_clusters(60, seed=1)
 

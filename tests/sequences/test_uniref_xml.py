@@ -16,7 +16,7 @@ from benchmarks.uniref_files import draw_clusters, entry_xml
 from esm1b.errors import UserError
 from esm1b.sequences import uniref_xml
 from esm1b.sequences.formats import RawBlock, parse_block
-from esm1b.sequences.header import Header, RecordBlock, parse_header
+from esm1b.sequences.record import Header, RecordBlock, parse_header
 from esm1b.sequences.uniref_xml import cut_uniref_xml, parse_entries
 
 # As in the files: an entry of the layout until 2019_08, and one of the layout since.

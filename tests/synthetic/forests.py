@@ -23,6 +23,6 @@ def pair_marginals(forest: PottsForest) -> NDArray[np.float64]:
         sequences[:, first] = np.arange(STATES)
         missing = np.ones(sequences.shape, dtype=np.bool_)
         missing[:, first] = False
-        given = forest.conditionals(sequences, missing).probabilities[:, second]
+        given = forest.conditionals(sequences, missing)[1][:, second]
         pairs[edge] = forest.marginals[first, :, None] * given
     return pairs

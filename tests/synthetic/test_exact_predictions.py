@@ -108,7 +108,7 @@ def test_input_that_is_refused() -> None:
     nothing = np.zeros(8, dtype=np.bool_)
     with pytest.raises(ValueError, match="no family in the corpus has 7 residues"):
         exact_predictions([family], [residues[:7]], [nothing[:7]])
-    with pytest.raises(ValueError, match="same lengths"):
+    with pytest.raises(ValueError, match=r"missing \(1, 7\): expected"):
         exact_predictions([family], [residues], [nothing[:7]])
     for token in (X, 0):
         wrong = residues.copy()

@@ -7,12 +7,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.corpus.records.counts import OUTCOMES
-from esm1b.corpus.records.table import NONE, ROW, TEXT_FIELDS, Rows
+from esm1b.corpus.records.table import NONE, OUTCOMES, ROW, TEXT_FIELDS, Rows
 from esm1b.corpus.records.uniref_fasta import read_uniref_fasta
-from esm1b.sequences.cleaning import clean, drop_reason
 from esm1b.sequences.formats import RawBlock, parse_block
-from esm1b.sequences.header import Header
+from esm1b.sequences.record import Header, clean, drop_reason
 
 # With more irregular records than this the whole block is parsed one by one, so that none is
 # looked at twice.

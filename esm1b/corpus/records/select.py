@@ -5,21 +5,13 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from esm1b.corpus.records.counts import (
-    EXCLUDED,
-    NOT_IN_SAMPLE,
-    OUTCOMES,
-    TOO_LONG,
-    TOO_SHORT,
-    Counts,
-)
 from esm1b.corpus.records.parse import parse_rows
-from esm1b.corpus.records.selection import Selection
-from esm1b.corpus.records.table import Rows
+from esm1b.corpus.records.selection import Counts, Selection
+from esm1b.corpus.records.table import EXCLUDED, NOT_IN_SAMPLE, OUTCOMES, TOO_LONG, TOO_SHORT, Rows
 from esm1b.errors import UserError
-from esm1b.sequences.cleaning import fault
 from esm1b.sequences.formats import RawBlock
-from esm1b.sequences.hashes import below, id_hashes, sample_hashes, sequence_hashes
+from esm1b.sequences.hashes import SAMPLE_KEY, SEQUENCE_KEY, below, id_hashes, sequence_hashes
+from esm1b.sequences.record import fault
 
 
 def select_rows(block: RawBlock, selection: Selection) -> tuple[Rows, Counts]:
@@ -49,11 +41,11 @@ def select_rows(block: RawBlock, selection: Selection) -> tuple[Rows, Counts]:
     if selection.strict:
         _refuse(block, rows, selection)
     if selection.sample is not None:
-        drop(~below(sample_hashes(_sequences(rows)), selection.sample), NOT_IN_SAMPLE)
+        drop(~below(sequence_hashes(_sequences(rows), SAMPLE_KEY), selection.sample), NOT_IN_SAMPLE)
 
     outcomes = np.bincount(index["outcome"], minlength=len(OUTCOMES)).tolist()
     kept = rows if outcomes[0] == len(rows) else rows.take(index["outcome"] == 0)
-    kept.index["sequence_hash"] = sequence_hashes(_sequences(kept))
+    kept.index["sequence_hash"] = sequence_hashes(_sequences(kept), SEQUENCE_KEY)
     if selection.listed is None:
         kept.index["is_validation"] = below(
             kept.index["sequence_hash"], selection.validation_fraction

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +11,23 @@ from numpy.typing import NDArray
 
 from esm1b.errors import UserError
 from esm1b.sequences.hashes import first_words
+from esm1b.sequences.record import EMPTY_SEQUENCE, OTHER_CHARACTERS
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 TEXT_FIELDS: Final = ("id", "name", "taxon", "representative_id", "sequence")
 """The fields that are text, in the order of `starts` and `lengths`."""
+
+DROP_REASONS: Final = (
+    *(OTHER_CHARACTERS, EMPTY_SEQUENCE, "excluded", "too_short", "too_long"),
+    *("not_in_sample", "duplicate_id", "held_out_sequence"),
+)
+"""In the order in which they are tested: a record counts under the first that holds."""
+EXCLUDED, TOO_SHORT, TOO_LONG, NOT_IN_SAMPLE, DUPLICATE_ID, HELD_OUT_SEQUENCE = DROP_REASONS[2:]
+
+OUTCOMES: Final = (None, *DROP_REASONS)
+"""What can become of a record; None is kept."""
 
 NONE: Final = -1
 """Stands for a missing number, and as the length of a missing text."""
@@ -30,7 +44,7 @@ ROW: Final = np.dtype(
         ("lengths", "<i4", (len(TEXT_FIELDS),)),  # length of each field, or NONE
         ("member_count", "<i4"),
         ("is_validation", "?"),
-        ("outcome", "u1"),  # index in `esm1b.corpus.records.counts.OUTCOMES`
+        ("outcome", "u1"),  # index in `OUTCOMES`
     ],
     align=True,
 )
@@ -98,6 +112,40 @@ class Rows:
         text = gather(self.text, index["start"], sizes, pa.large_binary()).buffers()[2]
         index["start"] = np.cumsum(sizes, dtype=np.int64) - sizes
         return Rows(index=index, text=memoryview(text) if len(index) else b"")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceColumn:
+    """Views of an Arrow column, without copies.
+
+    Attributes:
+        characters: `[residues]` the sequences one after another.
+        offsets: `[sequences + 1]` where each begins in `characters`; the last is where they end.
+    """
+
+    characters: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "SequenceColumn":
+        """Return the content of a column of strings or large strings without nulls."""
+        array = column.combine_chunks().cast(pa.large_string())
+        _, offset_buffer, values = array.buffers()
+        if not len(array):
+            return cls(characters=np.empty(0, np.uint8), offsets=np.zeros(1, np.int64))
+        offsets = np.frombuffer(offset_buffer, np.int64)[array.offset :][: len(array) + 1]
+        characters = np.frombuffer(values, np.uint8)[offsets[0] : offsets[-1]]
+        return cls(characters=characters, offsets=offsets - offsets[0])
+
+    def lengths(self) -> NDArray[np.int32]:
+        """Return `[sequences]` residues per sequence."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    def update(self, digest: "_Hash") -> None:
+        """Feed number, lengths and residues of the sequences to `digest`."""
+        digest.update(len(self.offsets).to_bytes(8, "little"))
+        digest.update(self.lengths().astype("<i4").tobytes())
+        digest.update(self.characters.data)
 
 
 def gather(

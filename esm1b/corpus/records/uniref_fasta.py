@@ -2,7 +2,7 @@
 
 Nearly every record of a release is regular: a complete header in ASCII, with no `=` but those of
 the tags, and a sequence of capital letters. NumPy finds and cuts these in a quarter of the time
-that Python needs to look at them one by one. `esm1b.sequences.header` decides what all other
+that Python needs to look at them one by one. `esm1b.sequences.record` decides what all other
 headers mean; tests show that both agree.
 
     >UniRef50_K7G060 Titin n=25 Tax=Amniota TaxID=32524 RepID=K7G060_PELSI
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from esm1b.corpus.records.table import NONE, ROW, Rows
 from esm1b.sequences.hashes import first_words
-from esm1b.sequences.header import MEMBER_DIGITS, TAXON_DIGITS
+from esm1b.sequences.record import MEMBER_DIGITS, TAXON_DIGITS
 
 _NEW_LINE: Final = ord("\n")
 _SPACE: Final = ord(" ")

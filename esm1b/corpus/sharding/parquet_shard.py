@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from esm1b.corpus.records.sequence_column import SequenceColumn
-from esm1b.corpus.records.table import NONE, Rows, gather
+from esm1b.corpus.records.table import NONE, Rows, SequenceColumn, gather
 from esm1b.files import sha256_file
 
 CORPUS_SCHEMA: Final = pa.schema(

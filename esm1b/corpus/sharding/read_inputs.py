@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from esm1b.corpus.records.counts import Counts
+from esm1b.corpus.records.selection import Counts
 from esm1b.corpus.sharding.shared_blocks import SharedBlock, share_blocks
 from esm1b.corpus.sharding.worker import ShardWorker
 from esm1b.errors import UserError
@@ -69,10 +69,7 @@ class Inputs:
 def read_inputs(inputs: Inputs, pool: WorkerPool[ShardWorker], spill: Path) -> Counts:
     """Have the workers select and spill the records of all inputs; return the counts of all.
 
-    Args:
-        inputs: the inputs.
-        pool: the workers.
-        spill: folder for a file that hands over the blocks.
+    A file in the folder `spill` hands over the blocks.
     """
     blocks: Iterator[RawBlock | SharedBlock] = inputs.blocks()
     if pool.has_processes:

@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +21,8 @@ from esm1b.corpus.manifest import (
     corpus_fingerprint,
     length_histogram,
 )
-from esm1b.corpus.records.counts import DROP_REASONS, Counts
-from esm1b.corpus.records.selection import Selection
+from esm1b.corpus.records.selection import Counts, Selection
+from esm1b.corpus.records.table import DROP_REASONS
 from esm1b.corpus.sharding.parquet_shard import ShardFacts
 from esm1b.corpus.sharding.read_inputs import Inputs, read_inputs
 from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardTask, ShardWorker
@@ -69,9 +68,6 @@ def shard(
             are missing, or the file system is full.
         ChildProcessError: a worker died.
     """
-    for name, value in (("shards", shards), ("workers", workers)):
-        if value < 1:
-            raise UserError(f"{name} {value}: expected at least 1")
     lists = [ids.file for ids in (selection.listed, selection.excluded) if ids is not None]
     opened = Inputs(inputs)
     read_files = [Path(name) for name in (*inputs, *lists) if name != STANDARD_INPUT]
@@ -97,13 +93,8 @@ def shard(
         write_json(directory / MANIFEST, manifest)
     if warning := cluster_warning(manifest):
         _log.warning("%s: %s", output, warning)
-    _log.info(
-        "%s: %d sequences to train on, %d held out, from %d records",
-        output,
-        train,
-        validation,
-        counts.read,
-    )
+    message = "%s: %d sequences to train on, %d held out, from %d records"
+    _log.info(message, output, train, validation, counts.read)
     return manifest
 
 
@@ -152,8 +143,9 @@ def _write_shards(
     size, number = counts.spilled, shards
     with tqdm(desc="write", total=shards + validation_shards, unit=" shards", disable=None) as bar:
         for split in SPLITS:
-            task = ShardTask(split=split, number=0, shards=number, size=size)
-            tasks = [replace(task, number=k) for k in range(number)]
+            tasks = [
+                ShardTask(split=split, number=k, shards=number, size=size) for k in range(number)
+            ]
             for shard_facts in pool.map(ShardWorker.write_shard, tasks):
                 facts[split].append(shard_facts)
                 bar.update()

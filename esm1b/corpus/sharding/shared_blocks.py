@@ -31,10 +31,7 @@ def share_blocks(
 ) -> Iterator[RawBlock | SharedBlock]:
     """Yield `blocks` with their texts in a new file, which stays small: its slots are reused.
 
-    Args:
-        blocks: any number of blocks.
-        path: the file to make.
-        slots: number of blocks in use at once: when block k is asked for, k - slots is done with.
+    `slots` blocks are in use at once: when block k is asked for, k - slots is done with.
     """
     with path.open("w+b") as file:
         # written, so that a full disk is an error here and not a signal at the mapped memory

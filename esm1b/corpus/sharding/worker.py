@@ -10,10 +10,15 @@ from typing import Final
 import numpy as np
 
 from esm1b.corpus.manifest import SplitName
-from esm1b.corpus.records.counts import DUPLICATE_ID, HELD_OUT_SEQUENCE, Counts
 from esm1b.corpus.records.select import select_rows
-from esm1b.corpus.records.selection import Selection
-from esm1b.corpus.records.table import Rows, drop_duplicate_ids, sort_rows
+from esm1b.corpus.records.selection import Counts, Selection
+from esm1b.corpus.records.table import (
+    DUPLICATE_ID,
+    HELD_OUT_SEQUENCE,
+    Rows,
+    drop_duplicate_ids,
+    sort_rows,
+)
 from esm1b.corpus.sharding.parquet_shard import ShardFacts, write_parquet
 from esm1b.corpus.sharding.shared_blocks import SharedBlock, load_block
 from esm1b.corpus.sharding.spill import read_interval, write_run
@@ -34,7 +39,6 @@ class ShardTask:
     """One shard to write.
 
     Attributes:
-        split: side of the split.
         number: number of the shard, from 0.
         shards: number of shards of the split.
         size: bytes spilled for all shards of the split.
@@ -60,7 +64,6 @@ class ShardWorker:
     Args:
         directory: directory of the corpus, with folders for the splits.
         spill: folder of the runs, shared by all workers.
-        selection: choice of the records to keep and to hold out.
         number: number of the worker, which tells its runs from those of others.
     """
 

@@ -24,11 +24,8 @@ from esm1b.errors import UserError
 def open_tokens(directory: Path, split: SplitName, *, preload: bool = False) -> "TokenDataset":
     """Open one split of a tokens directory.
 
-    Args:
-        directory: directory of tokens.
-        split: the split to open.
-        preload: read the shards into memory once, a byte for each residue and eight for each
-            sequence, instead of mapping the files and reading parts on demand.
+    With `preload` the shards are read into memory once, a byte for each residue and eight for each
+    sequence, instead of mapping the files and reading parts on demand.
 
     Raises:
         UserError: the directory holds no tokens of this format and alphabet, or a file is missing,

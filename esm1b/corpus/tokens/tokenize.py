@@ -24,7 +24,7 @@ from esm1b.corpus.manifest import (
     read_manifest,
     tokens_fingerprint,
 )
-from esm1b.corpus.records.sequence_column import SequenceColumn
+from esm1b.corpus.records.table import SequenceColumn
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, explain_full_disk, sha256_file, size_in_words, write_json
 from esm1b.worker_pool import start_workers
@@ -50,8 +50,6 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
         UserError: there is no corpus, it differs from its manifest, or the file system is full.
         ChildProcessError: a worker died.
     """
-    if workers < 1:
-        raise UserError(f"workers {workers}: expected at least 1")
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     shards = checked_shards(corpus, manifest)
     residues = sum(shard["residues"] for shard in shards)
@@ -72,17 +70,15 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
             for entry in pool.map(_Tokenizer.tokenize, shards):
                 entries[str(Path(entry["file"]).parent)].append(entry)
                 bar.update(entry["residues"])
-        write_json(
-            directory / MANIFEST,
-            {
-                "format": TOKENS_FORMAT,
-                "format_version": FORMAT_VERSION,
-                "corpus_fingerprint": manifest["fingerprint"],
-                "alphabet": list(TOKENS),
-                "shards": entries,
-                "fingerprint": tokens_fingerprint(manifest["fingerprint"]),
-            },
-        )
+        content = {
+            "format": TOKENS_FORMAT,
+            "format_version": FORMAT_VERSION,
+            "corpus_fingerprint": manifest["fingerprint"],
+            "alphabet": list(TOKENS),
+            "shards": entries,
+            "fingerprint": tokens_fingerprint(manifest["fingerprint"]),
+        }
+        write_json(directory / MANIFEST, content)
     _log.info("%s: %d residues in %d shards", output, residues, len(shards))
 
 

@@ -2,14 +2,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from esm1b.corpus.records.counts import OUTCOMES
 from esm1b.corpus.records.parse import parse_rows
-from esm1b.corpus.records.table import NONE, Rows
+from esm1b.corpus.records.table import NONE, OUTCOMES, Rows
 from esm1b.corpus.records.uniref_fasta import read_uniref_fasta
 from esm1b.errors import UserError
-from esm1b.sequences.cleaning import clean, drop_reason
 from esm1b.sequences.formats import RawBlock, parse_block
-from esm1b.sequences.header import Header
+from esm1b.sequences.record import Header, clean, drop_reason
 
 REGULAR = (
     b">UniRef50_K7G060 Titin n=25 Tax=Amniota TaxID=32524 RepID=K7G060_PELSI\nMKVLA\nWW\n"

@@ -291,8 +291,6 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             "validation fraction 0.005 leaves no validation sequence among 2",
         ),
         (">a\nM-\n>b\n\n", {}, "no sequence kept of 2 records"),
-        (">a\nMK\n", {"shards": 0}, "shards 0: expected at least 1"),
-        (">a\nMK\n", {"workers": 0}, "workers 0: expected at least 1"),
         ("MKV\n", {}, r"input\.fasta: line 1: a sequence before any header: 'MKV'"),
     ],
 )

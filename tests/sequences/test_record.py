@@ -1,6 +1,6 @@
 import pytest
 
-from esm1b.sequences.cleaning import clean, drop_reason, fault
+from esm1b.sequences.record import clean, drop_reason, fault
 
 
 @pytest.mark.parametrize(
