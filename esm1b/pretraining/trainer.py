@@ -26,9 +26,13 @@ from esm1b.pretraining.distributed.update_totals import Agreement, Totals
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
 from esm1b.pretraining.losses import perplexity
-from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
+from esm1b.pretraining.metrics.metrics_file import (
+    METRICS_FILE,
+    RECENT_LOSSES,
+    is_spike,
+    read_metrics,
+)
 from esm1b.pretraining.metrics.monitor import Monitor
-from esm1b.pretraining.metrics.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.metrics.throughput import Throughput
 from esm1b.pretraining.options import Layout, RunOptions
 from esm1b.pretraining.recipe import (

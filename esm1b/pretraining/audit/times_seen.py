@@ -90,12 +90,13 @@ def audit(
         taken_out = np.asarray(update.sequences, dtype=np.int64)
         is_known = (taken_out >= 0) & (taken_out < order.sequences)  # or it is among the failures
         np.subtract.at(counts, taken_out[is_known], 1)
+    times_seen, occurrences = np.unique(counts, return_counts=True)
     return Audit(
         updates=updates,
         sequences=order.sequences,
         whole_epochs=position.epoch,
         sequences_of_epoch=position.sequences,
-        times_seen=_occurrences(counts),
+        times_seen=dict(zip(times_seen.tolist(), occurrences.tolist(), strict=True)),
         updates_compared=len(compared),
         lines_compared=len(lines),
         failures=failures,
@@ -108,30 +109,16 @@ def _count(order: SequenceOrder, position: Position) -> tuple[NDArray[np.int32],
     """Return how often each sequence was due, and what is wrong with the epochs."""
     counts = np.zeros(order.sequences, dtype=np.int32)
     failures = []
-
-    def add(epoch: int, last: int) -> None:
-        """Count the first `last` sequences of an epoch."""
+    for epoch in range(position.epoch + 1):
+        last = order.sequences if epoch < position.epoch else position.sequences
         for start in range(0, last, _CHUNK):
             ranks = np.arange(start, min(start + _CHUNK, last))
             np.add.at(counts, order.permuted(epoch, ranks), 1)
-
-    for epoch in range(position.epoch):
-        add(epoch, order.sequences)
-        if not (counts == epoch + 1).all():
+        if epoch < position.epoch and not (counts == epoch + 1).all():
             failures.append(f"epoch {epoch + 1} does not hold every sequence once")
-    add(position.epoch, position.sequences)
     if counts.max() > position.epoch + 1:
         failures.append(f"epoch {position.epoch + 1} holds a sequence twice")
     return counts, failures
-
-
-def _occurrences(counts: NDArray[np.int32]) -> dict[int, int]:
-    """Return the number of sequences by count, counts ascending."""
-    found: Counter[int] = Counter()
-    for start in range(0, len(counts), _CHUNK):
-        values, times = np.unique(counts[start : start + _CHUNK], return_counts=True)
-        found.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
-    return dict(sorted(found.items()))
 
 
 def _out_of_turn(order: SequenceOrder, numbers: Sequence[int]) -> list[str]:
@@ -161,11 +148,10 @@ def _unlike_order(order: SequenceOrder, skipped: Sequence[SkippedUpdate]) -> lis
         due = (members.epochs.tolist(), members.sequences.tolist())
         if due != (list(record.epochs), list(record.sequences)):
             failures.append(f"skipped update {record.update} is recorded with other sequences")
-    records = Counter(record.update for record in skipped)
     return failures + [
         f"skipped update {update} is recorded more than once"
-        for update in sorted(records)
-        if records[update] > 1
+        for update, records in sorted(Counter(record.update for record in skipped).items())
+        if records > 1
     ]
 
 

@@ -8,9 +8,8 @@ from typing import Any, Final
 from esm1b.batches.packing import micro_batch_capacity
 from esm1b.config import Config, TrainingPrecision
 from esm1b.errors import UserError
-from esm1b.pretraining.planning.arithmetic import flops_per_token
 from esm1b.pretraining.planning.data import TrainingData
-from esm1b.pretraining.planning.gpus import Gpu
+from esm1b.pretraining.planning.gpus import Gpu, flops_per_token
 from esm1b.pretraining.planning.memory import (
     StateBytes,
     TrainingMemory,
@@ -95,10 +94,8 @@ class Estimate:
     def as_json(self) -> dict[str, Any]:
         """Return all of it for a JSON file."""
         values = asdict(self)
-        values["states"] = {
-            str(stage): {**asdict(state), "total": state.total}
-            for stage, state in self.states.items()
-        }
+        for stage, state in self.states.items():
+            values["states"][stage]["total"] = state.total
         values["gpu"] = {
             "name": self.gpu.name,
             "peak_flops": self.gpu.peak_flops(self.precision),

@@ -51,7 +51,7 @@ def _run(estimate: Estimate) -> Iterator[str]:
         ("GPUs", f"{estimate.gpus} x {gpu.name}, {peak / 1e12:g} TFLOP/s dense"),
         ("", gpu.source),
     ]
-    if estimate.precision == "bf16" and not gpu.has_bf16:
+    if estimate.precision == "bf16" and gpu.name.startswith("V100"):
         facts.append(("", "it has no bf16, so fp16 is counted: pretraining.precision fp16"))
     return (f"{name:<12}{text}" for name, text in facts)
 
