@@ -160,7 +160,7 @@ def _ids_of(corpus: Path, sequences: Iterable[int], *, fingerprint: str) -> dict
 def _write_table(
     directory: Path, counts: NDArray[np.int32], corpus: Path | None, fingerprint: str
 ) -> None:
-    """Write a row for each sequence: its number, its count (int32 `[sequences]`) and its id, if known."""
+    """Write a row for each sequence: number, count of int32 `[sequences]`, and id with a corpus."""
     fields = [pa.field("sequence", pa.int64()), pa.field("times_seen", pa.int32())]
     ids = None
     if corpus is not None:
