@@ -24,7 +24,6 @@ class Audit:
     """The sequences that a run has seen after a number of updates.
 
     Attributes:
-        updates: number of updates.
         sequences: number of training sequences.
         whole_epochs: number of epochs that the updates hold completely.
         sequences_of_epoch: number of sequences of the next epoch, from its beginning.
@@ -69,13 +68,9 @@ def audit(
 ) -> Audit:
     """Count what `updates` updates have seen, and compare it with what the run recorded.
 
-    Every epoch is counted sequence by sequence, not assumed to be whole.
-
-    Args:
-        order: order of the run's sequences.
-        updates: number of updates.
-        skipped: record of the run; updates after `updates` are left out.
-        logged: (updates done, sequences seen until then) from the metrics of the run.
+    Every epoch is counted sequence by sequence, not assumed to be whole. `skipped` is the record of
+    the run; `logged` has (updates done, sequences seen until then) from its metrics. What comes
+    after `updates` is left out of both.
     """
     position = order.position(updates)
     skipped = [update for update in skipped if update.update <= updates]

@@ -80,8 +80,7 @@ def on_first(action: Callable[[], T], place: Place) -> T:
         UserError: the action raised it; every process raises it.
         ActionError: the action failed otherwise; every process says why.
     """
-    first: T | None = everywhere(lambda: action() if place.rank == 0 else None, place)[0]
-    return cast(T, first)
+    return cast(T, everywhere(lambda: action() if place.rank == 0 else None, place)[0])
 
 
 def is_lost_peer(error: BaseException) -> bool:

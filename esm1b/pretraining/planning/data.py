@@ -106,11 +106,8 @@ def assumed_data(
 ) -> TrainingData:
     """Return what is known of the training sequences without having them.
 
-    Args:
-        config: configuration of the run.
-        mean_length: mean residues of a sequence; None takes UniRef50's.
-        sequences: number of sequences; None takes the published number of the release that
-            `config` names, if there is one.
+    Without `mean_length`, the mean residues of a sequence, UniRef50's is taken; without their
+    number `sequences` the published one of the release that `config` names, if there is one.
     """
     counted = "number as given; "
     if sequences is None:

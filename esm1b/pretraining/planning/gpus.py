@@ -90,7 +90,7 @@ GPUS: Final = tuple(
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the GPU that a user calls `name`, in small or capital letters.
+    """Return the GPU of a name, in small or capital letters.
 
     Raises:
         UserError: no GPU of this name is listed; the message has the names.
@@ -133,16 +133,10 @@ def model_flops_utilisation(
 ) -> float | None:
     """Return the share of the GPUs' peak that training used, None where the peak is not known.
 
-    Args:
-        shape: shape of the network.
-        tokens_per_second: rate of all GPUs together, without padding and filler.
-        weighted_mean_length: sum of squared lengths over the sum of lengths, in tokens.
-        gpu_name: device name that CUDA reports; None on CPU.
-        gpus: number of GPUs.
-        precision: number format of the multiplications.
+    `tokens_per_second` is the rate of all GPUs together, without padding and filler; `gpu_name` the
+    device name that CUDA reports, None on CPU. For `weighted_mean_length` see `flops_per_token`.
     """
     gpu = gpu_of_device(gpu_name or "")
-    peak = None if gpu is None else gpu.peak_flops(precision)
-    if peak is None:
+    if gpu is None or (peak := gpu.peak_flops(precision)) is None:
         return None
     return tokens_per_second * flops_per_token(shape, weighted_mean_length) / (gpus * peak)
