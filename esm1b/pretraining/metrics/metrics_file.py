@@ -37,6 +37,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [lines[key] for key in sorted(lines)]
 
 
+def recent_losses(directory: Path, updates: int) -> list[float]:
+    """Return the last losses, at most `RECENT_LOSSES`, that were logged in `updates` updates."""
+    path = directory / METRICS_FILE
+    lines = read_metrics(path) if path.exists() else []
+    losses = (line.get("loss") for line in lines if line["update"] <= updates)
+    return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]
+
+
 def is_spike(loss: float, recent: Sequence[float]) -> bool:
     """Return whether `loss` is far above the `RECENT_LOSSES` last of `recent`.
 
