@@ -57,8 +57,7 @@ def audit_run(
     inputs = [directory, tokens, *([] if corpus is None else [corpus])]
     if output is not None:
         check_replaceable(output, "audit", inputs)
-    recorded = recorded_fingerprint(directory)
-    if recorded is None:
+    if (recorded := recorded_fingerprint(directory)) is None:
         raise UserError(
             f"{directory}: no {RUN_FILE}; expected the directory of a run's checkpoints"
         )
@@ -67,8 +66,7 @@ def audit_run(
     seed = _value(recorded, "seed", int, directory)
     crop_residues = _value(recorded, "pretraining.crop_residues", int, directory)
     tokens_per_update = _value(recorded, "pretraining.tokens_per_update", int, directory)
-    if updates is None:
-        updates = state.updates
+    updates = state.updates if updates is None else updates
     if updates > state.updates:
         raise UserError(
             f"--updates: {updates}; expected at most {state.updates}, as far as the newest "

@@ -104,7 +104,7 @@ def is_lost_peer(error: BaseException) -> bool:
 class Totals:
     """Masked positions, tokens, and tokens with fillers of an update, over all processes.
 
-    `stop`: whether any process asks to stop before this update.
+    `stop` is True if any process asks to stop before this update.
     """
 
     masked: int

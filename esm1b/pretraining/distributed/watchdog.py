@@ -106,9 +106,7 @@ class Watchdog:
     def arrived(self, update: int, part: int = 0) -> None:
         """Report that the main thread has come to where it may have to wait for the others.
 
-        Args:
-            update: number of the update, never less than before.
-            part: part of the update, such as a micro-batch, if processes wait for each other there.
+        `update` is never less than before; `part` tells such places within an update apart.
         """
         self._mine = Heartbeat(position=(update, part))
 
