@@ -113,9 +113,8 @@ def _cell(estimate: Estimate, row: MicroBatchMemory, stage: ZeroStage) -> str:
 
 
 def _disk(estimate: Estimate) -> Iterator[str]:
-    def size(count: int, what: str, each_bytes: int) -> str:
-        each = each_bytes / 1e9
-        return f"{count} {what} of {each:.2f} GB, {count * each_bytes / 1e9:.1f} GB"
+    def size(count: int, what: str, each: int) -> str:
+        return f"{count} {what} of {each / 1e9:.2f} GB, {count * each / 1e9:.1f} GB"
 
     checkpoints = size(estimate.checkpoints, "checkpoints", estimate.checkpoint_bytes)
     yield f"disk: {checkpoints} (checkpoints_kept and the next)"

@@ -41,7 +41,7 @@ class StateBytes:
     @property
     def total(self) -> int:
         """Sum of all parts."""
-        return self.weights + self.gradients + self.master_weights + self.moments + self.buffers
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True, kw_only=True)
