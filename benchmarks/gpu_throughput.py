@@ -13,7 +13,7 @@ from torch.nn import functional
 from benchmarks.masked_sequences import MaskedSequences, PackedBatch, PaddedBatch
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.planning.arithmetic import flops_per_token
+from esm1b.pretraining.planning.gpus import flops_per_token
 
 # Dense bf16 of an H100 SXM or H200 (NVIDIA's datasheets), without sparsity.
 PEAK_FLOPS = 989e12

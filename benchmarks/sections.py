@@ -14,7 +14,7 @@ from torch.nn import functional
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.batches.stream import UpdateStream
 from esm1b.model.encoder import Encoder
-from esm1b.pretraining.distributed.update_totals import Agreement
+from esm1b.pretraining.distributed.collectives import Agreement
 from esm1b.pretraining.engine.deepspeed_engine import Engine
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.metrics.monitor import Monitor

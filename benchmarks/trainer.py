@@ -39,7 +39,7 @@ from esm1b.files import read_json
 from esm1b.model.attention_plan import AttentionPath
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.options import Layout
-from esm1b.pretraining.planning.arithmetic import model_flops_utilisation
+from esm1b.pretraining.planning.gpus import model_flops_utilisation
 
 # Updates after the last timed one: the loader has work to the end, and the run does not end.
 _BEYOND: Final = 10

@@ -14,9 +14,8 @@ import torch.distributed
 from torch.distributed import Store  # type: ignore[attr-defined]  # not in __all__
 
 from esm1b.errors import RunFailure, UserError, one_line
-from esm1b.pretraining.distributed.patience import LIMITS, RendezvousLimits
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.distributed.rendezvous import in_thread, meet
+from esm1b.pretraining.distributed.rendezvous import LIMITS, RendezvousLimits, in_thread, meet
 from esm1b.pretraining.options import Layout
 
 _log = logging.getLogger(__name__)

@@ -21,15 +21,19 @@ from esm1b.pretraining.checkpoints.checkpoint import load_newest
 from esm1b.pretraining.checkpoints.files import saved_checkpoints
 from esm1b.pretraining.checkpoints.retention import is_milestone, milestone_path, set_newer_aside
 from esm1b.pretraining.checkpoints.saver import Saver
-from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
+from esm1b.pretraining.distributed.collectives import (
+    ActionError,
+    Agreement,
+    Totals,
+    everywhere,
+    on_first,
+)
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.distributed.update_totals import Agreement, Totals
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
 from esm1b.pretraining.losses import perplexity
-from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
+from esm1b.pretraining.metrics.metrics_file import is_spike, recent_losses
 from esm1b.pretraining.metrics.monitor import Monitor
-from esm1b.pretraining.metrics.spikes import RECENT_LOSSES, is_spike
 from esm1b.pretraining.metrics.throughput import Throughput
 from esm1b.pretraining.options import Layout, RunOptions
 from esm1b.pretraining.recipe import (
@@ -103,7 +107,7 @@ class Trainer:
         self._skips = SkipRecord(self._order, place)
         self.updates = 0
         is_resumed = self._resume()
-        self._losses = on_first(self._logged_losses, place)
+        self._losses = on_first(lambda: recent_losses(directory, self.updates), place)
         _log.info(
             f"{config.model.shape().parameters()} parameters, {len(train)} training sequences, "
             f"{self._order.epoch_at(self._recipe.updates):.2f} epochs in {self._recipe.updates} "
@@ -191,13 +195,6 @@ class Trainer:
         self._skips.restore(newest.skipped, updates=newest.updates)
         on_first(lambda: set_newer_aside(self._directory, than=newest.updates), self._place)
         return True
-
-    def _logged_losses(self) -> list[float]:
-        """Return the last losses that earlier attempts logged for the updates done."""
-        path = self._directory / METRICS_FILE
-        lines = read_metrics(path) if path.exists() else []
-        losses = [line.get("loss") for line in lines if line["update"] <= self.updates]
-        return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]
 
     def _export_milestone(self) -> None:
         """Write the model directory of a milestone that has none yet; a failure is only logged."""

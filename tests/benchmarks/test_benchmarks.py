@@ -15,7 +15,7 @@ from benchmarks.masked_sequences import IGNORED, MaskedSequences, deal, split_ev
 from benchmarks.proteins import read_or_draw
 from esm1b.errors import UserError
 from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.planning.arithmetic import flops_per_token
+from esm1b.pretraining.planning.gpus import flops_per_token
 
 LENGTHS = [5, 9, 3, 3, 8, 2]
 TINY = ["--layers", "2", "--width", "16", "--heads", "2", "--threads", "1"]

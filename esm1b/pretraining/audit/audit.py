@@ -1,15 +1,20 @@
 """The audit of a run on disk: `esm1b audit`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
 from esm1b.batches.order import SequenceOrder
+from esm1b.corpus.manifest import CORPUS_FORMAT, MANIFEST, read_manifest
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, check_replaceable, write_json
-from esm1b.pretraining.audit.table import ids_of, write_table
 from esm1b.pretraining.audit.times_seen import Audit, audit
 from esm1b.pretraining.checkpoints.files import (
     STATE_FILE,
@@ -21,6 +26,8 @@ from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, recorded_finger
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 
 AUDIT_FILE: Final = "audit.json"
+_TABLE: Final = "times_seen.parquet"
+_ROWS: Final = 1 << 20
 
 _Value = TypeVar("_Value", int, str)
 
@@ -50,8 +57,7 @@ def audit_run(
     inputs = [directory, tokens, *([] if corpus is None else [corpus])]
     if output is not None:
         check_replaceable(output, "audit", inputs)
-    recorded = recorded_fingerprint(directory)
-    if recorded is None:
+    if (recorded := recorded_fingerprint(directory)) is None:
         raise UserError(
             f"{directory}: no {RUN_FILE}; expected the directory of a run's checkpoints"
         )
@@ -60,8 +66,7 @@ def audit_run(
     seed = _value(recorded, "seed", int, directory)
     crop_residues = _value(recorded, "pretraining.crop_residues", int, directory)
     tokens_per_update = _value(recorded, "pretraining.tokens_per_update", int, directory)
-    if updates is None:
-        updates = state.updates
+    updates = state.updates if updates is None else updates
     if updates > state.updates:
         raise UserError(
             f"--updates: {updates}; expected at most {state.updates}, as far as the newest "
@@ -82,14 +87,14 @@ def audit_run(
     result = audit(order, updates, state.skipped, logged=_logged(directory / METRICS_FILE))
     if corpus is not None:
         skipped = {sequence for update in result.skipped for sequence in update.sequences}
-        ids = ids_of(corpus, skipped, fingerprint=dataset.corpus_fingerprint)
+        ids = _ids_of(corpus, skipped, fingerprint=dataset.corpus_fingerprint)
         result = replace(result, ids=ids)
     if output is not None:
         with atomic_directory(output, "audit", inputs) as written:
             content = {"tokens_fingerprint": dataset.fingerprint, **result.as_json()}
             write_json(written / AUDIT_FILE, content)
             if table:
-                write_table(written, result.counts, corpus, dataset.corpus_fingerprint)
+                _write_table(written, result.counts, corpus, dataset.corpus_fingerprint)
     return result
 
 
@@ -134,3 +139,63 @@ def _logged(metrics: Path) -> list[tuple[int, int]]:
         for line in (read_metrics(metrics) if metrics.is_file() else [])
         if isinstance(line.get("sequences_seen"), int)
     ]
+
+
+def _ids_of(corpus: Path, sequences: Iterable[int], *, fingerprint: str) -> dict[int, str]:
+    """Return the ids of some training sequences by their number."""
+    wanted = np.unique(np.fromiter(sequences, dtype=np.int64))
+    found: dict[int, str] = {}
+    first = 0
+    for column in _id_columns(corpus, fingerprint):
+        here = wanted[(wanted >= first) & (wanted < first + len(column))]
+        if len(here):
+            ids = column.take(pa.array(here - first)).to_pylist()
+            found.update(zip(here.tolist(), ids, strict=True))
+        first += len(column)
+    return found
+
+
+def _write_table(
+    directory: Path, counts: NDArray[np.int32], corpus: Path | None, fingerprint: str
+) -> None:
+    """Write a row for each sequence: number, count of int32 `[sequences]`, and id with a corpus."""
+    fields = [pa.field("sequence", pa.int64()), pa.field("times_seen", pa.int32())]
+    ids = None
+    if corpus is not None:
+        fields.append(pa.field("id", pa.string()))
+        ids = _id_columns(corpus, fingerprint)
+    schema = pa.schema(fields)
+    with pq.ParquetWriter(directory / _TABLE, schema, compression="zstd") as writer:
+        first = 0
+        while first < len(counts):
+            named = [] if ids is None else [next(ids).cast(pa.string())]
+            last = first + len(named[0]) if named else min(first + _ROWS, len(counts))
+            columns = [pa.array(np.arange(first, last)), pa.array(counts[first:last]), *named]
+            writer.write_table(pa.table(columns, schema=schema))
+            first = last
+
+
+def _id_columns(corpus: Path, fingerprint: str) -> Iterator[pa.ChunkedArray]:
+    """Yield the ids of the training sequences, shard by shard, in the order of their numbers.
+
+    Raises:
+        UserError: the corpus has another fingerprint, or a shard cannot be read.
+    """
+    manifest = read_manifest(corpus, CORPUS_FORMAT)
+    if manifest["fingerprint"] != fingerprint:
+        raise UserError(
+            f"{corpus / MANIFEST}: fingerprint {manifest['fingerprint']}; expected {fingerprint}, "
+            "the corpus that the tokens were made of"
+        )
+    for shard in manifest["shards"]["train"]:
+        path = corpus / shard["file"]
+        try:
+            column = pq.read_table(path, columns=["id"])["id"]
+        except (pa.ArrowException, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: {reason}; expected a Parquet shard of a corpus") from error
+        if len(column) != shard["rows"]:
+            raise UserError(
+                f"{path}: {len(column)} rows; expected {shard['rows']}, as in {MANIFEST}"
+            )
+        yield column

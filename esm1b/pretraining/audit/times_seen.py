@@ -24,7 +24,6 @@ class Audit:
     """The sequences that a run has seen after a number of updates.
 
     Attributes:
-        updates: number of updates.
         sequences: number of training sequences.
         whole_epochs: number of epochs that the updates hold completely.
         sequences_of_epoch: number of sequences of the next epoch, from its beginning.
@@ -69,13 +68,9 @@ def audit(
 ) -> Audit:
     """Count what `updates` updates have seen, and compare it with what the run recorded.
 
-    Every epoch is counted sequence by sequence, not assumed to be whole.
-
-    Args:
-        order: order of the run's sequences.
-        updates: number of updates.
-        skipped: record of the run; updates after `updates` are left out.
-        logged: (updates done, sequences seen until then) from the metrics of the run.
+    Every epoch is counted sequence by sequence, not assumed to be whole. `skipped` is the record of
+    the run; `logged` has (updates done, sequences seen until then) from its metrics. What comes
+    after `updates` is left out of both.
     """
     seen = order.sequences_seen(updates)
     skipped = [update for update in skipped if update.update <= updates]
@@ -90,12 +85,13 @@ def audit(
         taken_out = np.asarray(update.sequences, dtype=np.int64)
         is_known = (taken_out >= 0) & (taken_out < order.sequences)  # or it is among the failures
         np.subtract.at(counts, taken_out[is_known], 1)
+    times_seen, occurrences = np.unique(counts, return_counts=True)
     return Audit(
         updates=updates,
         sequences=order.sequences,
         whole_epochs=seen // order.sequences,
         sequences_of_epoch=seen % order.sequences,
-        times_seen=_occurrences(counts),
+        times_seen=dict(zip(times_seen.tolist(), occurrences.tolist(), strict=True)),
         updates_compared=len(compared),
         lines_compared=len(lines),
         failures=failures,
@@ -109,30 +105,16 @@ def _count(order: SequenceOrder, seen: int) -> tuple[NDArray[np.int32], list[str
     whole_epochs, begun = divmod(seen, order.sequences)
     counts = np.zeros(order.sequences, dtype=np.int32)
     failures = []
-
-    def add(epoch: int, last: int) -> None:
-        """Count the first `last` sequences of an epoch."""
+    for epoch in range(whole_epochs + 1):
+        last = order.sequences if epoch < whole_epochs else begun
         for start in range(0, last, _CHUNK):
             ranks = np.arange(start, min(start + _CHUNK, last))
             np.add.at(counts, order.permuted(epoch, ranks), 1)
-
-    for epoch in range(whole_epochs):
-        add(epoch, order.sequences)
-        if not (counts == epoch + 1).all():
+        if epoch < whole_epochs and not (counts == epoch + 1).all():
             failures.append(f"epoch {epoch + 1} does not hold every sequence once")
-    add(whole_epochs, begun)
     if counts.max() > whole_epochs + 1:
         failures.append(f"epoch {whole_epochs + 1} holds a sequence twice")
     return counts, failures
-
-
-def _occurrences(counts: NDArray[np.int32]) -> dict[int, int]:
-    """Return the number of sequences by count, counts ascending."""
-    found: Counter[int] = Counter()
-    for start in range(0, len(counts), _CHUNK):
-        values, times = np.unique(counts[start : start + _CHUNK], return_counts=True)
-        found.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
-    return dict(sorted(found.items()))
 
 
 def _out_of_turn(order: SequenceOrder, numbers: Sequence[int]) -> list[str]:
@@ -162,11 +144,10 @@ def _unlike_order(order: SequenceOrder, skipped: Sequence[SkippedUpdate]) -> lis
         due = (members.epochs.tolist(), members.sequences.tolist())
         if due != (list(record.epochs), list(record.sequences)):
             failures.append(f"skipped update {record.update} is recorded with other sequences")
-    records = Counter(record.update for record in skipped)
     return failures + [
         f"skipped update {update} is recorded more than once"
-        for update in sorted(records)
-        if records[update] > 1
+        for update, records in sorted(Counter(record.update for record in skipped).items())
+        if records > 1
     ]
 
 

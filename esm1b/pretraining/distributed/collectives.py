@@ -1,9 +1,14 @@
-"""Python values between processes: all learn what each of them found, and all fail together."""
+"""Values between processes: all learn what each of them found, and all fail together."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self, TypeVar, cast
 
+import torch
 import torch.distributed
+from torch import Tensor
 
 from esm1b.errors import RunFailure, SharedUserError, UserError, one_line
 from esm1b.pretraining.distributed.place import Place
@@ -41,16 +46,15 @@ def everywhere(action: Callable[[], T], place: Place) -> list[T]:
         mine = action()
     except Exception as error:  # whatever it is, the others must not wait forever
         caught = error
-        kind = SharedUserError if isinstance(error, UserError) else ActionError
-        mine = kind(one_line(error))
+        where = f"process {place.rank + 1} of {place.processes}: " if place.processes > 1 else ""
+        mine = ActionError(where + one_line(error))
+        if isinstance(error, UserError):
+            mine = SharedUserError(one_line(error))
     outcomes: list[Any] = gathered(mine, place)
-    for outcome in outcomes:
-        if isinstance(outcome, SharedUserError):
-            raise outcome from caught
-    for rank, outcome in enumerate(outcomes):
-        if isinstance(outcome, ActionError):
-            where = f"process {rank + 1} of {place.processes}: " if place.processes > 1 else ""
-            raise ActionError(f"{where}{outcome}") from caught
+    for kind in (SharedUserError, ActionError):
+        for outcome in outcomes:
+            if isinstance(outcome, kind):
+                raise outcome from caught
     return outcomes
 
 
@@ -61,5 +65,66 @@ def on_first(action: Callable[[], T], place: Place) -> T:
         UserError: the action raised it; every process raises it.
         ActionError: the action failed otherwise; every process says why.
     """
-    first: T | None = everywhere(lambda: action() if place.rank == 0 else None, place)[0]
-    return cast(T, first)
+    return cast(T, everywhere(lambda: action() if place.rank == 0 else None, place)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Masked positions, tokens, and tokens with fillers of an update, over all processes.
+
+    `stop` is True if any process asks to stop before this update.
+    """
+
+    masked: int
+    tokens: int
+    padded: int
+    stop: bool
+
+
+class Agreement:
+    """Sums over the processes that are under way while an update is computed.
+
+    The numbers of update k + 1 are started before update k and finished before update k + 1, so
+    that nobody waits for them, and a request to stop acts one update later in all processes alike.
+    The tensors are on the CPU in a gloo group of their own: no device is synchronised, and the
+    order of collectives on the device stays free.
+
+    Collective: all processes open it, and start and finish the same updates.
+    """
+
+    def __init__(self, group: torch.distributed.ProcessGroup) -> None:
+        self._group = group
+        self._started: tuple[Tensor, torch.distributed.Work] | None = None
+
+    @classmethod
+    @contextmanager
+    def open(cls, *, timeout_seconds: float = 100) -> Iterator[Self]:
+        """Yield an agreement; its `finish` waits at most so long for a process that starts late."""
+        timeout = timedelta(seconds=timeout_seconds)
+        group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        # A process without updates would leave at once, while another is still connecting to it.
+        torch.distributed.barrier(group)
+        yield cls(group)
+        # Not after an error: leaving could wait for processes that are gone. The group then goes
+        # with the default group or the process.
+        torch.distributed.destroy_process_group(group)
+
+    def start(self, *, masked: int, tokens: int, padded: int, stop: bool) -> None:
+        """Send this process's numbers of the next update, once the one before is finished."""
+        sums = torch.tensor([masked, tokens, padded, int(stop)], dtype=torch.int64)
+        work = torch.distributed.all_reduce(sums, group=self._group, async_op=True)
+        assert work is not None
+        self._started = (sums, work)
+
+    def finish(self) -> Totals:
+        """Return the totals of the update that was started last.
+
+        Raises:
+            RuntimeError: a process went away, or did not start that update in time.
+        """
+        assert self._started is not None, "no update is started"
+        sums, work = self._started
+        work.wait()
+        self._started = None
+        masked, tokens, padded, stop = sums.tolist()
+        return Totals(masked=masked, tokens=tokens, padded=padded, stop=stop > 0)

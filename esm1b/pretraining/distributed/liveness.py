@@ -51,9 +51,6 @@ class Observed:
     """A process that another one watches.
 
     Attributes:
-        rank: rank of the process.
-        host: host of the process.
-        last: last heartbeat.
         silent: seconds since the last heartbeat.
         behind: seconds since another process arrived at a position that this one has not reached.
         lost: seconds since the process reported that it lost another one.
@@ -93,32 +90,30 @@ def faults(
 ) -> dict[int, str]:
     """Return, by rank, what is wrong with processes for which the others need not wait any more.
 
-    Args:
-        processes: processes that are watched.
-        limit_seconds: longest time that a process may be silent, or be waited for.
-        is_lost: True if the watching process, not one of `processes`, lost another.
+    `limit_seconds` is the longest silence of a process, and the longest wait for it; `is_lost` says
+    that the watching process, not one of `processes`, lost another.
     """
     furthest, _ = max(process.last.position for process in processes)
     is_lost = is_lost or any(process.last.state == "lost" for process in processes)
     longest_lost = max(process.lost for process in processes)
     found = {}
     for process in processes:
-        state = process.last.state
         is_silent = process.silent > limit_seconds
-        fault = None
-        if state == "died":
-            fault = "died"
-        elif state == "failed" and (is_lost or is_silent):
-            fault = f"failed: {process.last.reason}"
-        elif state in ("running", "lost") and is_silent:
-            fault = f"gave no sign of life for {process.silent:.0f} s"
-        elif state == "running" and process.behind > limit_seconds:
-            fault = f"hangs: others have waited for it at update {furthest} for "
-            fault += f"{process.behind:.0f} s"
-        elif state == "running" and longest_lost > limit_seconds * _SHARE_TO_NOTICE:
-            fault = "hangs: others have given up waiting for it"
-        if fault is not None:
-            found[process.rank] = f"rank {process.rank} on {process.host} {fault}"
+        match process.last.state:
+            case "died":
+                fault = "died"
+            case "failed" if is_lost or is_silent:
+                fault = f"failed: {process.last.reason}"
+            case "running" | "lost" if is_silent:
+                fault = f"gave no sign of life for {process.silent:.0f} s"
+            case "running" if process.behind > limit_seconds:
+                waited = f"{process.behind:.0f} s"
+                fault = f"hangs: others have waited for it at update {furthest} for {waited}"
+            case "running" if longest_lost > limit_seconds * _SHARE_TO_NOTICE:
+                fault = "hangs: others have given up waiting for it"
+            case _:
+                continue
+        found[process.rank] = f"rank {process.rank} on {process.host} {fault}"
     return found
 
 

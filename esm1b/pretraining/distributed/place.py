@@ -99,16 +99,14 @@ def is_first_process(environment: Mapping[str, str]) -> bool:
 
 
 def _read_place(environment: Mapping[str, str]) -> Place:
-    def has_any(*names: str) -> bool:
-        return any(name in environment for name in names)
-
-    if has_any("RANK", "WORLD_SIZE"):
+    names = environment.keys()
+    if names & {"RANK", "WORLD_SIZE"}:
         return _from_torch(environment)
-    if has_any(*_OPEN_MPI):
+    if names & {*_OPEN_MPI}:
         return _from_mpi(environment, _OPEN_MPI, "Open MPI", "mpirun -x MASTER_ADDR=HOST")
     # srun --mpi=pmi2 sets PMI_RANK and PMI_SIZE too
     is_step = "SLURM_STEP_ID" in environment
-    if has_any("MPI_LOCALRANKID", "MPI_LOCALNRANKS") or (not is_step and has_any(*_HYDRA)):
+    if names & {"MPI_LOCALRANKID", "MPI_LOCALNRANKS"} or (not is_step and names & {*_HYDRA}):
         return _from_mpi(environment, _HYDRA, "MPICH", "mpirun -genv MASTER_ADDR HOST")
     # sbatch sets SLURM_PROCID for the script itself, which is not a step
     return _from_slurm(environment) if is_step and "SLURM_PROCID" in environment else Place()

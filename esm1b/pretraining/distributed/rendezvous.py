@@ -23,6 +23,7 @@ read it end in the same way, with the ranks that rank 0 named last as missing.
 """
 
 import json
+import logging
 import math
 import os
 import platform
@@ -30,11 +31,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from itertools import groupby
+from typing import Final, Literal, TypeVar
 
 from torch.distributed import (  # type: ignore[attr-defined]  # not all are in __all__
     DistError,
@@ -44,10 +47,26 @@ from torch.distributed import (  # type: ignore[attr-defined]  # not all are in 
 )
 
 from esm1b.errors import RunFailure, Stopped, one_line
-from esm1b.pretraining.distributed.patience import LIMITS, Patience, RendezvousLimits
 from esm1b.pretraining.distributed.place import Place
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RendezvousLimits:
+    """Seconds that the parts of a rendezvous may take."""
+
+    come: float = 120.0  # nodes that read torch from a busy file system start a minute apart
+    stay: float = 15.0  # to answer the second call; at most `come`
+    grace: float = 5.0  # added to `stay` for the others, as rank 0 decides
+    silence: float = 10.0  # until a process logs what it waits for
+    hang: float = 3.0  # added for a call of torch's; it hangs where rank 0 is stopped
+    turn: float = 0.5  # between two looks at the store, at most
+
+
+LIMITS: Final = RendezvousLimits()
 
 
 def meet(
@@ -62,15 +81,15 @@ def meet(
         RunFailure: some processes did not come, which are named, or rank 0 does not answer.
         Stopped: one process was asked to stop.
     """
-    patience = Patience(place, is_stopped, limits)
-    outcome = in_thread(lambda: _meet(place, patience, limits))
+    rendezvous = _Rendezvous(place, is_stopped, limits)
+    outcome = in_thread(rendezvous.meet)
     asked_at = math.inf
     # The main thread stays free for signals, and ends the wait where a call of torch's hangs.
     while not wait([outcome], timeout=0.1).done:
         now = time.monotonic()
-        asked_at = min(asked_at, now) if patience.is_asked_to_stop() else math.inf
-        if now > min(patience.deadline, asked_at) + limits.hang:
-            raise patience.without_rank_0()
+        asked_at = min(asked_at, now) if rendezvous.is_asked_to_stop() else math.inf
+        if now > min(rendezvous.deadline, asked_at) + limits.hang:
+            raise rendezvous.without_rank_0()
     return outcome.result()
 
 
@@ -88,97 +107,165 @@ def in_thread(action: Callable[[], T]) -> Future[T]:
     return outcome
 
 
-def _meet(place: Place, patience: Patience, limits: RendezvousLimits) -> Store:
-    store = PrefixStore("esm1b", _reach_store(place, patience, limits))
-    try:
-        return _meet_in(store, place, patience)
-    except (RunFailure, Stopped):
-        if place.rank == 0:
-            time.sleep(2 * limits.turn)  # the store ends with this process: let all read the end
-        raise
-    except DistError as error:
-        patience.obstacle = f"it went away ({one_line(error)})"
-        raise patience.without_rank_0() from error
+class _Rendezvous:
+    """The part of one process in the rendezvous.
 
+    Attributes:
+        deadline: end of the present call, in seconds of the monotonic clock.
+    """
 
-def _reach_store(place: Place, patience: Patience, limits: RendezvousLimits) -> Store:
-    """Return the store of rank 0 or of torchrun's agent."""
-    timeout = timedelta(seconds=limits.come)
-    open_store = partial(TCPStore, port=place.port, timeout=timeout, wait_for_workers=False)
-    if place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    def __init__(
+        self, place: Place, is_stopped: Callable[[], bool], limits: RendezvousLimits
+    ) -> None:
+        self._place = place
+        self._is_stopped = is_stopped
+        self._limits = limits
+        self._me = f"rank {place.rank} on {platform.node()}"
+        self._where = f"{place.address}:{place.port}"
+        self._token = secrets.token_hex(8)
+        self._meeting: Store | None = None
+        # ranks that rank 0 misses; None before it has heard this process
+        self._missing: list[int] | None = None
+        self._obstacle = "it does not answer"
+        self._has_warned = False
+        self._begin("come", limits.come)
+
+    def _begin(self, call: Literal["come", "stay"], seconds: float) -> None:
+        self._call = call
+        self._tokens: dict[int, str] = {}
+        self._began = time.monotonic()
+        self.deadline = self._began + seconds
+
+    def meet(self) -> Store:
+        """Return the store of the meeting when all have answered both calls."""
+        place, limits = self._place, self._limits
+        store = PrefixStore("esm1b", self._reach_store())
         try:
-            return open_store("localhost", is_master=True, multi_tenant=True)
+            if place.rank == 0:
+                store.set("meeting", self._token)
+            self._await_all(store)
+            self._begin("stay", min(limits.come, limits.stay) + limits.grace * (place.rank > 0))
+            self._missing = [*range(1, place.processes)]
+            return self._await_all(store)
+        except (RunFailure, Stopped):
+            if place.rank == 0:
+                time.sleep(2 * limits.turn)  # the store ends with this process: let all read it
+            raise
         except DistError as error:
-            reason = one_line(error).rpartition("message: ")[2]
-            raise RunFailure(
-                f"rank 0 on {platform.node()} cannot listen on port {place.port}: {reason}; "
-                "MASTER_PORT in the environment chooses another"
-            ) from error
-    while True:
-        try:
-            # TCPStore would do, but complains of each attempt at length
-            socket.create_connection((place.address, place.port), timeout=5).close()
-            patience.obstacle = "what listens there does not answer"
-            return open_store(place.address, is_master=False)
-        except (OSError, DistError) as error:
-            patience.obstacle = one_line(error)
-        patience.take_turn()
+            self._obstacle = f"it went away ({one_line(error)})"
+            raise self.without_rank_0() from error
+
+    def _reach_store(self) -> Store:
+        """Return the store of rank 0 or of torchrun's agent."""
+        place = self._place
+        timeout = timedelta(seconds=self._limits.come)
+        open_store = partial(TCPStore, port=place.port, timeout=timeout, wait_for_workers=False)
+        if place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            try:
+                return open_store("localhost", is_master=True, multi_tenant=True)
+            except DistError as error:
+                reason = one_line(error).rpartition("message: ")[2]
+                raise RunFailure(
+                    f"{self._me} cannot listen on port {place.port}: {reason}; MASTER_PORT in the "
+                    "environment chooses another"
+                ) from error
+        while True:
+            try:
+                # TCPStore would do, but complains of each attempt at length
+                socket.create_connection((place.address, place.port), timeout=5).close()
+                self._obstacle = "what listens there does not answer"
+                return open_store(place.address, is_master=False)
+            except (OSError, DistError) as error:
+                self._obstacle = one_line(error)
+            self._take_turn()
+
+    def _await_all(self, store: Store) -> Store:
+        """Return the store of the meeting when nobody is missing in the present call."""
+        while True:
+            # At every turn, for what is found first may be the meeting of an earlier attempt.
+            if store.check(["meeting"]):
+                self._meeting = PrefixStore(store.get("meeting").decode(), store)
+                if self._place.rank == 0:
+                    self._call_roll(self._meeting)
+                else:
+                    self._answer(self._meeting)
+                if self._missing == []:
+                    return self._meeting
+            self._take_turn()
+
+    def _call_roll(self, meeting: Store) -> None:
+        """Collect the tokens of those that have answered, and write the list for all to read."""
+        others = range(1, self._place.processes)
+        for rank in others:
+            if rank not in self._tokens and meeting.check([f"{self._call} {rank}"]):
+                self._tokens[rank] = meeting.get(f"{self._call} {rank}").decode()
+        self._missing = [rank for rank in others if rank not in self._tokens]
+        roll = {"tokens": [*self._tokens.items()], "missing": self._missing}
+        meeting.set(self._call, json.dumps(roll))
+
+    def _answer(self, meeting: Store) -> None:
+        meeting.set(f"{self._call} {self._place.rank}", self._token)
+        if meeting.check([self._call]):
+            roll = json.loads(meeting.get(self._call))
+            if [self._place.rank, self._token] in roll["tokens"]:
+                self._missing = roll["missing"]
+
+    def _take_turn(self) -> None:
+        """Wait a little, longer and longer; end where this or another process must.
+
+        Raises:
+            RunFailure: the time is up.
+            Stopped: a process was asked to stop.
+        """
+        waited = time.monotonic() - self._began
+        # A process that rank 0 has not heard may be in the meeting of an earlier attempt.
+        if self._meeting and self._missing is not None and self._meeting.check(["end"]):
+            raise self._end(self._meeting.get("end").decode())
+        if self.is_asked_to_stop() or time.monotonic() > self.deadline:
+            end = "stopped" if self.is_asked_to_stop() else "late"
+            if self._meeting:
+                self._meeting.set("end", end)
+            raise self._end(end)
+        if waited > self._limits.silence and not self._has_warned:
+            self._has_warned = True
+            if self._missing is None:
+                _log.warning("%s waits for rank 0 at %s: %s", self._me, self._where, self._obstacle)
+            elif self._place.rank == 0:
+                count = f"{len(self._missing)} of {self._place.processes} processes"
+                _log.warning("waiting for %s at %s: %s", count, self._where, _ranks(self._missing))
+        time.sleep(min(0.01 + waited / 10, self._limits.turn))
+
+    def is_asked_to_stop(self) -> bool:
+        """Return whether to stop here: in the second call a request waits for the first update."""
+        return self._call == "come" and self._is_stopped()
+
+    def without_rank_0(self) -> Exception:
+        """Return the error of a process that rank 0 does not answer, and log it in its place."""
+        if self.is_asked_to_stop():
+            return self._end("stopped")
+        waited = f"{self._me} waited {time.monotonic() - self._began:.0f} s"
+        message = f"{waited} for rank 0 at {self._where}: {self._obstacle}"
+        if self._place.rank > 0:
+            _log.error(message)
+        return RunFailure(message)
+
+    def _end(self, end: str) -> Exception:
+        """Return the error that all processes end with."""
+        if end == "stopped":
+            return Stopped("asked to while the processes were joining; nothing was trained")
+        if self._missing is None:
+            return self.without_rank_0()
+        fault = f"came to {self._where} and went away again"
+        if self._call == "come":
+            fault = f"did not come to {self._where} within {self._limits.come:g} s"
+        return RunFailure(f"{_ranks(self._missing)} of {self._place.processes} processes {fault}")
 
 
-def _meet_in(store: Store, place: Place, patience: Patience) -> Store:
-    """Return the store of this meeting when all have come."""
-    token = secrets.token_hex(8)
-    if place.rank == 0:
-        store.set("meeting", token)
-        store = PrefixStore(token, store)
-    else:
-        store = _come(store, place, patience, token)
-    _await_all(store, place, patience)
-    patience.begin_second_call()
-    if place.rank > 0:
-        store.set(f"stay {place.rank}", token)
-    _await_all(store, place, patience)
-    return store
-
-
-def _come(store: Store, place: Place, patience: Patience, token: str) -> Store:
-    """Return the store of this meeting once rank 0 has heard this process."""
-    meeting: Store | None = None
-    while meeting is None or [place.rank, token] not in _heard(meeting, "come")["tokens"]:
-        # At every turn, and without reading its end: the meeting may be that of an earlier attempt.
-        if store.check(["meeting"]):
-            meeting = PrefixStore(store.get("meeting").decode(), store)
-            meeting.set(f"come {place.rank}", token)
-        patience.take_turn(meeting)
-    return meeting
-
-
-def _await_all(store: Store, place: Place, patience: Patience) -> None:
-    """Wait until nobody is missing in the present call."""
-    tokens: dict[int, str] = {}
-    while True:
-        if place.rank == 0:
-            _call_roll(store, place, patience.call, tokens)
-        patience.missing = _heard(store, patience.call)["missing"]
-        if patience.missing == []:
-            return
-        patience.read_end(store)
-        patience.take_turn(store)
-
-
-def _call_roll(store: Store, place: Place, call: str, tokens: dict[int, str]) -> None:
-    """Add the tokens of those that have answered, and write the list for all to read."""
-    others = range(1, place.processes)
-    for rank in others:
-        if rank not in tokens and store.check([f"{call} {rank}"]):
-            tokens[rank] = store.get(f"{call} {rank}").decode()
-    missing = [rank for rank in others if rank not in tokens]
-    store.set(call, json.dumps({"tokens": list(tokens.items()), "missing": missing}))
-
-
-def _heard(store: Store, call: str) -> dict[str, Any]:
-    """Return the newest list of rank 0 in a call."""
-    if not store.check([call]):
-        return {"tokens": [], "missing": None}
-    heard: dict[str, Any] = json.loads(store.get(call))
-    return heard
+def _ranks(ranks: Sequence[int]) -> str:
+    """Return "ranks 1, 3-5" for [1, 3, 4, 5]."""
+    pieces = []
+    # in a run of successive ranks, rank minus index stays the same
+    for _, run in groupby(enumerate(ranks), lambda pair: pair[1] - pair[0]):
+        members = [rank for _, rank in run]
+        pieces.append(f"{members[0]}-{members[-1]}" if len(members) > 1 else f"{members[0]}")
+    return ("ranks " if len(ranks) > 1 else "rank ") + ", ".join(pieces)

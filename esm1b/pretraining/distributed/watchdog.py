@@ -67,7 +67,6 @@ class Watchdog:
     without a launcher has no thread.
 
     Args:
-        place: place of this process.
         limit_seconds: longest silence of a process, and longest wait for it.
         on_parent_death: function to call once, in the thread, when the parent died.
         on_failure: function to call in rank 0, in the thread, before the run ends because another
@@ -92,7 +91,6 @@ class Watchdog:
         self._told: State = "running"
         self._watched: list[Observed] = []
         self._links: dict[StreamWriter, Observed] = {}
-        self._conversations: list[asyncio.Task[None]] = []
         self._verdict: str | None = None
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._watch()), name="watchdog", daemon=True
@@ -115,9 +113,7 @@ class Watchdog:
     def arrived(self, update: int, part: int = 0) -> None:
         """Report that the main thread has come to where it may have to wait for the others.
 
-        Args:
-            update: number of the update, never less than before.
-            part: part of the update, such as a micro-batch, if processes wait for each other there.
+        `update` is never less than before; `part` tells such places within an update apart.
         """
         self._mine = Heartbeat(position=(update, part))
 
@@ -168,32 +164,31 @@ class Watchdog:
             seconds, last = min(now - last, _LONGEST_TURN * self._interval), now
             if self._verdict is not None:
                 await self._end(self._verdict)
-            self._look_after_parent()
+            if self._parent is not None and os.getppid() != self._parent:
+                self._parent = None
+                _log.warning("the launcher of rank %d died", self._place.rank)
+                self._on_parent_death()
             mine = self._mine
             self._send(asdict(mine))
             self._told = mine.state
-            if not self._watched or mine.state in ("left", "failed"):
+            if not self._watched or self._told in ("left", "failed"):
                 continue
             age(self._watched, seconds)
             if self._place.rank == 0:
                 self._watched[0].heard(mine)
-            is_lost = mine.state == "lost"
-            found = faults(self._watched, limit_seconds=self._limit, is_lost=is_lost)
+            found = faults(self._watched, limit_seconds=self._limit, is_lost=mine.state == "lost")
             if found:
                 await self._end("; ".join(found.values()), found)
         await self._say_farewell()
 
     async def _open(self) -> None:
-        def begin(reader: StreamReader, writer: StreamWriter) -> None:
-            self._conversations.append(asyncio.create_task(self._converse(reader, writer)))
-
         if self._place.rank == 0:
-            await asyncio.start_server(begin, sock=self._socket, limit=_LONGEST_LINE)
+            await asyncio.start_server(self._converse, sock=self._socket, limit=_LONGEST_LINE)
             return
         reader, writer = await asyncio.open_connection(sock=self._socket, limit=_LONGEST_LINE)
         self._links[writer] = self._watched[0]
         self._send({"token": self._token, "rank": self._place.rank})
-        begin(reader, writer)
+        self._conversation = asyncio.create_task(self._converse(reader, writer))
 
     async def _converse(self, reader: StreamReader, writer: StreamWriter) -> None:
         """Read the messages of one connection until it ends or holds something else."""
@@ -234,12 +229,6 @@ class Watchdog:
         for writer in self._links:
             writer.write_eof()
         await _until(lambda: not self._links, seconds=_FAREWELL_SECONDS)
-
-    def _look_after_parent(self) -> None:
-        if self._parent is not None and os.getppid() != self._parent:
-            self._parent = None
-            _log.warning("the launcher of rank %d died", self._place.rank)
-            self._on_parent_death()
 
     async def _end(self, verdict: str, culprits: Mapping[int, str] | None = None) -> NoReturn:
         """End this process, and in rank 0 the others, because of `verdict`."""

@@ -45,9 +45,7 @@ class Monitor:
         attempt: number of the attempt, from 1.
         first: updates done before the attempt.
         last: updates of the whole run.
-        active: False for a monitor that writes nothing.
         wandb_project: project of Weights & Biases to log to as well.
-        clock: seconds of a clock that never goes back.
 
     Raises:
         UserError: Weights & Biases is asked for, but not installed, or nobody is logged in.
@@ -71,7 +69,7 @@ class Monitor:
         if wandb_project is not None:
             with self._optional("Weights & Biases"):
                 self._dashboards["Weights & Biases"] = WeightsAndBiases(directory, wandb_project)
-        self._attempt = attempt
+        self._attempt, self._last = attempt, last
         self._path = directory / METRICS_FILE
         self._lines = JsonLines(self._path)
         self._is_failing = False
@@ -86,7 +84,6 @@ class Monitor:
             smoothing=0.02,  # validations and checkpoints are part of the time that is left
             disable=None,
         )
-        self._last = last
         self._clock = clock
         self._update = first
         self._begin: tuple[int, float] | None = None

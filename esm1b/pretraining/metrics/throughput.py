@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from esm1b.config import Config
-from esm1b.pretraining.planning.arithmetic import model_flops_utilisation
 from esm1b.pretraining.planning.data import length_statistics
+from esm1b.pretraining.planning.gpus import model_flops_utilisation
 
 # Lengths that count for their weighted mean; shards hold random shares of the corpus.
 _SAMPLE = 1_000_000

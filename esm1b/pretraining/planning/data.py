@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -57,20 +58,17 @@ def drawn_length_statistics(mean_residues: float, *, crop_residues: int) -> Leng
     E[min(L, c)^2] = m^2 exp(g^2) P(z - 2 g) + c^2 (1 - P(z)), where P is the normal distribution
     function and z = (ln(c / m) + g^2 / 2) / g.
     """
-    spread = _LOGARITHM_SPREAD
+    spread, normal = _LOGARITHM_SPREAD, NormalDist()
     z = (math.log(crop_residues / mean_residues) + spread**2 / 2) / spread
-    longer = 1 - _normal(z)
-    first = mean_residues * _normal(z - spread) + crop_residues * longer
+    longer = 1 - normal.cdf(z)
+    first = mean_residues * normal.cdf(z - spread) + crop_residues * longer
     second = (
-        mean_residues**2 * math.exp(spread**2) * _normal(z - 2 * spread) + crop_residues**2 * longer
+        mean_residues**2 * math.exp(spread**2) * normal.cdf(z - 2 * spread)
+        + crop_residues**2 * longer
     )
     tokens = first + _SPECIAL_TOKENS
     squares = second + 2 * _SPECIAL_TOKENS * first + _SPECIAL_TOKENS**2
     return LengthStatistics(mean_tokens=tokens, weighted_mean_length=squares / tokens)
-
-
-def _normal(z: float) -> float:
-    return (1 + math.erf(z / math.sqrt(2))) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,25 +106,20 @@ def assumed_data(
 ) -> TrainingData:
     """Return what is known of the training sequences without having them.
 
-    Args:
-        config: configuration of the run.
-        mean_length: mean residues of a sequence; None takes UniRef50's.
-        sequences: number of sequences; None takes the published number of the release that
-            `config` names, if there is one.
+    Without `mean_length`, the mean residues of a sequence, UniRef50's is taken; without their
+    number `sequences` the published one of the release that `config` names, if there is one.
     """
-    origins = ["number as given"]
+    counted = "number as given; "
     if sequences is None:
         sequences = _published_sequences(config.corpus)
-        origins = [f"published number of clusters of UniRef50 {config.corpus.release}"]
-    if sequences is None:
-        origins = []
+        counted = f"published number of clusters of UniRef50 {config.corpus.release}; "
     residues = UNIREF50_MEAN_LENGTH if mean_length is None else mean_length
     whose = "a mean of UniRef50" if mean_length is None else "as given"
-    origins.append(f"{residues:g} residues on average ({whose}), lengths taken as log-normal")
+    drawn = f"{residues:g} residues on average ({whose}), lengths taken as log-normal"
     return TrainingData(
         sequences=sequences,
         lengths=drawn_length_statistics(residues, crop_residues=config.pretraining.crop_residues),
-        origin="; ".join(origins),
+        origin=drawn if sequences is None else counted + drawn,
     )
 
 

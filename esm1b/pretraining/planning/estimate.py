@@ -1,6 +1,6 @@
 """What a run will take, on paper: tokens, epochs, operations, hours, memory and disk."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -8,9 +8,8 @@ from typing import Any, Final
 from esm1b.batches.packing import micro_batch_capacity
 from esm1b.config import Config, TrainingPrecision
 from esm1b.errors import UserError
-from esm1b.pretraining.planning.arithmetic import flops_per_token
 from esm1b.pretraining.planning.data import TrainingData
-from esm1b.pretraining.planning.gpus import Gpu
+from esm1b.pretraining.planning.gpus import Gpu, flops_per_token
 from esm1b.pretraining.planning.memory import (
     StateBytes,
     TrainingMemory,
@@ -48,7 +47,7 @@ class MicroBatchMemory:
         largest: tokens of the largest possible micro-batch.
         rounds: micro-batches of each process in an update.
         bytes: memory needed in all, by ZeRO stage.
-        fits: answer whether the margin stays free, by ZeRO stage.
+        fits: True if the margin stays free, by ZeRO stage.
     """
 
     tokens: int
@@ -95,10 +94,8 @@ class Estimate:
     def as_json(self) -> dict[str, Any]:
         """Return all of it for a JSON file."""
         values = asdict(self)
-        values["states"] = {
-            str(stage): {**asdict(state), "total": state.total}
-            for stage, state in self.states.items()
-        }
+        for stage, state in self.states.items():
+            values["states"][stage]["total"] = state.total
         values["gpu"] = {
             "name": self.gpu.name,
             "peak_flops": self.gpu.peak_flops(self.precision),
@@ -133,7 +130,8 @@ def estimate(
         )
     tokens = recipe.updates * recipe.tokens_per_update
     per_token = flops_per_token(shape, data.lengths.weighted_mean_length)
-    others = [share for share in _OTHER_UTILISATIONS if share != utilisation]
+    parts = (utilisation, *_OTHER_UTILISATIONS)  # each once, in this order
+    rates = {part: peak * part / per_token for part in parts}
     memory = TrainingMemory(
         shape=shape,
         precision=recipe.precision,
@@ -147,6 +145,10 @@ def estimate(
                 stage, tokens_per_update=recipe.tokens_per_update, free_bytes=gpu.memory_bytes
             )
     share = -(-recipe.tokens_per_update // gpus)
+    # 4,096 and its doubles up to a process's share, and those chosen
+    doubles = range((share // _SMALLEST_MICRO_BATCH).bit_length())
+    sizes = {share, *(_SMALLEST_MICRO_BATCH << doubling for doubling in doubles)}
+    sizes |= {size for size in automatic.values() if size is not None}
     return Estimate(
         run=config.run,
         parameters=shape.parameters(),
@@ -163,16 +165,18 @@ def estimate(
         gpu=gpu,
         gpus=gpus,
         durations=[
-            _duration(share, peak * share / per_token, tokens, gpus)
-            for share in (utilisation, *others)
+            Duration(
+                utilisation=part,
+                tokens_per_second_per_gpu=rate,
+                hours=tokens / rate / 3600 / gpus,
+                gpu_hours=tokens / rate / 3600,
+            )
+            for part, rate in rates.items()
         ],
         activation_checkpointing=activation_checkpointing,
         activation_bytes_per_token=memory.activation_bytes_per_token(),
         states={stage: memory.state(stage) for stage in memory.zero_stages},
-        micro_batches=[
-            _micro_batch(memory, size, share, gpu)
-            for size in _micro_batch_sizes(share, automatic.values())
-        ],
+        micro_batches=[_micro_batch(memory, size, share, gpu) for size in sorted(sizes)],
         micro_batch_tokens=automatic,
         checkpoint_bytes=checkpoint_bytes(shape),
         # one more than are kept: the oldest is removed once the next is complete
@@ -181,24 +185,6 @@ def estimate(
         milestone_bytes=checkpoint_bytes(shape) + 4 * shape.parameters(),
         milestones=recipe.updates // (recipe.milestone_interval or recipe.updates + 1),
     )
-
-
-def _duration(utilisation: float, rate: float, tokens: int, gpus: int) -> Duration:
-    """Return the time that `tokens` tokens take at `rate` tokens a second on each GPU."""
-    gpu_hours = tokens / rate / 3600
-    return Duration(
-        utilisation=utilisation,
-        tokens_per_second_per_gpu=rate,
-        hours=gpu_hours / gpus,
-        gpu_hours=gpu_hours,
-    )
-
-
-def _micro_batch_sizes(share: int, automatic: Iterable[int | None]) -> list[int]:
-    """Return the sizes to list: 4,096 and its doubles up to a process's share, and those chosen."""
-    doubles = (share // _SMALLEST_MICRO_BATCH).bit_length()
-    sizes = {_SMALLEST_MICRO_BATCH << doubling for doubling in range(doubles)}
-    return sorted({share, *sizes, *(size for size in automatic if size is not None)})
 
 
 def _micro_batch(memory: TrainingMemory, tokens: int, share: int, gpu: Gpu) -> MicroBatchMemory:

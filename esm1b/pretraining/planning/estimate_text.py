@@ -51,7 +51,7 @@ def _run(estimate: Estimate) -> Iterator[str]:
         ("GPUs", f"{estimate.gpus} x {gpu.name}, {peak / 1e12:g} TFLOP/s dense"),
         ("", gpu.source),
     ]
-    if estimate.precision == "bf16" and not gpu.has_bf16:
+    if estimate.precision == "bf16" and gpu.name.startswith("V100"):
         facts.append(("", "it has no bf16, so fp16 is counted: pretraining.precision fp16"))
     return (f"{name:<12}{text}" for name, text in facts)
 
@@ -113,9 +113,8 @@ def _cell(estimate: Estimate, row: MicroBatchMemory, stage: ZeroStage) -> str:
 
 
 def _disk(estimate: Estimate) -> Iterator[str]:
-    def size(count: int, what: str, each_bytes: int) -> str:
-        each = each_bytes / 1e9
-        return f"{count} {what} of {each:.2f} GB, {count * each_bytes / 1e9:.1f} GB"
+    def size(count: int, what: str, each: int) -> str:
+        return f"{count} {what} of {each / 1e9:.2f} GB, {count * each / 1e9:.1f} GB"
 
     checkpoints = size(estimate.checkpoints, "checkpoints", estimate.checkpoint_bytes)
     yield f"disk: {checkpoints} (checkpoints_kept and the next)"

@@ -1,4 +1,4 @@
-"""GPUs by name: how fast they multiply, and how much memory they have.
+"""Floating point operations: how many training takes, and how many a GPU can do, by its name.
 
 Peaks are dense, without sparsity, as the vendor states them; where a data sheet gives the number
 with sparsity, it is halved. Only GPUs whose figures are published by NVIDIA are listed.
@@ -8,8 +8,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from esm1b.alphabet import TOKENS
 from esm1b.config import TrainingPrecision
 from esm1b.errors import UserError
+from esm1b.model.shape import EncoderShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,6 @@ class Gpu:
         device: regular expression for the whole name that CUDA reports; a part of a GPU, or its
             relative of another size, does not match.
         source: publication that states `tensor_flops`.
-        has_bf16: False for tensor cores without bf16.
     """
 
     name: str
@@ -33,7 +34,6 @@ class Gpu:
     memory_bytes: int
     device: str
     source: str
-    has_bf16: bool
 
     def peak_flops(self, precision: TrainingPrecision) -> float | None:
         """Return operations a second; on a GPU without bf16, fp16 is counted instead."""
@@ -84,14 +84,13 @@ GPUS: Final = tuple(
         memory_bytes=int(gib * 2**30),
         device=device,
         source=_SOURCES[name],
-        has_bf16=not name.startswith("V100"),
     )
     for name, (tensor, fp32, gib, device) in _FIGURES.items()
 )
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the GPU that a user calls `name`, in small or capital letters.
+    """Return the GPU of a name, in small or capital letters.
 
     Raises:
         UserError: no GPU of this name is listed; the message has the names.
@@ -105,3 +104,39 @@ def find_gpu(name: str) -> Gpu:
 def gpu_of_device(device_name: str) -> Gpu | None:
     """Return the GPU that CUDA calls `device_name`, None where its figures are not listed."""
     return next((gpu for gpu in GPUS if re.fullmatch(gpu.device, device_name)), None)
+
+
+def flops_per_token(shape: EncoderShape, weighted_mean_length: float) -> float:
+    """Return the operations of a forward and backward pass for a token.
+
+    6 for each weight of the matrices (2 forward, 4 backward; multiply and add counted apart) and
+    12 layers width s for attention scores and contexts, s being the length that a token sees on
+    average: the sum of squared lengths over the sum of lengths. Embedding tables are looked up,
+    not multiplied; the head is counted for every token, and nothing that is computed twice.
+
+    esm1b_t33_650M_UR50S: 6 x 651.0 M + 12 x 33 x 1280 s, so 4.43 GFLOP at s = 1024 and 4.13 at 450.
+    """
+    tables = (len(TOKENS) + shape.position_rows) * shape.width
+    projection = len(TOKENS) * shape.width  # the token table again, as the last matrix
+    multiplied = shape.parameters() - tables + projection
+    return 6 * multiplied + 12 * shape.layers * shape.width * weighted_mean_length
+
+
+def model_flops_utilisation(
+    shape: EncoderShape,
+    *,
+    tokens_per_second: float,
+    weighted_mean_length: float,
+    gpu_name: str | None,
+    gpus: int,
+    precision: TrainingPrecision = "bf16",
+) -> float | None:
+    """Return the share of the GPUs' peak that training used, None where the peak is not known.
+
+    `tokens_per_second` is the rate of all GPUs together, without padding and filler; `gpu_name` the
+    device name that CUDA reports, None on CPU. For `weighted_mean_length` see `flops_per_token`.
+    """
+    gpu = gpu_of_device(gpu_name or "")
+    if gpu is None or (peak := gpu.peak_flops(precision)) is None:
+        return None
+    return tokens_per_second * flops_per_token(shape, weighted_mean_length) / (gpus * peak)

@@ -41,7 +41,7 @@ class StateBytes:
     @property
     def total(self) -> int:
         """Sum of all parts."""
-        return self.weights + self.gradients + self.master_weights + self.moments + self.buffers
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,6 @@ class TrainingMemory:
     """Memory that training takes on one GPU.
 
     Attributes:
-        shape: shape of the network.
-        precision: number format of the multiplications.
         processes: number of processes that share an update, one GPU each.
         activation_checkpointing: True for layers that the backward pass computes again.
     """
@@ -137,13 +135,9 @@ class TrainingMemory:
         """Return `micro_batch_tokens` for an update in as few rounds as memory allows.
 
         All rounds are equally large: the process's share of the update, divided by the smallest
-        number of rounds whose largest micro-batch fits.
-
-        Args:
-            stage: ZeRO stage.
-            tokens_per_update: mean tokens of an update.
-            free_bytes: bytes of the GPU before anything is on it, the minimum over all processes,
-                so that all get the same answer; None on CPU.
+        number of rounds whose largest micro-batch fits. `free_bytes` is what the GPU has before
+        anything is on it, the minimum over all processes, so that all get the same answer; None on
+        CPU.
 
         Raises:
             UserError: not even a micro-batch for the longest sequence fits.
@@ -154,8 +148,7 @@ class TrainingMemory:
         smallest = min(self.shape.maximum_tokens, share)
         for rounds in range(1, -(-share // smallest) + 1):
             tokens = -(-share // rounds)
-            needed = self.needed_bytes(stage, tokens)
-            if fits(needed, free_bytes):
+            if fits(needed := self.needed_bytes(stage, tokens), free_bytes):
                 return tokens
         raise UserError(
             f"--micro-batch-tokens auto: {needed / 2**30:.1f} GiB are needed for micro-batches of "

@@ -22,7 +22,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         f"tests.pretraining.distributed.test_{name}"
-        for name in ("collectives", "rendezvous", "update_totals", "watchdog")
+        for name in ("collectives", "rendezvous", "watchdog")
     ]
 )
 HOST = os.uname().nodename

@@ -19,9 +19,8 @@ import torch.distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in __all__
 
 from esm1b.errors import RunFailure
-from esm1b.pretraining.distributed.patience import RendezvousLimits
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.distributed.rendezvous import meet
+from esm1b.pretraining.distributed.rendezvous import RendezvousLimits, meet
 from esm1b.pretraining.options import Layout
 from esm1b.pretraining.start_processes import start_processes
 from esm1b.stopping import StopRequest

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from esm1b.pretraining.metrics.spikes import RECENT_LOSSES, is_spike
+from esm1b.pretraining.metrics.metrics_file import RECENT_LOSSES, is_spike
 
 # median 2.5, median absolute deviation 0.1: a standard deviation of 0.14826
 ALTERNATING = [2.4, 2.6] * 50
