@@ -1,28 +1,27 @@
 """The report of a run: `esm1b report`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
 
+from esm1b.corpus import describe
 from esm1b.corpus.manifest import CORPUS_FORMAT, read_manifest
 from esm1b.errors import UserError
-from esm1b.evaluation.results import Evaluation, read_evaluations
+from esm1b.evaluation.results import read_evaluations
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.plotting import inline_svg
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
-from esm1b.report import tables
-from esm1b.report.catalogue import FACTS
-from esm1b.report.data_sections import audit_section, corpus_section, read_audit
+from esm1b.report import catalogue
+from esm1b.report.catalogue import number_text
 from esm1b.report.evaluation_figures import evaluation_figure
 from esm1b.report.figures import corpus_figure, training_figure
 from esm1b.report.positive_control import has_control, passed, positive_control
-from esm1b.report.published import PUBLISHED
-from esm1b.report.run_facts import configuration, run_facts
-from esm1b.report.summary import highlights, summarise
+from esm1b.report.run_facts import configuration, read_audit, run_facts
+from esm1b.report.summary import summarise
 from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
@@ -62,10 +61,10 @@ def write_report(
     measured = read_evaluations(evaluations, description)
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     lines = _read_training(training)
-    seen = None if audit is None else audit_section(read_audit(audit, description))
-    section = corpus_section(manifest)
-    if section["warning"]:
-        _log.warning("%s: %s", corpus, section["warning"])
+    seen = None if audit is None else read_audit(audit, description)
+    warning = describe.cluster_warning(manifest)
+    if warning:
+        _log.warning("%s: %s", corpus, warning)
     synthetic = has_control(measured)
     checks = positive_control(measured) if synthetic else []
     verdict = {"passed": passed(checks), "checks": [asdict(check) for check in checks]}
@@ -78,16 +77,13 @@ def write_report(
     run = run_facts(source, manifest, lines)
     page = _template().render(
         run=run,
-        highlights=highlights(measured),
         checks=checks,
         passed=passed(checks),
-        corpus=section,
-        audit=seen,
         manifest=manifest,
+        warning=warning,
+        audit=seen,
         measured=measured,
-        catalogue=FACTS,
         synthetic=synthetic,
-        tables={kind: _tables(kind, each, real=not synthetic) for kind, each in measured.items()},
         figures={name: inline_svg(svg, name) for name, svg in figures.items()},
         configuration=configuration(description),
     )
@@ -114,22 +110,6 @@ def _read_training(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _tables(kind: str, evaluation: Evaluation, *, real: bool) -> Mapping[str, tables.Table]:
-    """Return the tables of a section by name; `real` data are put beside published numbers."""
-    found = {}
-    if kind == "perplexity":
-        found["models"] = tables.perplexity_table(evaluation)
-    else:
-        found["models"] = tables.model_table(kind, evaluation)
-    if kind == "contacts":
-        found["ranges"] = tables.range_table(evaluation, published=real)
-    if kind == "secondary_structure":
-        found["recalls"] = tables.recall_table(evaluation)
-    if kind in PUBLISHED:
-        found["published"] = tables.published_table(kind, evaluation if real else None)
-    return found
-
-
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -139,6 +119,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["thousands"] = lambda count: f"{count:,}"
-    environment.filters["number"] = tables.number_text
+    environment.filters["thousands"] = lambda count: f"{count:,}".replace("-", "\N{MINUS SIGN}")
+    environment.filters["number"] = number_text
+    environment.globals |= {"catalogue": catalogue, "describe": describe}
     return environment.get_template("page.html.j2")

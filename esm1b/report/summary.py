@@ -1,51 +1,16 @@
-"""The results in brief: a few numbers for the top of the page, a few lines for the terminal."""
+"""The results in brief, a few lines for the terminal."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from esm1b.evaluation.results import Evaluation, Number
 from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES
 from esm1b.report.positive_control import Check, passed
-from esm1b.report.tables import number_text
 
 _COLUMNS: Final = 100
 _LABEL: Final = 28
 _SHORT_NAMES: Final = {**SUBSET_NAMES, "not_fitted": "both"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Highlight:
-    """A number of the trained model; `beside` holds baselines and their numbers."""
-
-    title: str
-    value: str
-    units: str
-    beside: Sequence[tuple[str, str]]
-
-
-def highlights(evaluations: Mapping[str, Evaluation]) -> list[Highlight]:
-    """Return the main metric of each evaluation that has one, in the order of the page."""
-    found = []
-    for kind, evaluation in evaluations.items():
-        facts = FACTS[kind]
-        main = facts.main_subset(evaluation)
-        trained = evaluation.metric(facts.name, "trained", main)
-        if trained is None:
-            continue
-        beside = []
-        for other in facts.beside:
-            number = evaluation.metric(facts.name, other, main)
-            if other == "unseen" != main:
-                number = evaluation.metric(facts.name, "trained", other)
-            if number is not None and number.value is not None:
-                label = MODEL_NAMES.get(other, "on families never seen")
-                beside.append((label, number_text(number.value, facts.decimals)))
-        value = "failed" if trained.value is None else number_text(trained.value, facts.decimals)
-        units = f"{SUBSET_NAMES[main]}, {trained.units}"
-        found.append(Highlight(title=facts.headline, value=value, units=units, beside=beside))
-    return found
 
 
 def summarise(title: str, evaluations: Mapping[str, Evaluation], checks: Sequence[Check]) -> str:
