@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.proteins import Protein, protein_of, proteins_of
-from esm1b.evaluation.structures.table import find_problem, read_csv, read_structures
+from esm1b.evaluation.structures.table import find_problems, read_csv, read_structures
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
     "train": "fit",
@@ -91,7 +91,7 @@ def _protein(where: str, identifier: str, row: Mapping[str, str | None]) -> Prot
         "contact_j": [],
         "ss3": row["ss3"] or "",
     }
-    if (problem := find_problem(structure)) is not None:
+    for problem in find_problems(structure):
         raise UserError(f"{where}: {problem}")
     split = row.get("split")
     if split and split not in _KINDS_BY_SPLIT:

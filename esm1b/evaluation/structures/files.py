@@ -193,26 +193,24 @@ def _best_conformer(
     number: int, alternatives: Sequence[Any], parents: Mapping[str, str]
 ) -> _Residue | None:
     """Return the conformer whose CA has the highest occupancy, None where none has a CA."""
-    best: _Residue | None = None
-    highest = -np.inf
-    for residue, location in _conformers(alternatives):
-        atoms = [_atom(residue, name, location) for name in _BACKBONE]
-        occupancy = atoms[_CA].get_occupancy() or 0.0
-        if occupancy > highest:
-            highest = occupancy
-            unknown = np.full(3, np.nan)
-            coordinates = [unknown if atom is None else atom.get_coord() for atom in atoms]
-            best = _Residue(
-                letter=_letter(residue.get_resname().strip(), parents) or "X",
-                number=number,
-                modified=residue.id[0].strip() != "",
-                atoms=np.array(coordinates, dtype=np.float64),
-            )
-    return best
+    best = max(
+        _conformers(alternatives), key=lambda one: one[1][_CA].get_occupancy() or 0.0, default=None
+    )
+    if best is None:
+        return None
+    residue, atoms = best
+    unknown = np.full(3, np.nan)
+    coordinates = [unknown if atom is None else atom.get_coord() for atom in atoms]
+    return _Residue(
+        letter=_letter(residue.get_resname().strip(), parents) or "X",
+        number=number,
+        modified=residue.id[0].strip() != "",
+        atoms=np.array(coordinates, dtype=np.float64),
+    )
 
 
-def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, str]]:
-    """Yield residues of one type that have a CA, with each alternate location of it."""
+def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield residues of one type that have a CA, with the atoms at each alternate location."""
     for place in alternatives:
         # 2 is Biopython's mark of a wrapper: around the residue types of one place, one in
         # each conformer, or around the locations of one atom.
@@ -221,7 +219,7 @@ def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, str]]:
                 alpha = residue["CA"]
                 wrapped = alpha.is_disordered() == 2
                 for location in alpha.disordered_get_id_list() if wrapped else [" "]:
-                    yield residue, location
+                    yield residue, [_atom(residue, name, location) for name in _BACKBONE]
 
 
 def _atom(residue: Any, name: str, location: str) -> Any:
