@@ -1,7 +1,7 @@
 """The report of a run: `esm1b report`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ import jinja2
 from esm1b.corpus import describe
 from esm1b.corpus.manifest import CORPUS_FORMAT, read_manifest
 from esm1b.errors import UserError
-from esm1b.evaluation.results import read_evaluations
+from esm1b.evaluation.results import Evaluation, read_evaluations
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.plotting import inline_svg
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
@@ -19,9 +19,8 @@ from esm1b.report import catalogue
 from esm1b.report.catalogue import number_text
 from esm1b.report.evaluation_figures import evaluation_figure
 from esm1b.report.figures import corpus_figure, training_figure
-from esm1b.report.positive_control import has_control, passed, positive_control
+from esm1b.report.positive_control import Check, has_control, passed, positive_control, verdict
 from esm1b.report.run_facts import configuration, read_audit, run_facts
-from esm1b.report.summary import summarise
 from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def write_report(
         _log.warning("%s: %s", corpus, warning)
     synthetic = has_control(measured)
     checks = positive_control(measured) if synthetic else []
-    verdict = {"passed": passed(checks), "checks": [asdict(check) for check in checks]}
+    control = {"passed": passed(checks), "checks": [asdict(check) for check in checks]}
     tokens_per_update = description.get("pretraining", {}).get("tokens_per_update")
     figures = {
         "corpus": corpus_figure(manifest),
@@ -75,7 +74,7 @@ def write_report(
         **{kind: evaluation_figure(kind, evaluation) for kind, evaluation in measured.items()},
     }
     run = run_facts(source, manifest, lines)
-    page = _template().render(
+    page = _template("page.html.j2").render(
         run=run,
         checks=checks,
         passed=passed(checks),
@@ -96,7 +95,7 @@ def write_report(
         (directory / "summary.txt").write_text(summary, encoding="utf-8")
         results = {"run": run["name"], "updates": run["updates"]}
         write_json(
-            directory / "results.json", {**results, "positive_control": verdict if checks else None}
+            directory / "results.json", {**results, "positive_control": control if checks else None}
         )
 
 
@@ -110,10 +109,21 @@ def _read_training(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _template() -> jinja2.Template:
+def summarise(title: str, evaluations: Mapping[str, Evaluation], checks: Sequence[Check]) -> str:
+    """Return at most 30 lines of at most 100 columns, the title first and a verdict last.
+
+    There is no verdict without `checks`, where the data have no known truth.
+    """
+    text = _template("summary.txt.j2").render(
+        title=title, measured=evaluations, verdict=verdict(checks) if checks else None
+    )
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=name.endswith(".html.j2"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -122,4 +132,4 @@ def _template() -> jinja2.Template:
     environment.filters["thousands"] = lambda count: f"{count:,}".replace("-", "\N{MINUS SIGN}")
     environment.filters["number"] = number_text
     environment.globals |= {"catalogue": catalogue, "describe": describe}
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)

@@ -5,6 +5,7 @@ that the pipeline finds couplings it was given and fails where it should; nothin
 proteins.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +26,7 @@ _CHECKS: Final = {
     "structure above untrained networks": ("secondary_structure", "untrained"),
     "structure above majority class": ("secondary_structure", "majority_class"),
 }
+_COLUMNS: Final = 100  # of the verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,17 @@ def has_control(evaluations: Mapping[str, Evaluation]) -> bool:
 def passed(checks: Sequence[Check]) -> bool:
     """Return whether all of them passed; no check at all proves nothing."""
     return bool(checks) and all(check.passed for check in checks)
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Return `positive control: PASSED`, or `FAILED` and which checks."""
+    if passed(checks):
+        return "positive control: PASSED"
+    # With spaces that do not break, a name stays on one line.
+    names = [check.name.replace(" ", "\N{NO-BREAK SPACE}") for check in checks if not check.passed]
+    text = f"positive control: FAILED ({', '.join(names)})"
+    lines = textwrap.fill(text, width=_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def positive_control(evaluations: Mapping[str, Evaluation]) -> list[Check]:
