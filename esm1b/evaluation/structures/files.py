@@ -25,11 +25,6 @@ from esm1b.evaluation.structures.alignment import bonded_segments, place_segment
 MINIMUM_RESIDUES: Final = 20
 SUFFIXES: Final = (".pdb", ".ent", ".cif")
 
-# Biopython is typed in part only: its parsers are called as Any.
-_PDB: Final[Any] = PDBParser
-_CIF: Final[Any] = MMCIFParser
-_CIF_TABLE: Final[Any] = MMCIF2Dict
-
 _BACKBONE: Final = ("N", "CA", "C", "CB")
 _CA: Final = 1
 # With fewer matches than this between observed residues and stated sequence, a file is damaged.
@@ -115,21 +110,21 @@ def _parse_pdb(text: str) -> tuple[_Chains, dict[str, str]]:
             named.setdefault(line[11:12].strip(), []).extend(line[19:70].split())
         elif line.startswith("MODRES"):
             parents[line[12:15].strip()] = line[24:27].strip()
-    structure = _PDB(QUIET=True).get_structure("", io.StringIO(first_model))
+    structure = PDBParser(QUIET=True).get_structure("", io.StringIO(first_model))
     sequences = {chain: _letters(names, parents) for chain, names in named.items()}
     return _residues_by_chain(structure, parents), sequences
 
 
 def _parse_cif(text: str) -> tuple[_Chains, dict[str, str]]:
     """Return the chains and the stated sequence of each."""
-    table = _CIF_TABLE(io.StringIO(text))
+    table = MMCIF2Dict(io.StringIO(text))
 
     def rows(category: str, *columns: str) -> Iterator[Any]:
         return zip(*(table.get(f"_{category}.{column}", []) for column in columns), strict=True)
 
     parents = dict(rows("pdbx_struct_mod_residue", "label_comp_id", "parent_comp_id"))
     # label_seq_id counts along the sequence, for polymers only; chain names are the author's.
-    parser = _CIF(auth_residues=False, QUIET=True)
+    parser = MMCIFParser(auth_residues=False, QUIET=True)
     chains = _residues_by_chain(parser.get_structure("", io.StringIO(text)), parents)
     by_entity: dict[str, dict[str, str]] = {}
     for entity, number, name in rows("entity_poly_seq", "entity_id", "num", "mon_id"):

@@ -153,14 +153,8 @@ def _valid_rows(path: Path, table: pa.Table) -> list[dict[str, Any]]:
     Raises:
         UserError: a column is missing or a row contradicts itself; `path` is named as the file.
     """
-    missing = [name for name in STRUCTURE_SCHEMA.names if name not in {*table.column_names, "ss3"}]
-    if missing:
-        raise UserError(
-            f"{path}: lacks the columns {', '.join(missing)}; "
-            f"it has {', '.join(table.column_names) or 'none'}"
-        )
-    if table.num_rows == 0:
-        raise UserError(f"{path}: has no rows; expected at least one protein")
+    needed = [name for name in STRUCTURE_SCHEMA.names if name != "ss3"]
+    check_columns(path, needed, table.column_names, rows=table.num_rows)
     if "ss3" not in table.column_names:
         table = table.append_column("ss3", pa.nulls(table.num_rows, pa.string()))
     try:
@@ -175,6 +169,16 @@ def _valid_rows(path: Path, table: pa.Table) -> list[dict[str, Any]]:
             raise UserError(f"{path}: row {row['id']}: the id occurs twice; expected it once")
         rows[row["id"]] = row
     return list(rows.values())
+
+
+def check_columns(path: Path, needed: Sequence[str], columns: Sequence[str], *, rows: int) -> None:
+    """Raise UserError if a table of proteins lacks one of the columns `needed` or has no rows."""
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        found = ", ".join(columns)[:200] or "none"
+        raise UserError(f"{path}: lacks the columns {', '.join(missing)}; it has {found}")
+    if rows == 0:
+        raise UserError(f"{path}: has no rows; expected at least one protein")
 
 
 def find_problems(row: Mapping[str, Any]) -> Iterator[str]:
