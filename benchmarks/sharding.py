@@ -139,7 +139,7 @@ def _biopython(path: Path, output: Path) -> None:
         pq.ParquetWriter(output, CORPUS_SCHEMA, compression="zstd") as writer,
     ):
         columns: dict[str, list[Any]] = {name: [] for name in CORPUS_SCHEMA.names}
-        for header, sequence in SimpleFastaParser(file):  # type: ignore[no-untyped-call]
+        for header, sequence in SimpleFastaParser(file):
             match = _HEADER.fullmatch(header)
             if match is None:
                 raise UserError(f"{path}: {header!r}; expected a UniRef header")

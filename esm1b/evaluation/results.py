@@ -105,6 +105,11 @@ class Evaluation:
         """Return the subsets of the metric `name`, as the file orders them."""
         return list(dict.fromkeys(subset for metric, _, subset in self.metrics if metric == name))
 
+    def failures(self, name: str, model: str) -> list[str]:
+        """Return the reasons why a model has no value of the metric `name`, sorted."""
+        numbers = [self.metric(name, model, subset) for subset in self.subsets(name)]
+        return sorted({number.failed for number in numbers if number and number.failed})
+
     def metric(self, name: str, model: str, subset: str) -> Number | None:
         """Return a metric, None where it was not measured."""
         return self.metrics.get((name, model, subset))

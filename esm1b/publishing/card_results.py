@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from esm1b.evaluation.results import Evaluation
-from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES
+from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES, number_text
 from esm1b.report.positive_control import has_control
-from esm1b.report.tables import number_text
 from esm1b.weights.model_card import CardResult
 
 _SYNTHETIC: Final = ("synthetic-families", "synthetic families")

@@ -4,9 +4,11 @@ A new evaluation needs a row in `FACTS` and names for its models; figure, table 
 page have defaults.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
 
 from esm1b.evaluation.results import Evaluation
 
@@ -28,6 +30,13 @@ SUBSET_NAMES: Final[Mapping[str, str]] = {
     "not_fitted": "test and never seen",
     "validation": "validation",
 }
+RANGES: Final[Mapping[str, str]] = {
+    "short": "short, 6 to 11",
+    "medium": "medium, 12 to 23",
+    "long": "long, from 24",
+    "all": "all, from 6",
+}
+TOPS: Final[Mapping[str, str]] = {"L": "L", "L2": "L/2", "L5": "L/5"}
 STATE_NAMES: Final[Mapping[str, str]] = {"H": "helix", "E": "strand", "C": "coil"}
 
 
@@ -40,11 +49,14 @@ class Facts:
         name: main metric in `metrics.json`.
         compared: metric of the comparisons.
         decimals: decimals of the main metric.
+        metrics: metrics of the table of all models and their heads; without any, the table has the
+            main metric by subset.
         label: label of the main metric in the figure.
         headline: title of its card at the top of the page.
         beside: baselines on that card; `unseen` is the trained model on families never seen.
         heading: heading of its table in the terminal; with `{units}` it has no heads of columns.
         plural: word for several published values.
+        published: published metrics and the heads of their columns.
         task: Hugging Face's name of the task.
         dataset: identifier and name of real data on the model card.
         card: metrics on the model card, with Hugging Face's name of each and ours.
@@ -54,11 +66,13 @@ class Facts:
     name: str
     compared: str
     decimals: int = 3
+    metrics: Mapping[str, str] = field(default_factory=dict)
     label: str
     headline: str
     beside: Sequence[str]
     heading: str
     plural: str
+    published: Mapping[str, str]
     task: str
     dataset: tuple[str, str]
     card: Mapping[str, tuple[str, str]]
@@ -68,6 +82,18 @@ class Facts:
         subsets = evaluation.subsets(self.name)
         return "test" if "test" in subsets else subsets[0]
 
+    def columns(self, evaluation: Evaluation) -> list[tuple[str, str, str]]:
+        """Return head, metric and subset of each column of the table of all models."""
+        main = self.main_subset(evaluation)
+        if self.metrics:
+            return [(head, metric, main) for metric, head in self.metrics.items()]
+        columns = []
+        for subset in evaluation.subsets(self.name):
+            trained = evaluation.metric(self.name, "trained", subset)
+            units = f"\n{trained.units}" if trained else ""
+            columns.append((SUBSET_NAMES[subset] + units, self.name, subset))
+        return columns
+
 
 FACTS: Final[Mapping[str, Facts]] = {
     "perplexity": Facts(
@@ -75,11 +101,18 @@ FACTS: Final[Mapping[str, Facts]] = {
         name="perplexity_mask_positions_20",
         compared="cross_entropy_mask_positions_20",
         decimals=2,
+        metrics={
+            "perplexity_mask_positions_20": "<mask>, of 20",
+            "perplexity_mask_positions": "<mask>, of 33",
+            "perplexity_training_masks_20": "as trained, of 20",
+            "perplexity_training_masks": "as trained, of 33",
+        },
         label="perplexity at <mask> positions, over the 20 amino acids; lower is better",
         headline="Masked perplexity",
         beside=("residue_frequencies", "site_independent", "exact_optimum"),
         heading="perplexity at <mask> positions of {units} held out, over 20 amino acids",
         plural="perplexities",
+        published={"perplexity_training_masks": "perplexity"},
         task="fill-mask",
         dataset=("held-out-sequences", "held-out sequences"),
         card={
@@ -98,6 +131,10 @@ FACTS: Final[Mapping[str, Facts]] = {
         beside=("unseen", "untrained", "separation_prior"),
         heading="contacts: precision of as many top pairs as contacts",
         plural="precisions",
+        published={
+            "precision_at_L_long": "P@L, long range",
+            "precision_at_L5_long": "P@L/5, long range",
+        },
         task="other",
         dataset=("structures", "structures"),
         card={
@@ -120,6 +157,10 @@ FACTS: Final[Mapping[str, Facts]] = {
         beside=("one_hot_window", "untrained", "majority_class"),
         heading="secondary structure: three-state accuracy",
         plural="accuracies",
+        published={
+            "eight_state_accuracy": "eight state accuracy",
+            "three_state_accuracy_per_residue": "three state accuracy per residue",
+        },
         task="token-classification",
         dataset=("secondary-structure", "secondary structures"),
         card={
@@ -130,3 +171,19 @@ FACTS: Final[Mapping[str, Facts]] = {
         },
     ),
 }
+
+PUBLISHED: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = json.loads(
+    (Path(__file__).parent / "published.json").read_text(encoding="utf-8")
+)
+"""Published numbers of ESM-1b and its neighbours by kind of evaluation; `contact_ranges` are
+ESM-1b's precisions by range of separation.
+
+None was measured here. Each protocol differs from ours in data or regression, and each entry says
+how; a number that was not read in its primary source is marked as second-hand. Numbers are by model
+and our name of the nearest metric.
+"""
+
+
+def number_text(value: float, decimals: int = 3, *, signed: bool = False) -> str:
+    """Return a number with a true minus sign."""
+    return f"{value:{'+' if signed else ''}.{decimals}f}".replace("-", "\N{MINUS SIGN}")

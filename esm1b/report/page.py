@@ -8,21 +8,19 @@ from typing import Any, Final
 
 import jinja2
 
+from esm1b.corpus import describe
 from esm1b.corpus.manifest import CORPUS_FORMAT, read_manifest
 from esm1b.errors import UserError
 from esm1b.evaluation.results import Evaluation, read_evaluations
 from esm1b.files import atomic_directory, check_replaceable, write_json
 from esm1b.plotting import inline_svg
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
-from esm1b.report import tables
-from esm1b.report.catalogue import FACTS
-from esm1b.report.data_sections import audit_section, corpus_section, read_audit
+from esm1b.report import catalogue
+from esm1b.report.catalogue import number_text
 from esm1b.report.evaluation_figures import evaluation_figure
 from esm1b.report.figures import corpus_figure, training_figure
-from esm1b.report.positive_control import has_control, passed, positive_control
-from esm1b.report.published import PUBLISHED
-from esm1b.report.run_facts import configuration, run_facts
-from esm1b.report.summary import highlights, summarise
+from esm1b.report.positive_control import Check, has_control, passed, positive_control, verdict
+from esm1b.report.run_facts import configuration, read_audit, run_facts
 from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
@@ -62,13 +60,13 @@ def write_report(
     measured = read_evaluations(evaluations, description)
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     lines = _read_training(training)
-    seen = None if audit is None else audit_section(read_audit(audit, description))
-    section = corpus_section(manifest)
-    if section["warning"]:
-        _log.warning("%s: %s", corpus, section["warning"])
+    seen = None if audit is None else read_audit(audit, description)
+    warning = describe.cluster_warning(manifest)
+    if warning:
+        _log.warning("%s: %s", corpus, warning)
     synthetic = has_control(measured)
     checks = positive_control(measured) if synthetic else []
-    verdict = {"passed": passed(checks), "checks": [asdict(check) for check in checks]}
+    control = {"passed": passed(checks), "checks": [asdict(check) for check in checks]}
     tokens_per_update = description.get("pretraining", {}).get("tokens_per_update")
     figures = {
         "corpus": corpus_figure(manifest),
@@ -76,18 +74,15 @@ def write_report(
         **{kind: evaluation_figure(kind, evaluation) for kind, evaluation in measured.items()},
     }
     run = run_facts(source, manifest, lines)
-    page = _template().render(
+    page = _template("page.html.j2").render(
         run=run,
-        highlights=highlights(measured),
         checks=checks,
         passed=passed(checks),
-        corpus=section,
-        audit=seen,
         manifest=manifest,
+        warning=warning,
+        audit=seen,
         measured=measured,
-        catalogue=FACTS,
         synthetic=synthetic,
-        tables={kind: _tables(kind, each, real=not synthetic) for kind, each in measured.items()},
         figures={name: inline_svg(svg, name) for name, svg in figures.items()},
         configuration=configuration(description),
     )
@@ -100,7 +95,7 @@ def write_report(
         (directory / "summary.txt").write_text(summary, encoding="utf-8")
         results = {"run": run["name"], "updates": run["updates"]}
         write_json(
-            directory / "results.json", {**results, "positive_control": verdict if checks else None}
+            directory / "results.json", {**results, "positive_control": control if checks else None}
         )
 
 
@@ -114,31 +109,27 @@ def _read_training(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _tables(kind: str, evaluation: Evaluation, *, real: bool) -> Mapping[str, tables.Table]:
-    """Return the tables of a section by name; `real` data are put beside published numbers."""
-    found = {}
-    if kind == "perplexity":
-        found["models"] = tables.perplexity_table(evaluation)
-    else:
-        found["models"] = tables.model_table(kind, evaluation)
-    if kind == "contacts":
-        found["ranges"] = tables.range_table(evaluation, published=real)
-    if kind == "secondary_structure":
-        found["recalls"] = tables.recall_table(evaluation)
-    if kind in PUBLISHED:
-        found["published"] = tables.published_table(kind, evaluation if real else None)
-    return found
+def summarise(title: str, evaluations: Mapping[str, Evaluation], checks: Sequence[Check]) -> str:
+    """Return at most 30 lines of at most 100 columns, the title first and a verdict last.
+
+    There is no verdict without `checks`, where the data have no known truth.
+    """
+    text = _template("summary.txt.j2").render(
+        title=title, measured=evaluations, verdict=verdict(checks) if checks else None
+    )
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
+        autoescape=name.endswith(".html.j2"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["thousands"] = lambda count: f"{count:,}"
-    environment.filters["number"] = tables.number_text
-    return environment.get_template("page.html.j2")
+    environment.filters["thousands"] = lambda count: f"{count:,}".replace("-", "\N{MINUS SIGN}")
+    environment.filters["number"] = number_text
+    environment.globals |= {"catalogue": catalogue, "describe": describe}
+    return environment.get_template(name)

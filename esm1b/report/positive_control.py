@@ -5,8 +5,10 @@ that the pipeline finds couplings it was given and fails where it should; nothin
 proteins.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from esm1b.evaluation.results import Evaluation, Number
@@ -25,6 +27,7 @@ _CHECKS: Final = {
     "structure above untrained networks": ("secondary_structure", "untrained"),
     "structure above majority class": ("secondary_structure", "majority_class"),
 }
+_COLUMNS: Final = 100  # of the verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,17 @@ def passed(checks: Sequence[Check]) -> bool:
     return bool(checks) and all(check.passed for check in checks)
 
 
+def verdict(checks: Sequence[Check]) -> str:
+    """Return `positive control: PASSED`, or `FAILED` and which checks."""
+    if passed(checks):
+        return "positive control: PASSED"
+    # With spaces that do not break, a name stays on one line.
+    names = [check.name.replace(" ", "\N{NO-BREAK SPACE}") for check in checks if not check.passed]
+    text = f"positive control: FAILED ({', '.join(names)})"
+    lines = textwrap.fill(text, width=_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
+
+
 def positive_control(evaluations: Mapping[str, Evaluation]) -> list[Check]:
     """Return every check of the control; one without its comparison has failed."""
     return [
@@ -64,12 +78,9 @@ def _check(name: str, kind: str, evaluation: Evaluation | None, against: str) ->
 
     Perplexities are compared by the difference of cross-entropies, which must be below zero.
     """
-
-    def failed(reason: str) -> Check:
-        return Check(evaluation=kind, name=name, passed=False, detail=reason)
-
+    check = partial(Check, evaluation=kind, name=name)
     if evaluation is None:
-        return failed("was not evaluated")
+        return check(passed=False, detail="was not evaluated")
     facts, is_perplexity = FACTS[kind], kind == "perplexity"
     subset = "validation" if is_perplexity else "test"
     against_subset = "unseen" if against == "trained" else subset
@@ -82,22 +93,20 @@ def _check(name: str, kind: str, evaluation: Evaluation | None, against: str) ->
                 f"{_text(trained, facts.decimals)}; none of the {len(fits)} untrained networks "
                 "kept a coefficient, so there is no contact that they predict"
             )
-            return Check(evaluation=kind, name=name, passed=True, detail=detail)
+            return check(passed=True, detail=detail)
     difference = evaluation.comparison(facts.compared, subset, against, against_subset)
     if difference is None:
-        return failed("was not compared")
+        return check(passed=False, detail="was not compared")
     if difference.value is None:
-        return failed(difference.failed or "has no value")
+        return check(passed=False, detail=difference.failed or "has no value")
     low, high = difference.low, difference.high
     if low is None or high is None:
-        return failed(f"has no interval ({difference.units})")
+        return check(passed=False, detail=f"has no interval ({difference.units})")
     quantity, unit = ("cross-entropy ", " nats") if is_perplexity else ("", "")
     direction = "higher" if difference.value > 0 else "lower"
     ends = sorted((abs(low), abs(high)))
     interval = f"{ends[0]:.3f} to {ends[1]:.3f}" if low * high > 0 else "interval includes zero"
-    return Check(
-        evaluation=kind,
-        name=name,
+    return check(
         passed=high < 0 if is_perplexity else low > 0,
         detail=f"{_text(trained, facts.decimals)} against {_text(other, facts.decimals)}: "
         f"{quantity}{direction} by {abs(difference.value):.3f}{unit} "

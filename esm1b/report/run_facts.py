@@ -4,12 +4,27 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import esm1b
 from esm1b.config import ModelConfig, PretrainingConfig, describe
+from esm1b.errors import UserError
+from esm1b.files import read_json
 from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
+
+_AUDIT_KEYS: Final = {
+    "updates",
+    "sequences",
+    "whole_epochs",
+    "sequences_of_epoch",
+    "times_seen",
+    "skipped",
+    "updates_compared",
+    "lines_compared",
+    "failures",
+    "tokens_fingerprint",
+}
 
 
 def run_facts(
@@ -47,6 +62,24 @@ def run_facts(
         f"{manifest['sequences']['train']:,} training sequences",
         "facts": {name: fact for name, fact in facts.items() if fact is not None},
     }
+
+
+def read_audit(path: Path, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of an `audit.json` about the run that made the `model` described.
+
+    Raises:
+        UserError: the file is not an audit, or is about a run on other tokens.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not content.keys() >= _AUDIT_KEYS:
+        raise UserError(f"{path}: expected the audit.json that audit wrote")
+    fingerprint = model.get("tokens_fingerprint")
+    if fingerprint is not None and content["tokens_fingerprint"] != fingerprint:
+        raise UserError(
+            f"{path}: about a run on tokens {content['tokens_fingerprint']}; expected "
+            f"{fingerprint}, those of the model of this report"
+        )
+    return content
 
 
 def git_commit(package: Path) -> str | None:

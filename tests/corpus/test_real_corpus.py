@@ -39,7 +39,7 @@ def by_biopython(path: Path) -> dict[str, dict[str, Any]]:
                 "taxon_id": None,
                 "representative_id": None,
             }
-            for record in SeqIO.parse(file, "fasta")  # type: ignore[no-untyped-call]
+            for record in SeqIO.parse(file, "fasta")
         }
 
 

@@ -216,6 +216,19 @@ MANIFEST: Mapping[str, Any] = {
     "fingerprint": "c" * 64,
 }
 
+AUDIT: Mapping[str, Any] = {
+    "tokens_fingerprint": "f" * 64,
+    "updates": 20,
+    "sequences": 90,
+    "whole_epochs": 2,
+    "sequences_of_epoch": 30,
+    "times_seen": {"10": 1, "2": 59, "3": 30},
+    "updates_compared": 20,
+    "lines_compared": 4,
+    "skipped": [],
+    "failures": [],
+}
+
 TRAINING: Sequence[Mapping[str, Any]] = [
     *(
         {

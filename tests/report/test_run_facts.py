@@ -2,7 +2,10 @@ import json
 import subprocess
 from pathlib import Path
 
-from esm1b.report.run_facts import configuration, git_commit, run_facts
+import pytest
+
+from esm1b.errors import UserError
+from esm1b.report.run_facts import configuration, git_commit, read_audit, run_facts
 from esm1b.weights.model_directory import ModelDirectory
 from tests.report import examples
 
@@ -53,3 +56,16 @@ def test_versions_are_in_one_line(tmp_path: Path) -> None:
     (model / "esm1b.json").write_text(json.dumps({**examples.MODEL, "versions": versions}))
     facts = run_facts(ModelDirectory(model), examples.MANIFEST, examples.TRAINING)["facts"]
     assert facts["Software"] == "python 3.11.7, torch 2.13.0"
+
+
+def test_an_audit_of_another_run_or_of_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "audit.json"
+    path.write_text(json.dumps({"updates": 20}))
+    with pytest.raises(UserError, match=r"audit\.json: expected the audit\.json that audit wrote$"):
+        read_audit(path, examples.MODEL)
+    path.write_text(json.dumps({**examples.AUDIT, "tokens_fingerprint": "0" * 64}))
+    with pytest.raises(
+        UserError, match=r"about a run on tokens 0{64}; expected f{64}, those of the"
+    ):
+        read_audit(path, examples.MODEL)
+    assert read_audit(path, {})["updates"] == 20

@@ -1,6 +1,6 @@
 from esm1b.evaluation.results import parse_evaluation
-from esm1b.report.positive_control import positive_control
-from esm1b.report.summary import summarise, verdict
+from esm1b.report.page import summarise
+from esm1b.report.positive_control import positive_control, verdict
 from tests.report import examples
 
 

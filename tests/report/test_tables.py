@@ -1,87 +1,96 @@
-from esm1b.evaluation.results import parse_evaluation
-from esm1b.report.tables import (
-    Cell,
-    model_table,
-    number_text,
-    perplexity_table,
-    published_table,
-    range_table,
-    recall_table,
-)
+from pathlib import Path
+
+import pytest
+
 from tests.report import examples
+from tests.report.rendered import render_page, rows_of, strong_rows, tables_of
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+MINUS = "\N{MINUS SIGN}"
 
 
-def test_a_number_has_a_true_minus_sign() -> None:
-    assert number_text(-0.25, 2) == "\N{MINUS SIGN}0.25"
-    assert number_text(0.25, 1, signed=True) == "+0.2"
-
-
-def test_perplexities_of_every_model_come_with_the_difference() -> None:
-    table = perplexity_table(parse_evaluation(examples.perplexity()))
-    assert [row.label for row in table.rows] == [
+def test_perplexities_of_every_model_come_with_the_difference(tmp_path: Path) -> None:
+    table = tables_of(render_page(tmp_path, examples.perplexity()), "model")[0]
+    head, trained, untrained, *others = rows_of(table)
+    assert head == [
+        "model", "<mask>, of 20", "<mask>, of 33", "as trained, of 20", "as trained, of 33",
+        "trained minus this, nats",
+    ]  # fmt: skip
+    assert [row[0] for row in (trained, untrained, *others)] == [
         "trained model",
         "untrained networks",
         "residue frequencies",
         "site-independent bound",
         "exact optimum",
     ]
-    trained, untrained = table.rows[0], table.rows[1]
-    assert trained.strong
-    assert trained.cells[0] == Cell(text="9.50", interval="8.55 to 10.45")
-    assert trained.cells[-1] == Cell(text="")
-    minus = "\N{MINUS SIGN}"
-    assert untrained.cells[-1] == Cell(
-        text=f"{minus}0.250", interval=f"{minus}0.300 to {minus}0.200"
-    )
+    assert strong_rows(table) == ["trained model"]
+    assert trained[1] == "9.50 8.55 to 10.45"
+    assert trained[-1] == ""
+    assert untrained[-1] == f"{MINUS}0.250 {MINUS}0.300 to {MINUS}0.200"
 
 
-def test_contacts_by_subset_and_the_lead() -> None:
-    table = model_table("contacts", parse_evaluation(examples.contacts()))
-    assert table.head == ["test\n8 families", "never seen\n8 families", "trained ahead\ntest"]
-    assert [cell.text for cell in table.rows[1].cells] == ["0.040", "0.050", "+0.400"]
-    assert len(model_table("contacts", parse_evaluation(examples.contacts(unseen=False))).head) == 2
+@pytest.mark.parametrize("unseen", [True, False])
+def test_contacts_by_subset_and_the_lead(tmp_path: Path, unseen: bool) -> None:
+    page = render_page(tmp_path, examples.contacts(unseen=unseen))
+    head, _, untrained, *_ = rows_of(tables_of(page, "model")[0])
+    never_seen = ["never seen\n8 families"] if unseen else []
+    assert head == ["model", "test\n8 families", *never_seen, "trained ahead\ntest"]
+    numbers = [text.split()[0] for text in untrained[1:]]
+    assert numbers == ["0.040", *(["0.050"] if unseen else []), "+0.400"]
 
 
-def test_a_failed_fit_is_failed_and_says_why() -> None:
+def test_a_failed_fit_is_failed_and_says_why(tmp_path: Path) -> None:
     content = examples.contacts()
     content["metrics"][1] = examples.metric("precision_at_contacts", "untrained", "test", None)
-    table = model_table("contacts", parse_evaluation(content))
-    assert table.rows[1].cells[0].text == "failed"
-    assert table.notes == ["untrained networks: the regression kept no coefficient at C = 500"]
+    page = render_page(tmp_path, content)
+    assert rows_of(tables_of(page, "model")[0])[2][1] == "failed"
+    reason = "untrained networks: the regression kept no coefficient at C = 500"
+    assert page.count(f'<p class="note">{reason}</p>') == 1
 
 
-def test_published_precisions_stand_beside_ours_by_range() -> None:
-    evaluation = parse_evaluation(examples.contacts())
-    assert range_table(evaluation, published=False).head == ["L", "L/2", "L/5"]
-    table = range_table(evaluation, published=True)
-    long = table.rows[2]
-    assert long.label == "long, from 24"
-    assert [cell.text for cell in long.cells] == [*["0.300"] * 3, "0.411", "0.533", "0.661"]
-    assert [cell.text for cell in table.rows[3].cells[3:]] == ["\N{EN DASH}"] * 3
-    assert table.notes[0].startswith("ESM-1b: Rao et al. 2021, ICLR, table 1, second-hand: ")
+def test_published_precisions_stand_beside_ours_by_range(tmp_path: Path) -> None:
+    page = render_page(tmp_path / "real", examples.contacts())
+    (real,) = tables_of(page, "separation")
+    rows = rows_of(real)
+    assert rows[0] == ["separation", "L", "L/2", "L/5", "ESM-1b L", "ESM-1b L/2", "ESM-1b L/5"]
+    assert rows[3] == ["long, from 24", *["0.300 0.270 to 0.330"] * 3, "0.411", "0.533", "0.661"]
+    assert rows[4][4:] == ["\N{EN DASH}"] * 3
+    assert '<p class="note">ESM-1b: Rao et al. 2021, ICLR, table 1, second-hand: ' in page
+    both = render_page(tmp_path / "synthetic", examples.contacts(), examples.perplexity())
+    (synthetic,) = tables_of(both, "separation")
+    assert [row[:4] for row in rows] == rows_of(synthetic)
 
 
-def test_published_numbers_keep_their_sources() -> None:
-    table = published_table("contacts")
-    assert table.head == ["P@L, long range", "P@L/5, long range"]
-    assert table.rows[0].label == "ESM-1b"
-    assert [cell.text for cell in table.rows[0].cells] == ["0.411", "0.661"]
-    esm1v = next(row for row in table.rows if row.label == "ESM-1v")
-    assert [cell.text for cell in esm1v.cells] == ["0.353", "\N{EN DASH}"]
-    assert len(table.notes) == 2
+def test_published_numbers_keep_their_sources(tmp_path: Path) -> None:
     content = examples.contacts()
     content["metrics"] = [m for m in content["metrics"] if m["name"] != "precision_at_L5_long"]
-    first = published_table("contacts", parse_evaluation(content)).rows[0]
-    assert (first.label, first.strong) == ("this model", True)
-    assert [cell.text for cell in first.cells] == ["0.300", ""]
+    page = render_page(tmp_path / "real", content)
+    table = tables_of(page, "model")[-1]
+    head, ours, esm_1b, *others = rows_of(table)
+    assert head == ["model", "P@L, long range", "P@L/5, long range"]
+    assert ours == ["this model", "0.300 0.270 to 0.330", ""]
+    assert strong_rows(table) == ["this model"]
+    assert esm_1b == ["ESM-1b", "0.411", "0.661"]
+    assert ["ESM-1v", "0.353", "\N{EN DASH}"] in others
+    assert page.count('<p class="note">facebookresearch/esm, README, ') == 2
+    both = render_page(tmp_path / "synthetic", content, examples.perplexity())
+    assert rows_of(tables_of(both, "model")[-1]) == [head, esm_1b, *others]
 
 
-def test_structure_by_subset_and_recalls_on_the_test_families() -> None:
-    evaluation = parse_evaluation(examples.secondary_structure())
-    table = model_table("secondary_structure", evaluation)
-    assert table.head[-1] == "trained ahead\ntest"
-    assert [cell.text for cell in table.rows[2].cells] == ["0.600", "0.600", "0.600", "+0.100"]
-    recalls = recall_table(evaluation)
-    assert recalls.head == ["helix", "strand", "coil"]
-    assert recalls.corner == "recall, test"
-    assert recalls.rows[0].cells[0] == Cell(text="0.700", interval="0.630 to 0.770")
+def test_structure_by_subset_and_recalls_on_the_test_families(tmp_path: Path) -> None:
+    page = render_page(tmp_path, examples.secondary_structure())
+    head, _, _, one_hot, _ = rows_of(tables_of(page, "model")[0])
+    assert head[-1] == "trained ahead\ntest"
+    assert [text.split()[0] for text in one_hot[1:]] == ["0.600", "0.600", "0.600", "+0.100"]
+    (recalls,) = tables_of(page, "recall, test")
+    assert rows_of(recalls)[:2] == [
+        ["recall, test", "helix", "strand", "coil"],
+        ["trained model", *["0.700 0.630 to 0.770"] * 3],
+    ]
+
+
+def test_cards_show_the_main_metric_beside_baselines(tmp_path: Path) -> None:
+    page = render_page(tmp_path, examples.contacts(), examples.perplexity())
+    assert '<div class="big">9.50</div><div class="units">validation, 50 clusters</div>' in page
+    assert "<dt>exact optimum</dt><dd>6.00</dd>" in page
+    assert "<dl><dt>on families never seen</dt><dd>0.050</dd><dt>untrained networks</dt>" in page

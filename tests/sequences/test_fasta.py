@@ -40,7 +40,7 @@ def parsed(*records: tuple[str, str]) -> list[tuple[Header, str]]:
 
 
 def by_biopython(file: TextIO) -> list[tuple[Header, str]]:
-    return parsed(*SimpleFastaParser(file))  # type: ignore[no-untyped-call]  # not annotated there
+    return parsed(*SimpleFastaParser(file))
 
 
 def test_records_of_a_plain_file(tmp_path: Path) -> None:

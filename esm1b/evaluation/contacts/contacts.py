@@ -1,7 +1,6 @@
 """Unsupervised contact prediction beside its baselines: `esm1b evaluate contacts`."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from esm1b.errors import UserError
-from esm1b.evaluation.contacts.regression import PUBLISHED_C, Attend, Regularisation
+from esm1b.evaluation.contacts.regression import PUBLISHED_C, Regularisation
 from esm1b.evaluation.contacts.scores import (
     ContactScores,
     map_table,
@@ -27,8 +26,7 @@ from esm1b.evaluation.structures.proteins import (
 )
 from esm1b.evaluation.structures.table import KINDS, read_structures
 from esm1b.files import atomic_directory, check_replaceable, write_json
-from esm1b.inference.load_model import load_model, untrained_model
-from esm1b.inference.model import Model
+from esm1b.inference.load_model import load_model
 
 
 def evaluate_contacts(
@@ -73,9 +71,9 @@ def evaluate_contacts(
     if regularisation == "cross-validate" and len({protein.group for protein in fitted}) < 2:
         raise UserError(f"{data}: one group to fit; cross-validation expects at least two")
     scores = score_contacts(
-        model.attentions,
-        [partial(_untrained_attention, model, seed + number) for number in range(untrained)],
+        model,
         proteins,
+        untrained=untrained,
         regularisation=regularisation,
         seed=seed,
     )
@@ -109,10 +107,6 @@ def evaluate_contacts(
             **results,
             untrained_fits=[fit.as_json() for fit in scores.untrained],
         )
-
-
-def _untrained_attention(model: Model, seed: int) -> Attend:
-    return untrained_model(model, seed).attentions
 
 
 def _protocol(proteins: Sequence[Protein], scores: ContactScores) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from esm1b.evaluation.contacts.regression import (
 )
 from esm1b.evaluation.structures.proteins import Protein
 from esm1b.evaluation.structures.summary import ProteinSummary
+from esm1b.inference.load_model import untrained_model
+from esm1b.inference.model import Model
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ _log = logging.getLogger(__name__)
 _COMPARED: Final = ("precision_at_contacts", "precision_at_L_long")
 _MAPS: Final = {"test": 4, "unseen": 2}  # number of groups of a kind with a map for the figures
 
-Precisions = Mapping[str, NDArray[np.float64]]
-"""`[proteins]` by name, NaN where undefined or failed."""
+Precisions = NDArray[np.float64]
+"""`[proteins, PRECISIONS]`, NaN where undefined or failed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,21 +53,21 @@ class ContactScores:
 
 
 def score_contacts(
-    trained: Attend,
-    untrained: Sequence[Callable[[], Attend]],
+    model: Model,
     proteins: Sequence[Protein],
     *,
+    untrained: int,
     regularisation: Regularisation,
     seed: int,
 ) -> ContactScores:
     """Fit on the proteins of kind `fit` and score the others, for every network and baseline.
 
-    With `cross-validate` each network chooses its own C. The makers of the `untrained` networks are
-    called one at a time, to bound the memory.
+    With `cross-validate` each network chooses its own C. The `untrained` networks are made one at a
+    time, to bound the memory.
     """
     fit = [protein for protein in proteins if protein.kind == "fit"]
     rest = [protein for protein in proteins if protein.kind != "fit"]
-    nothing = {name: np.full(len(rest), np.nan) for name in PRECISIONS}
+    nothing = np.full((len(rest), len(PRECISIONS)), np.nan)
 
     def measure(attend: Attend, label: str) -> tuple[ContactRegression, Precisions]:
         regression = fit_contact_regression(attend, fit, regularisation=regularisation, seed=seed)
@@ -77,18 +79,19 @@ def score_contacts(
             shown, lambda each: contact_probabilities(regression, attend(each.residues))
         )
 
-    regression, precisions = measure(trained, "trained")
-    others = [measure(make(), f"untrained {number}") for number, make in enumerate(untrained, 1)]
+    regression, precisions = measure(model.attentions, "trained")
+    others = [
+        measure(untrained_model(model, seed + number).attentions, f"untrained {number + 1}")
+        for number in range(untrained)
+    ]
     kept = [found for fitted, found in others if not fitted.failed]
-    # The mean over the fits that kept a coefficient.
-    mean = {name: np.mean([found[name] for found in kept], axis=0) for name in PRECISIONS if kept}
     reason = others[0][0].failed if others else "no untrained network was asked for"
     prior = separation_prior(fit)
     return ContactScores(
         proteins=rest,
         precisions={
             "trained": precisions,
-            "untrained": mean or nothing,
+            "untrained": np.mean(kept, axis=0) if kept else nothing,
             "mean_map": _precisions(rest, lambda each: mean_map(fit, prior, each.residues.size)),
             "separation_prior": _precisions(
                 rest, lambda each: separation_map(prior, each.residues.size)
@@ -100,7 +103,7 @@ def score_contacts(
         trained=regression,
         untrained=[fitted for fitted, _ in others],
         maps={
-            protein.id: contact_probabilities(regression, trained(protein.residues))
+            protein.id: contact_probabilities(regression, model.attentions(protein.residues))
             for protein in ([] if regression.failed else _proteins_to_draw(rest))
         },
     )
@@ -116,7 +119,8 @@ def summarise_contacts(
     """
     models = list(scores.precisions)
     values = {
-        name: {model: (scores.precisions[model][name],) for model in models} for name in PRECISIONS
+        name: {model: (found[:, column],) for model, found in scores.precisions.items()}
+        for column, name in enumerate(PRECISIONS)
     }
     summary = ProteinSummary(
         proteins=scores.proteins, values=values, unit=unit, seed=seed, failures=scores.failures
@@ -134,8 +138,8 @@ def summarise_contacts(
         "comparisons": comparisons,
     }
     table = summary.columns(models)
-    for name in PRECISIONS:
-        column = np.concatenate([scores.precisions[model][name] for model in models])
+    columns = np.concatenate(list(scores.precisions.values())).T
+    for name, column in zip(PRECISIONS, columns, strict=True):
         table[name] = pa.array(column, from_pandas=True)
     return results, pa.table(table)
 
@@ -164,11 +168,11 @@ def _precisions(
     proteins: Iterable[Protein], score: Callable[[Protein], NDArray[np.float64]]
 ) -> Precisions:
     """Return the precisions of the scores `[length, length]` of each protein."""
-    rows = [
+    rows = (
         contact_precisions(score(protein), protein.contact_map(), protein.observed)
         for protein in proteins
-    ]
-    return {name: np.array([row[name] for row in rows]) for name in PRECISIONS}
+    )
+    return np.array([[row[name] for name in PRECISIONS] for row in rows])
 
 
 def _proteins_to_draw(proteins: Sequence[Protein]) -> list[Protein]:

@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.proteins import Protein, protein_of, proteins_of
-from esm1b.evaluation.structures.table import find_problem, read_csv, read_structures
+from esm1b.evaluation.structures.table import (
+    check_columns,
+    find_problems,
+    read_csv,
+    read_structures,
+)
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
     "train": "fit",
@@ -59,12 +64,7 @@ def state_labels(protein: Protein) -> NDArray[np.int8]:
 
 def _read_csv(path: Path) -> list[Protein]:
     columns, rows = read_csv(path)
-    missing = [column for column in ("sequence", "ss3") if column not in columns]
-    if missing:
-        found = ", ".join(columns)[:200] or "none"
-        raise UserError(f"{path}: lacks the columns {', '.join(missing)}; it has {found}")
-    if not rows:
-        raise UserError(f"{path}: has no rows; expected at least one protein")
+    check_columns(path, ("sequence", "ss3"), columns, rows=len(rows))
     named_by = next((column for column in ("id", "chain_id") if column in columns), None)
     width = len(str(len(rows)))
     proteins: dict[str, Protein] = {}
@@ -91,7 +91,7 @@ def _protein(where: str, identifier: str, row: Mapping[str, str | None]) -> Prot
         "contact_j": [],
         "ss3": row["ss3"] or "",
     }
-    if (problem := find_problem(structure)) is not None:
+    for problem in find_problems(structure):
         raise UserError(f"{where}: {problem}")
     split = row.get("split")
     if split and split not in _KINDS_BY_SPLIT:

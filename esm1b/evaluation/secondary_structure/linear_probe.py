@@ -1,6 +1,5 @@
 """A linear probe: multinomial logistic regression on frozen features."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,9 +39,8 @@ def fit_linear_probe(
     *,
     classes: int,
     held_out: int,
-    penalties: Sequence[float] = PENALTIES,
 ) -> LinearProbe:
-    """Choose the L2 strength on the last `held_out` rows, then fit on all of them.
+    """Choose the L2 strength on the last `held_out` rows, of equals the strongest; fit on all rows.
 
     The loss is the mean cross-entropy plus `penalty / 2` times the squared weights; the bias is
     free.
@@ -53,7 +51,6 @@ def fit_linear_probe(
         labels: class of each row, from 0.
         classes: number of classes.
         held_out: number of rows at the end to choose on; at least one other row must be left.
-        penalties: strengths to choose from, strongest first; of equals the stronger wins.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     scale = features.std(axis=0, dtype=np.float64)
@@ -69,12 +66,12 @@ def fit_linear_probe(
     losses: dict[float, float] = {}
     start = np.zeros((features.shape[1] + 1, classes))
     starts: dict[float, NDArray[np.float64]] = {}
-    for penalty in penalties:
+    for penalty in PENALTIES:
         start = _minimise(features[:rows], targets[:rows], penalty, basis, start)
         starts[penalty] = start
         logits = features[rows:] @ start[:-1].astype(np.float32) + start[-1]
         losses[penalty] = float(-(targets[rows:] * log_softmax(logits, axis=1)).sum() / held_out)
-    best = min(penalties, key=lambda penalty: losses[penalty])
+    best = min(PENALTIES, key=lambda penalty: losses[penalty])
     fitted = _minimise(features, targets, best, basis, starts[best])
     weights = fitted[:-1] / scale[:, None]
     return LinearProbe(

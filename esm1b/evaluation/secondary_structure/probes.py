@@ -12,6 +12,7 @@ from esm1b.alphabet import FIRST_AMINO_ACID, SECONDARY_STRUCTURE, X, merge_rare_
 from esm1b.evaluation.secondary_structure.data import state_labels
 from esm1b.evaluation.secondary_structure.linear_probe import LinearProbe, fit_linear_probe
 from esm1b.evaluation.structures.proteins import Protein
+from esm1b.inference.model import Model
 
 WINDOW: Final = 15  # residues: seven on either side
 # TAPE's head begins with a convolution of this width (songlab-cal/tape, modeling_utils.py).
@@ -23,9 +24,6 @@ _PROTEINS_AT_ONCE: Final = 128
 
 Features = Callable[[Sequence[Protein]], list[NDArray[np.float32]]]
 """Returns `[length, features]` for each protein."""
-
-Represent = Callable[[Sequence[NDArray[np.uint8]]], list[NDArray[np.float32]]]
-"""Returns the representations of a network, `[length, width]` for the tokens of each sequence."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +40,7 @@ class ProbeSplit:
         return [*self.fit, *self.held_out]
 
 
-def representation_windows(represent: Represent) -> Features:
+def network_windows(model: Model) -> Features:
     """Return the features of a frozen network, `[length, 5 * width]` for each protein.
 
     The representations, after the last layer norm, of a residue and its two neighbours on either
@@ -50,7 +48,7 @@ def representation_windows(represent: Represent) -> Features:
     """
     return lambda proteins: [
         _windows(values, REPRESENTATION_WINDOW)
-        for values in represent([protein.residues for protein in proteins])
+        for values in model.representations([protein.residues for protein in proteins])
     ]
 
 

@@ -1,13 +1,13 @@
 """Three-state secondary structure by a linear probe: `esm1b evaluate secondary-structure`."""
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
@@ -23,8 +23,8 @@ from esm1b.evaluation.secondary_structure.probes import (
     confusion_of_probe,
     known_states,
     majority_class,
+    network_windows,
     one_hot_windows,
-    representation_windows,
 )
 from esm1b.evaluation.secondary_structure.summary import Confusions, summarise_structure
 from esm1b.evaluation.structures.proteins import Protein, draw_kinds, fitting_length, keyed_order
@@ -107,23 +107,20 @@ def _measure(
     model: Model, split: ProbeSplit, untrained: int, seed: int
 ) -> tuple[list[tuple[str, LinearProbe]], Confusions]:
     """Fit a probe on every kind of feature; untrained networks are made one at a time."""
-
-    def untrained_windows(seed: int) -> Features:
-        return representation_windows(untrained_model(model, seed).representations)
-
-    makers: dict[str, list[Callable[[], Features]]] = {
-        "trained": [lambda: representation_windows(model.representations)],
-        "untrained": [partial(untrained_windows, seed + number) for number in range(untrained)],
-        "one_hot_window": [lambda: one_hot_windows],
-    }
     probes: list[tuple[str, LinearProbe]] = []
-    confusions = {}
-    for name, features in makers.items():
-        measured = [confusion_of_probe(make(), split, label=name) for make in features]
-        if measured:
-            probes += [(name, probe) for probe, _ in measured]
-            # The mean of the counts: the untrained networks together are an average one.
-            confusions[name] = np.mean([confusion for _, confusion in measured], axis=0)
+    counts: dict[str, list[NDArray[np.float64]]] = {}
+
+    def measure(name: str, features: Features) -> None:
+        probe, confusion = confusion_of_probe(features, split, label=name)
+        probes.append((name, probe))
+        counts.setdefault(name, []).append(confusion)
+
+    measure("trained", network_windows(model))
+    for number in range(untrained):
+        measure("untrained", network_windows(untrained_model(model, seed + number)))
+    measure("one_hot_window", one_hot_windows)
+    # The mean of the counts: the untrained networks together are an average one.
+    confusions = {name: np.mean(each, axis=0) for name, each in counts.items()}
     confusions["majority_class"] = confusion_of_majority(majority_class(split.fitted), split.rest)
     return probes, confusions
 

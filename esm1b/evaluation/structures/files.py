@@ -25,11 +25,6 @@ from esm1b.evaluation.structures.alignment import bonded_segments, place_segment
 MINIMUM_RESIDUES: Final = 20
 SUFFIXES: Final = (".pdb", ".ent", ".cif")
 
-# Biopython is typed in part only: its parsers are called as Any.
-_PDB: Final[Any] = PDBParser
-_CIF: Final[Any] = MMCIFParser
-_CIF_TABLE: Final[Any] = MMCIF2Dict
-
 _BACKBONE: Final = ("N", "CA", "C", "CB")
 _CA: Final = 1
 # With fewer matches than this between observed residues and stated sequence, a file is damaged.
@@ -115,21 +110,21 @@ def _parse_pdb(text: str) -> tuple[_Chains, dict[str, str]]:
             named.setdefault(line[11:12].strip(), []).extend(line[19:70].split())
         elif line.startswith("MODRES"):
             parents[line[12:15].strip()] = line[24:27].strip()
-    structure = _PDB(QUIET=True).get_structure("", io.StringIO(first_model))
+    structure = PDBParser(QUIET=True).get_structure("", io.StringIO(first_model))
     sequences = {chain: _letters(names, parents) for chain, names in named.items()}
     return _residues_by_chain(structure, parents), sequences
 
 
 def _parse_cif(text: str) -> tuple[_Chains, dict[str, str]]:
     """Return the chains and the stated sequence of each."""
-    table = _CIF_TABLE(io.StringIO(text))
+    table = MMCIF2Dict(io.StringIO(text))
 
     def rows(category: str, *columns: str) -> Iterator[Any]:
         return zip(*(table.get(f"_{category}.{column}", []) for column in columns), strict=True)
 
     parents = dict(rows("pdbx_struct_mod_residue", "label_comp_id", "parent_comp_id"))
     # label_seq_id counts along the sequence, for polymers only; chain names are the author's.
-    parser = _CIF(auth_residues=False, QUIET=True)
+    parser = MMCIFParser(auth_residues=False, QUIET=True)
     chains = _residues_by_chain(parser.get_structure("", io.StringIO(text)), parents)
     by_entity: dict[str, dict[str, str]] = {}
     for entity, number, name in rows("entity_poly_seq", "entity_id", "num", "mon_id"):
@@ -193,26 +188,24 @@ def _best_conformer(
     number: int, alternatives: Sequence[Any], parents: Mapping[str, str]
 ) -> _Residue | None:
     """Return the conformer whose CA has the highest occupancy, None where none has a CA."""
-    best: _Residue | None = None
-    highest = -np.inf
-    for residue, location in _conformers(alternatives):
-        atoms = [_atom(residue, name, location) for name in _BACKBONE]
-        occupancy = atoms[_CA].get_occupancy() or 0.0
-        if occupancy > highest:
-            highest = occupancy
-            unknown = np.full(3, np.nan)
-            coordinates = [unknown if atom is None else atom.get_coord() for atom in atoms]
-            best = _Residue(
-                letter=_letter(residue.get_resname().strip(), parents) or "X",
-                number=number,
-                modified=residue.id[0].strip() != "",
-                atoms=np.array(coordinates, dtype=np.float64),
-            )
-    return best
+    best = max(
+        _conformers(alternatives), key=lambda one: one[1][_CA].get_occupancy() or 0.0, default=None
+    )
+    if best is None:
+        return None
+    residue, atoms = best
+    unknown = np.full(3, np.nan)
+    coordinates = [unknown if atom is None else atom.get_coord() for atom in atoms]
+    return _Residue(
+        letter=_letter(residue.get_resname().strip(), parents) or "X",
+        number=number,
+        modified=residue.id[0].strip() != "",
+        atoms=np.array(coordinates, dtype=np.float64),
+    )
 
 
-def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, str]]:
-    """Yield residues of one type that have a CA, with each alternate location of it."""
+def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield residues of one type that have a CA, with the atoms at each alternate location."""
     for place in alternatives:
         # 2 is Biopython's mark of a wrapper: around the residue types of one place, one in
         # each conformer, or around the locations of one atom.
@@ -221,7 +214,7 @@ def _conformers(alternatives: Sequence[Any]) -> Iterator[tuple[Any, str]]:
                 alpha = residue["CA"]
                 wrapped = alpha.is_disordered() == 2
                 for location in alpha.disordered_get_id_list() if wrapped else [" "]:
-                    yield residue, location
+                    yield residue, [_atom(residue, name, location) for name in _BACKBONE]
 
 
 def _atom(residue: Any, name: str, location: str) -> Any:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from esm1b.alphabet import encode
@@ -43,13 +42,8 @@ class Protein:
         return contact_map
 
 
-def proteins_of(table: pa.Table, source: Path) -> list[Protein]:
-    """Return the proteins of a structure table, sorted by id.
-
-    Raises:
-        UserError: a sequence has a character that is not a residue; `source` is named as the file.
-    """
-    rows = sorted(table.to_pylist(), key=lambda row: row["id"])
+def proteins_of(rows: Sequence[Mapping[str, Any]], source: Path) -> list[Protein]:
+    """Return the proteins of the structure table `source`; for errors see `protein_of`."""
     return [protein_of(row, f"{source}: row {row['id']}") for row in rows]
 
 

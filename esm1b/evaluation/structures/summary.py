@@ -75,11 +75,11 @@ class ProteinSummary:
             interval = bootstrap_mean((ours - theirs)[chosen], groups, seed=self.seed)
         else:
             others = self.subsets[against_subset]
-            first, second = (
+            interval = bootstrap_difference(
                 (ours[chosen], self.groups[chosen]),
                 (theirs[others], self.groups[others]),
+                seed=self.seed,
             )
-            interval = bootstrap_difference(first, second, seed=self.seed)
         return result_entry(
             {
                 "name": name,

@@ -46,8 +46,8 @@ STRUCTURE_SCHEMA: Final = pa.schema(
 )
 
 
-def read_structures(path: Path, *, glycine: Glycine = "impute") -> pa.Table:
-    """Return the structure table of a folder of structure files, or the one at `path` (Parquet).
+def read_structures(path: Path, *, glycine: Glycine = "impute") -> list[dict[str, Any]]:
+    """Return the rows of the structure table at `path` (Parquet) or of a folder of structure files.
 
     A folder is searched with its subfolders for `.pdb`, `.ent` and `.cif`, plain or `.gz`. One
     chain of each file is read: the one that `chains.csv` in the folder names (columns `chain` and
@@ -72,7 +72,7 @@ def read_structures(path: Path, *, glycine: Glycine = "impute") -> pa.Table:
         raise UserError(
             f"{path}: expected a folder of structures or a Parquet table: {reason}"
         ) from error
-    return _validated(path, table)
+    return _valid_rows(path, table)
 
 
 def read_csv(path: Path) -> tuple[Sequence[str], list[dict[str, str | None]]]:
@@ -89,12 +89,7 @@ def read_csv(path: Path) -> tuple[Sequence[str], list[dict[str, str | None]]]:
     return reader.fieldnames or [], rows
 
 
-def find_problem(row: Mapping[str, Any]) -> str | None:
-    """Return the first contradiction within a row of the structure table, or None."""
-    return next(_problems(row), None)
-
-
-def _read_folder(folder: Path, glycine: Glycine) -> pa.Table:
+def _read_folder(folder: Path, glycine: Glycine) -> list[dict[str, Any]]:
     files = sorted(
         file
         for file in folder.rglob("*")
@@ -124,13 +119,13 @@ def _read_folder(folder: Path, glycine: Glycine) -> pa.Table:
             "kind": None,
             "sequence": chain.sequence,
             "observed": "".join("0" if np.isnan(atom).any() else "1" for atom in beta),
-            "contact_i": first,
-            "contact_j": second,
+            "contact_i": first.tolist(),
+            "contact_j": second.tolist(),
             "ss3": None,
         }
     if not rows:
         raise UserError(f"{folder}: no file holds a protein chain of 20 residues or more")
-    return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=STRUCTURE_SCHEMA)
+    return [rows[identifier] for identifier in sorted(rows)]
 
 
 def _chosen_chains(path: Path) -> Mapping[str, str]:
@@ -152,39 +147,45 @@ def _chosen_chains(path: Path) -> Mapping[str, str]:
     return chosen
 
 
-def _validated(path: Path, table: pa.Table) -> pa.Table:
-    """Return `table` with exactly the columns of the schema, sorted by id.
+def _valid_rows(path: Path, table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of `table` with exactly the columns of the schema, sorted by id.
 
     Raises:
         UserError: a column is missing or a row contradicts itself; `path` is named as the file.
     """
-    missing = [name for name in STRUCTURE_SCHEMA.names if name not in {*table.column_names, "ss3"}]
-    if missing:
-        raise UserError(
-            f"{path}: lacks the columns {', '.join(missing)}; "
-            f"it has {', '.join(table.column_names) or 'none'}"
-        )
-    if table.num_rows == 0:
-        raise UserError(f"{path}: has no rows; expected at least one protein")
+    needed = [name for name in STRUCTURE_SCHEMA.names if name != "ss3"]
+    check_columns(path, needed, table.column_names, rows=table.num_rows)
     if "ss3" not in table.column_names:
         table = table.append_column("ss3", pa.nulls(table.num_rows, pa.string()))
     try:
         table = table.select(STRUCTURE_SCHEMA.names).cast(STRUCTURE_SCHEMA)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(f"{path}: a column has the wrong type: {error}") from error
-    table = table.sort_by("id")
-    seen: set[str] = set()
-    for row in table.to_pylist():
-        if (problem := find_problem(row)) is not None:
+    rows: dict[str, dict[str, Any]] = {}
+    for row in table.sort_by("id").to_pylist():
+        for problem in find_problems(row):
             raise UserError(f"{path}: row {row['id']}: {problem}")
-        if row["id"] in seen:
+        if row["id"] in rows:
             raise UserError(f"{path}: row {row['id']}: the id occurs twice; expected it once")
-        seen.add(row["id"])
-    return table
+        rows[row["id"]] = row
+    return list(rows.values())
 
 
-def _problems(row: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a row; later problems may follow from the first."""
+def check_columns(path: Path, needed: Sequence[str], columns: Sequence[str], *, rows: int) -> None:
+    """Raise UserError if a table of proteins lacks one of the columns `needed` or has no rows."""
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        found = ", ".join(columns)[:200] or "none"
+        raise UserError(f"{path}: lacks the columns {', '.join(missing)}; it has {found}")
+    if rows == 0:
+        raise UserError(f"{path}: has no rows; expected at least one protein")
+
+
+def find_problems(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the contradictions within a row of the structure table.
+
+    Only the first is reliable: later ones may follow from it.
+    """
     for column in STRUCTURE_SCHEMA.names:
         if row[column] is None and column not in ("kind", "ss3"):
             yield f"{column} is null; expected a value"

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from esm1b.errors import UserError
-from esm1b.evaluation.contacts import contacts
+from esm1b.evaluation.contacts import contacts, scores
 from esm1b.evaluation.contacts.contacts import evaluate_contacts
 from esm1b.evaluation.contacts.precision import PRECISIONS
 from tests.evaluation.fake_models import (
@@ -38,7 +38,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
             return FakeModel(seed=seed + 1)
 
         monkeypatch.setattr(contacts, "load_model", lambda directory: FakeModel(attend=attend))
-        monkeypatch.setattr(contacts, "untrained_model", untrained_model)
+        monkeypatch.setattr(scores, "untrained_model", untrained_model)
         table = write_table(tmp_path / "table.parquet", rows)
         evaluate_contacts(tmp_path / "model", table, tmp_path / "out", **options)
         return json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from esm1b.evaluation.secondary_structure import linear_probe
 from esm1b.evaluation.secondary_structure.linear_probe import PENALTIES, fit_linear_probe
 
 
@@ -17,9 +18,10 @@ def problem(rows: int, *, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return features.astype(np.float32), logits.argmax(axis=1).astype(np.int8)
 
 
-def test_the_fit_is_that_of_scikit_learn() -> None:
+def test_the_fit_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_probe, "PENALTIES", (0.01,))
     features, labels = problem(400, noise=1.0)
-    probe = fit_linear_probe(features.copy(), labels, classes=3, held_out=100, penalties=[0.01])
+    probe = fit_linear_probe(features.copy(), labels, classes=3, held_out=100)
     scale = features.std(axis=0)
     scale[4] = 1
     standardised = (features - features.mean(axis=0)) / scale

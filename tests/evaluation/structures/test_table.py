@@ -20,11 +20,6 @@ SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
 HEADER = Header(sequence=[NAMES[letter] for letter in SEQUENCE])
 
 
-def rows_of(folder: Path, **options: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_structures(folder, **options).to_pylist()
-    return rows
-
-
 def test_a_folder_of_both_formats_plain_and_compressed(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     (tmp_path / "9abc.pdb").write_text(pdb_text(rows(SEQUENCE, first=10), HEADER))
@@ -33,9 +28,8 @@ def test_a_folder_of_both_formats_plain_and_compressed(tmp_path: Path) -> None:
     )
     (tmp_path / "9ghi.ent").write_text(pdb_text(rows(SEQUENCE)))
     (tmp_path / "notes.txt").write_text("no structure")
-    table = read_structures(tmp_path)
-    assert table.schema == STRUCTURE_SCHEMA
-    read = table.to_pylist()
+    read = read_structures(tmp_path)
+    assert all(list(row) == STRUCTURE_SCHEMA.names for row in read)
     assert [row["id"] for row in read] == ["9abc_A", "9def_A", "9ghi_A"]
     for row in read:
         assert row["group"] == row["id"]
@@ -56,7 +50,7 @@ def test_contacts_of_a_hairpin_of_two_helices(tmp_path: Path) -> None:
     ]
     atoms = rows(SEQUENCE, backbone=[*there, *back])
     (tmp_path / "9abc.cif").write_text(cif_text(atoms, HEADER))
-    (row,) = rows_of(tmp_path, glycine="ca")
+    (row,) = read_structures(tmp_path, glycine="ca")
     at = {
         (atom.place or 0) - 1: atom.position
         for atom in atoms
@@ -77,7 +71,7 @@ def test_missing_residues_are_in_the_sequence_and_not_observed(tmp_path: Path, t
     atoms = [atom for atom in rows(SEQUENCE, first=-1) if atom.place not in (1, 10, 11, 24)]
     suffix = "pdb" if text is pdb_text else "cif"
     (tmp_path / f"9abc.{suffix}").write_text(text(atoms, HEADER))
-    (row,) = rows_of(tmp_path)
+    (row,) = read_structures(tmp_path)
     assert row["sequence"] == SEQUENCE
     assert row["observed"] == "011111111001111111111110"
 
@@ -92,7 +86,7 @@ def test_modified_residues_are_their_parent(tmp_path: Path) -> None:
     (tmp_path / "9abc.pdb").write_text(pdb_text(atoms, header))
     (tmp_path / "9def.cif").write_text(cif_text(atoms, header))
     (tmp_path / "9ghi.pdb").write_text(pdb_text(atoms))  # states neither sequence nor parent
-    read = rows_of(tmp_path)
+    read = read_structures(tmp_path)
     assert [row["sequence"] for row in read] == [
         SEQUENCE,
         SEQUENCE,
@@ -112,7 +106,7 @@ def test_ligands_and_ions_are_not_residues(tmp_path: Path) -> None:
     (tmp_path / "9abc.pdb").write_text(pdb_text(atoms, HEADER))
     (tmp_path / "9def.cif").write_text(cif_text(atoms, HEADER))
     (tmp_path / "9ghi.pdb").write_text(pdb_text(atoms))
-    assert [row["sequence"] for row in rows_of(tmp_path)] == [SEQUENCE] * 3
+    assert [row["sequence"] for row in read_structures(tmp_path)] == [SEQUENCE] * 3
 
 
 def test_of_alternate_locations_the_most_occupied_counts(tmp_path: Path) -> None:
@@ -168,7 +162,7 @@ def test_insertion_codes_are_residues_of_their_own(tmp_path: Path) -> None:
         for atom in rows(SEQUENCE)
     ]
     (tmp_path / "9abc.pdb").write_text(pdb_text(atoms, HEADER))
-    (row,) = rows_of(tmp_path)
+    (row,) = read_structures(tmp_path)
     assert row["observed"] == "1" * 24
 
 
@@ -177,7 +171,7 @@ def test_only_the_first_model_counts(tmp_path: Path) -> None:
     two = pdb_text(rows(SEQUENCE[:20])).removesuffix("END\n")
     text = f"MODEL        1\n{one}ENDMDL\nMODEL        2\n{two}ENDMDL\nEND\n"
     (tmp_path / "9abc.pdb").write_text(text)
-    assert rows_of(tmp_path)[0]["sequence"] == SEQUENCE
+    assert read_structures(tmp_path)[0]["sequence"] == SEQUENCE
 
 
 def two_chains() -> str:
@@ -189,7 +183,7 @@ def two_chains() -> str:
 
 def test_the_first_chain_of_20_residues_is_taken(tmp_path: Path) -> None:
     (tmp_path / "9abc.pdb").write_text(two_chains())
-    assert rows_of(tmp_path)[0]["id"] == "9abc_B"
+    assert read_structures(tmp_path)[0]["id"] == "9abc_B"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +196,7 @@ def test_the_first_chain_of_20_residues_is_taken(tmp_path: Path) -> None:
 def test_a_table_chooses_the_chain(tmp_path: Path, table: str) -> None:
     (tmp_path / "9abc.pdb").write_text(two_chains())
     (tmp_path / "chains.csv").write_text(table)
-    assert rows_of(tmp_path)[0]["id"] == "9abc_A"
+    assert read_structures(tmp_path)[0]["id"] == "9abc_A"
 
 
 def test_a_chosen_chain_must_be_there(tmp_path: Path) -> None:
@@ -284,16 +278,16 @@ def written(tmp_path: Path, *table: dict[str, Any]) -> Path:
 
 def test_a_table_is_read_sorted_by_id(tmp_path: Path) -> None:
     path = written(tmp_path, row(id="p2", ss3=None, kind=None), row(id="p1", ss3="HHHEEECC-"))
-    table = read_structures(path)
-    assert table.schema == STRUCTURE_SCHEMA
-    assert table.column("id").to_pylist() == ["p1", "p2"]
+    read = read_structures(path)
+    assert all(list(row) == STRUCTURE_SCHEMA.names for row in read)
+    assert [row["id"] for row in read] == ["p1", "p2"]
 
 
 def test_structure_may_be_absent_and_other_columns_present(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     given = {key: [value] for key, value in row(extra=1).items() if key != "ss3"}
     pq.write_table(pa.table(given), path)
-    assert read_structures(path).to_pylist() == [row(ss3=None)]
+    assert read_structures(path) == [row(ss3=None)]
 
 
 @pytest.mark.parametrize(
@@ -356,7 +350,7 @@ needs_real_data = pytest.mark.skipif(
 @needs_real_data
 def test_real_entries_agree_with_their_description() -> None:
     folder = Path(REAL_DATA or "") / "structures"
-    read = {row["id"]: row for row in rows_of(folder)}
+    read = {row["id"]: row for row in read_structures(folder)}
     sequences = {
         record.split("\n", 1)[0]: record.split("\n", 1)[1].replace("\n", "")
         for record in (folder / "chains.fasta").read_text().split(">")[1:]
