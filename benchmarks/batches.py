@@ -102,7 +102,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the result."""
+    """Run all sides and return the result."""
     core = min(os.sched_getaffinity(0)) if options.core is None else options.core
     machine = describe_machine(threads=1)
     has_datasets = find_spec("datasets") is not None

@@ -131,7 +131,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the result."""
+    """Run all sides and return the result."""
     sequences = read_or_draw(options.fasta, residues=options.residues, seed=options.seed)
     machine = describe_machine(options.threads)
     with tempfile.TemporaryDirectory() as folder:

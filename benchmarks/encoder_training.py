@@ -133,7 +133,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the result."""
+    """Run all sides and return the result."""
     texts = read_or_draw(
         options.fasta, residues=options.update_tokens * options.updates, seed=options.seed
     )

@@ -60,7 +60,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the result."""
+    """Run all sides on the GPU and return the result.
+
+    Raises:
+        UserError: torch sees no CUDA device.
+    """
     if not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device; expected a GPU with bf16")
     return measure_on(torch.device("cuda"), torch.bfloat16, options)

@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the result."""
+    """Return rates and ratios of saving, `dd` and loading."""
     machine = describe_machine(options.threads)
     with ExitStack() as held:
         temporary = held.enter_context(tempfile.TemporaryDirectory(dir=options.directory))

@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the result."""
+    """Run all sides and return the result."""
     machine = describe_machine(threads=options.workers)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)

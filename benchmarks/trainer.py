@@ -87,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the result."""
+    """Run all sides and return the result."""
     is_cuda = options.device == "cuda"
     layout = _layout(options)
     updates = WARM_UP + options.passes * options.updates + _BEYOND

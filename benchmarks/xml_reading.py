@@ -170,7 +170,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the result."""
+    """Run all sides and return the result."""
     machine = describe_machine(threads=1)
     size = round(options.megabytes * 1e6)
     with tempfile.TemporaryDirectory() as folder:
