@@ -1,1 +1,1 @@
-"""Measurements of each part beside its peers; `python -m benchmarks` lists them."""
+"""Measurements of each part of the project; `python -m benchmarks` lists them."""

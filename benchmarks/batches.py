@@ -1,16 +1,19 @@
-"""Batches ready to train, from random sequences of memory-mapped shards, on one core.
+"""Batches ready to train on, compared with `transformers` and `datasets`, on one core.
 
-`stream` is what the trainer runs: the order of an update, sharing it out, reading, cropping,
-framing, merging rare residues, masking, int64 arrays. `transformers` is EsmTokenizer and
-DataCollatorForLanguageModeling on strings in memory, in random order, padded to the longest of a
-batch. `datasets` is the same fed by Hugging Face's `datasets`: Parquet shards streamed, shuffled in
-a buffer of 10,000, tokenised. `datasets` is no dependency of this project; where it is not
-installed, its side is left out and the result says so. Each side is a process of its own on the
-same core, one after the other; its first batch, which opens files and fills buffers, does not
-count. Rates are in millions of tokens, special tokens counted, padding not.
+- `stream`, as the trainer runs it: the order of an update, its division into micro-batches,
+  reading memory-mapped shards, cropping, framing, replacing rare residues, masking, int64 arrays;
+- `transformers`: EsmTokenizer and DataCollatorForLanguageModeling on strings in memory, in random
+  order, padded to the longest of a batch;
+- `datasets`: the same collator fed by Hugging Face's `datasets`, which streams Parquet shards,
+  shuffles in a buffer of 10,000, and tokenizes. If `datasets` is not installed, this side is left
+  out and the result says so.
 
-Beside it, what it takes to start at the first update and at a late one, of as many sequences as
-UniRef50 has (`benchmarks.seeking`), also in processes of their own.
+The sides run one after the other, each in its own process on the same core. The first batch, which
+opens files and fills buffers, does not count. Rates are in millions of tokens, special tokens
+included, padding excluded.
+
+The result includes `seeking`: the start of training at the first update and at a late one, with as
+many sequences as UniRef50 has, each in its own process.
 """
 
 import argparse
@@ -26,23 +29,25 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any, Final
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from benchmarks.command import run_command
+from benchmarks.corpus import (
+    add_corpus_options,
+    esm_tokenizer,
+    training_sequences,
+    write_corpus,
+)
 from benchmarks.machine import describe_machine
-from benchmarks.seeking import UNIREF50_SEQUENCES
-from benchmarks.uniref_text import write_uniref
-from esm1b.alphabet import TOKENS
+from benchmarks.uniref_text import UNIREF50_SEQUENCES
 from esm1b.batches.micro_batch import BatchRecipe
 from esm1b.batches.order import SequenceOrder
 from esm1b.batches.stream import UpdateStream
-from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
 
@@ -55,8 +60,8 @@ _SHUFFLE_BUFFER: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Made:
-    """What a side made and what that took."""
+class _Output:
+    """Tokens that a side prepared in a pass, and the time."""
 
     tokens: int
     padded_tokens: int
@@ -64,75 +69,71 @@ class _Made:
     cpu_seconds: float
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks batches",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--megabytes", type=float, default=500, help="of FASTA to make the corpus")
-    parser.add_argument("--shards", type=int, default=16)
-    parser.add_argument("--core", type=int, help="to run on; default: the first that is allowed")
-    parser.add_argument("--passes", type=int, default=3, help="of all sides")
-    parser.add_argument("--updates", type=int, default=200, help="of 131,072 tokens, in each pass")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    add_corpus_options(parser)
+    parser.add_argument("--core", type=int, help="processor core (default: the first allowed one)")
+    parser.add_argument("--passes", type=int, default=3, help="runs of each side")
     parser.add_argument(
-        "--micro-batch-tokens", type=int, nargs="+", default=[4096, 16_384, 65_536], metavar="N"
+        "--updates", type=int, default=200, help="updates of 131,072 tokens in each run of `stream`"
     )
     parser.add_argument(
-        "--peer-batches", type=int, default=200, help="of 16 sequences, in each pass"
+        "--micro-batch-tokens",
+        type=int,
+        nargs="+",
+        default=[4096, 16_384, 65_536],
+        help="tokens of a micro-batch of `stream`; several make several sides",
     )
     parser.add_argument(
-        "--sequences", type=int, default=UNIREF50_SEQUENCES, help="to start and seek in; drawn"
+        "--peer-batches",
+        type=int,
+        default=200,
+        help="batches of 16 sequences in each run of the other sides",
     )
-    parser.add_argument("--late-update", type=int, default=500_000, help="to seek")
-    parser.add_argument("--folder", type=Path, help="for all files; default: temporary")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="JSON file to write; default: print")
-    run_command(parser, arguments, _measured)
+    parser.add_argument(
+        "--sequences",
+        type=int,
+        default=UNIREF50_SEQUENCES,
+        help="number of random sequences in `seeking`",
+    )
+    parser.add_argument(
+        "--late-update", type=int, default=500_000, help="late first update in `seeking`"
+    )
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all sides and return the result."""
     core = min(os.sched_getaffinity(0)) if options.core is None else options.core
     machine = describe_machine(threads=1)
     has_datasets = find_spec("datasets") is not None
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        corpus, tokens = Path(name) / "corpus", Path(name) / "tokens"
-        fasta = Path(name) / "uniref50.fasta.gz"
-        write_uniref(fasta, round(options.megabytes * 1e6), seed=options.seed)
-        manifest = shard([str(fasta)], corpus, shards=options.shards, workers=2)
-        fasta.unlink()
+        corpus, description = write_corpus(Path(name), options)
+        tokens = Path(name) / "tokens"
         tokenize(corpus, tokens, workers=2)
-        sides: dict[str, Callable[[int], _Made]] = {
+        sides: dict[str, Callable[[int], _Output]] = {
             f"stream, micro-batches of {size}": partial(_stream, tokens, options.updates, size)
             for size in options.micro_batch_tokens
         }
         sides["transformers"] = partial(_transformers, corpus, options.peer_batches, options.seed)
         if has_datasets:
             sides["datasets"] = partial(_datasets, corpus, options.peer_batches, options.seed)
-        made: dict[str, list[_Made]] = {side: [] for side in sides}
+        outputs: dict[str, list[_Output]] = {side: [] for side in sides}
         for number in range(options.passes):
-            for side, make in sides.items():
-                made[side].append(_alone(core, make, number))
+            for side, prepare in sides.items():
+                outputs[side].append(_alone(core, prepare, number))
     peers = [side for side in sides if side in ("transformers", "datasets")]
     return {
         "benchmark": "batches ready to train; rates in millions of tokens without padding",
         "machine": machine,
         "core": core,
-        "corpus": {
-            "source": "drawn",
-            "seed": options.seed,
-            "sequences": sum(manifest["sequences"].values()),
-            "residues": sum(manifest["residues"].values()),
-            "shards": options.shards,
-        },
+        "corpus": description,
         "order": "sides one after the other, each pass in a process of its own on the same core",
         "datasets": metadata.version("datasets")
         if has_datasets
         else "not installed; side left out",
-        "sides": {side: _summary(passes) for side, passes in made.items()},
+        "sides": {side: _summary(passes) for side, passes in outputs.items()},
         "ratios": {
-            f"{side} / {peer}": _ratio(made[side], made[peer])
+            f"{side} / {peer}": _ratio(outputs[side], outputs[peer])
             for side in sides
             if side not in peers
             for peer in peers
@@ -143,15 +144,15 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _alone(core: int, make: Callable[[int], _Made], number: int) -> _Made:
-    """Return what `make(number)` returns in a new process that stays on one core."""
+def _alone(core: int, prepare: Callable[[int], _Output], number: int) -> _Output:
+    """Call `prepare(number)` in a new process pinned to one core."""
     with ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), os.sched_setaffinity, (0, {core})
     ) as pool:
-        return pool.submit(make, number).result()
+        return pool.submit(prepare, number).result()
 
 
-def _stream(directory: Path, updates: int, micro_batch_tokens: int, number: int) -> _Made:
+def _stream(directory: Path, updates: int, micro_batch_tokens: int, number: int) -> _Output:
     dataset = open_tokens(directory, "train")
     order = SequenceOrder(
         dataset.lengths,
@@ -169,7 +170,7 @@ def _stream(directory: Path, updates: int, micro_batch_tokens: int, number: int)
         processes=1,
         workers=0,
     )
-    first = number * updates  # other sequences in each pass, as far as the corpus goes
+    first = number * updates  # different sequences in each pass, if the corpus is large enough
     stream.update(first)
     started, cpu_started = perf_counter(), process_time()
     tokens = sum(
@@ -177,7 +178,7 @@ def _stream(directory: Path, updates: int, micro_batch_tokens: int, number: int)
         for batches in stream.updates(first + 1, first + 1 + updates)
         for batch in batches
     )
-    return _Made(
+    return _Output(
         tokens=tokens,
         padded_tokens=tokens,
         seconds=perf_counter() - started,
@@ -185,17 +186,17 @@ def _stream(directory: Path, updates: int, micro_batch_tokens: int, number: int)
     )
 
 
-def _transformers(corpus: Path, batches: int, seed: int, number: int) -> _Made:
+def _transformers(corpus: Path, batches: int, seed: int, number: int) -> _Output:
     count = (batches + 1) * _PEER_BATCH
-    strings = list(_sequences(corpus, count * 4))
+    strings = list(islice(training_sequences(corpus), count * 4))
     chosen = np.random.default_rng([seed, number]).permutation(len(strings))[:count]
-    tokenizer = _tokenizer()
+    tokenizer = esm_tokenizer()
     return _collated((tokenizer(strings[index], **_CROPPED) for index in chosen), batches)
 
 
-def _datasets(corpus: Path, batches: int, seed: int, number: int) -> _Made:
-    tokenizer = _tokenizer()
-    stream = import_module("datasets").load_dataset(  # a name that type checking need not know
+def _datasets(corpus: Path, batches: int, seed: int, number: int) -> _Output:
+    tokenizer = esm_tokenizer()
+    stream = import_module("datasets").load_dataset(  # by name: type checking must pass without it
         "parquet",
         data_files=[str(path) for path in sorted((corpus / "train").glob("*.parquet"))],
         columns=["sequence"],
@@ -212,22 +213,13 @@ def _datasets(corpus: Path, batches: int, seed: int, number: int) -> _Made:
     return _collated(iter(stream), batches)
 
 
-def _tokenizer() -> Any:
-    from transformers import EsmTokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary = Path(folder) / "vocab.txt"
-        vocabulary.write_text("\n".join(TOKENS))
-        return EsmTokenizer(str(vocabulary))
-
-
-def _collated(rows: Iterator[Any], batches: int) -> _Made:
-    """Return what masking and padding `batches` batches of `rows` takes, after a first one."""
+def _collated(rows: Iterator[Any], batches: int) -> _Output:
+    """Mask and pad `batches` batches of `rows`, timed after an untimed first one."""
     import torch
     from transformers import DataCollatorForLanguageModeling
 
     torch.set_num_threads(1)
-    collate = DataCollatorForLanguageModeling(_tokenizer(), mlm_probability=0.15)
+    collate = DataCollatorForLanguageModeling(esm_tokenizer(), mlm_probability=0.15)
     collate([next(rows) for _ in range(_PEER_BATCH)])
     tokens = padded_tokens = 0
     started, cpu_started = perf_counter(), process_time()
@@ -235,7 +227,7 @@ def _collated(rows: Iterator[Any], batches: int) -> _Made:
         batch = collate([next(rows) for _ in range(_PEER_BATCH)])
         tokens += int(batch["attention_mask"].sum())
         padded_tokens += batch["input_ids"].numel()
-    return _Made(
+    return _Output(
         tokens=tokens,
         padded_tokens=padded_tokens,
         seconds=perf_counter() - started,
@@ -243,41 +235,30 @@ def _collated(rows: Iterator[Any], batches: int) -> _Made:
     )
 
 
-def _sequences(corpus: Path, count: int) -> Iterator[str]:
-    """Yield the first `count` training sequences, or all there are."""
-    for path in sorted((corpus / "train").glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(columns=["sequence"]):
-            for sequence in batch.column(0).to_pylist():
-                if count == 0:
-                    return
-                count -= 1
-                yield sequence
-
-
 def _seek(sequences: int, update: int, seed: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.seeking", f"--sequences={sequences}"]
+    command = [sys.executable, "-m", "benchmarks", "seeking", f"--sequences={sequences}"]
     command += [f"--update={update}", f"--tokens-per-update={_TOKENS_PER_UPDATE}", f"--seed={seed}"]
     result: dict[str, Any] = json.loads(subprocess.check_output(command))
     return result
 
 
-def _summary(passes: Sequence[_Made]) -> dict[str, Any]:
+def _summary(passes: Sequence[_Output]) -> dict[str, Any]:
     return {
-        "million_tokens_per_second": _rate(passes, lambda made: made.seconds),
-        "million_tokens_per_cpu_second": _rate(passes, lambda made: made.cpu_seconds),
-        "tokens_by_pass": [made.tokens for made in passes],
-        "padded_tokens_by_pass": [made.padded_tokens for made in passes],
-        "seconds_by_pass": [round(made.seconds, 3) for made in passes],
-        "cpu_seconds_by_pass": [round(made.cpu_seconds, 3) for made in passes],
+        "million_tokens_per_second": _rate(passes, lambda output: output.seconds),
+        "million_tokens_per_cpu_second": _rate(passes, lambda output: output.cpu_seconds),
+        "tokens_by_pass": [output.tokens for output in passes],
+        "padded_tokens_by_pass": [output.padded_tokens for output in passes],
+        "seconds_by_pass": [round(output.seconds, 3) for output in passes],
+        "cpu_seconds_by_pass": [round(output.cpu_seconds, 3) for output in passes],
     }
 
 
-def _rate(passes: Sequence[_Made], seconds: Callable[[_Made], float]) -> float:
-    return round(median(made.tokens / 1e6 / seconds(made) for made in passes), 3)
+def _rate(passes: Sequence[_Output], seconds: Callable[[_Output], float]) -> float:
+    return round(median(output.tokens / 1e6 / seconds(output) for output in passes), 3)
 
 
-def _ratio(ours: Sequence[_Made], theirs: Sequence[_Made]) -> dict[str, float]:
-    """Return how many times as many tokens per second ours are, pass by pass."""
+def _ratio(ours: Sequence[_Output], theirs: Sequence[_Output]) -> dict[str, float]:
+    """Return our tokens per second divided by theirs, over the passes."""
     pairs = list(zip(ours, theirs, strict=True))
     times = [a.tokens / a.seconds * b.seconds / b.tokens for a, b in pairs]
     cpu_times = [a.tokens / a.cpu_seconds * b.cpu_seconds / b.tokens for a, b in pairs]
@@ -287,7 +268,3 @@ def _ratio(ours: Sequence[_Made], theirs: Sequence[_Made]) -> dict[str, float]:
         "highest_time": round(max(times), 1),
         "cpu_time": round(median(cpu_times), 1),
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -1,55 +1,59 @@
-"""What the commands of all benchmarks share."""
+"""The command line of the benchmarks.
+
+A benchmark is a module of this folder with two functions: `add_options` adds its options to a
+parser, `measure` returns the result for parsed options.
+"""
 
 import argparse
+import ast
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from esm1b.errors import UserError
 from esm1b.files import write_json
 
+BENCHMARKS: Final = (
+    *("batches", "embedding", "encoder_training", "gpu_training", "saving"),
+    *("seeking", "sharding", "tokenizing", "trainer", "xml_reading"),
+)
 
-def parser_of(
-    name: str,
-    description: str | None,
-    *,
-    layers: int,
-    width: int,
-    heads: int,
-    passes: int | None = 3,
-) -> argparse.ArgumentParser:
-    """Return a parser with the options of all benchmarks and these defaults.
 
-    Without `passes` there is no such option.
-    """
+def main(arguments: Sequence[str]) -> None:
+    """Run the benchmark named by the first argument with the options after it."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks {name}",
-        description=description,
+        prog="python -m benchmarks",
+        usage="%(prog)s NAME [OPTION]...",
+        description="Measure one part of the project.\n\nBenchmarks:\n" + _listing(),
+        epilog="`python -m benchmarks NAME --help` lists the options of one benchmark.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--fasta", help="sequences, plain or .gz; default: drawn")
-    parser.add_argument("--output", type=Path, help="JSON file to write; default: print")
-    parser.add_argument("--layers", type=int, default=layers)
-    parser.add_argument("--width", type=int, default=width)
-    parser.add_argument("--heads", type=int, default=heads)
-    if passes is not None:
-        parser.add_argument("--passes", type=int, default=passes, help="over all the work")
-    parser.add_argument("--threads", type=int, default=2, help="of torch on CPU")
-    parser.add_argument("--seed", type=int, default=1)
-    return parser
+    parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    if not arguments:
+        parser.print_help()
+        return
+    parsed = parser.parse_args(arguments)
+    run_benchmark(parsed.name, parsed.options)
 
 
-def run_command(
-    parser: argparse.ArgumentParser,
-    arguments: Sequence[str] | None,
-    measured: Callable[[argparse.Namespace], dict[str, Any]],
-) -> None:
-    """Parse, measure and write; a UserError is one line and exit code 2."""
+def run_benchmark(name: str, arguments: Sequence[str]) -> None:
+    """Measure and write or print the result; a `UserError` is one line and exit status 2."""
+    benchmark = import_module(f"benchmarks.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=benchmark.__doc__,
+        formatter_class=_HelpFormatter,
+    )
+    benchmark.add_options(parser)
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
+    parser.add_argument("--output", type=Path, help="JSON file to write (default: standard output)")
     options = parser.parse_args(arguments)
     try:
-        result = measured(options)
+        result = benchmark.measure(options)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -57,3 +61,25 @@ def run_command(
         print(json.dumps(result, indent=2))
     else:
         write_json(options.output, result)
+
+
+def _listing() -> str:
+    lines = []
+    for name in BENCHMARKS:
+        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        purpose = ast.get_docstring(ast.parse(source)) or ""  # without importing what it measures
+        lines.append(f"  {name:17} {purpose.partition(chr(10))[0]}")
+    return "\n".join(lines)
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines, adds defaults to the help, and has short metavars."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = action.default is not None and action.default is not False
+        if action.default == argparse.SUPPRESS or not has_default:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return "PATH" if action.type is Path else "N"

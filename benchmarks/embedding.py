@@ -1,14 +1,13 @@
-"""Mean representations of the last layer: `esm1b embed` here, `scripts/extract.py` of fair-esm.
+"""Mean representations of the last layer, compared with fair-esm's `scripts/extract.py`.
 
-Both sides hold the same weights, take the same sequences as text and return one vector each;
-reading and writing files is left out. fair-esm's side does what its script does: batches of at
-most 4,096 padded tokens, sorted by length, truncated to 1,022 residues, mean over the residues.
+`packed` runs the code of `esm1b embed`. Both sides have the same weights, take the same sequences
+as text and return one vector for each; reading and writing files does not count. `fair-esm` batches
+as its script does: at most 4,096 padded tokens, sorted by length, truncated to 1,022 residues, mean
+over the residues.
 """
 
 import argparse
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -18,28 +17,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.command import parser_of, run_command
-from benchmarks.interleaving import Measured, measure
+from benchmarks.interleaving import Measured, Work, measure_in_turn
 from benchmarks.machine import describe_machine
-from benchmarks.proteins import LONGEST_SEQUENCE, describe_sequences, read_or_draw
+from benchmarks.network import add_network_options, describe_shape, initial_encoder
+from benchmarks.proteins import (
+    LONGEST_SEQUENCE,
+    add_fasta_option,
+    describe_sequences,
+    read_or_draw,
+)
 from esm1b.alphabet import encode
 from esm1b.inference.embedding_table import Embedder
 from esm1b.inference.fasta_input import EncodedRecord
 from esm1b.inference.load_model import load_model
-from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
-# Relative to the largest value: float32, and other orders of summation.
+# Largest difference over largest value: float32 summed in different orders.
 _TOLERANCE = 1e-4
-# Options that scripts/extract.py has by default.
+# Default of scripts/extract.py
 _TOKENS_IN_BATCH = 4096
 
 
-class PackedEmbedding:
-    """What `esm1b embed` does between reading and writing."""
+class PackedEmbedding(Work):
+    """The work of `esm1b embed` between reading and writing."""
 
     def __init__(self, model: Path, sequences: list[str], batch_tokens: int) -> None:
         loaded = load_model(model, device="cpu")
@@ -55,14 +58,7 @@ class PackedEmbedding:
         self._column = f"layer_{loaded.layers}"
 
     def first(self) -> NDArray[np.float32]:
-        """Return the embeddings `[sequences, width]`."""
-        return self._embed()
-
-    def run(self, piece: int) -> None:
-        """Embed all sequences."""
-        self._embed()
-
-    def _embed(self) -> NDArray[np.float32]:
+        """Return the embeddings of all sequences `[sequences, width]`."""
         records = (
             EncodedRecord(id=str(number), residues=encode(sequence))
             for number, sequence in enumerate(self._sequences)
@@ -74,8 +70,8 @@ class PackedEmbedding:
         return np.concatenate([np.stack(column.to_numpy()) for column in columns])
 
 
-class FairEsmEmbedding:
-    """What `scripts/extract.py --include mean` of fair-esm does between reading and writing."""
+class FairEsmEmbedding(Work):
+    """The work of fair-esm's `scripts/extract.py --include mean` between reading and writing."""
 
     def __init__(self, model: Path, sequences: list[str]) -> None:
         from esm import Alphabet, FastaBatchedDataset, ProteinBertModel
@@ -83,7 +79,7 @@ class FairEsmEmbedding:
         encoder = ModelDirectory(model).read().encoder
         alphabet = Alphabet.from_architecture("roberta_large")
         self._model = ProteinBertModel(_fair_esm_arguments(encoder.shape), alphabet).eval()
-        # Not strict: the contact head, which is not used, and the tied projection are not there.
+        # not strict: the contact head, which is unused, and the tied projection are missing
         self._model.load_state_dict(encoder.state_dict(), strict=False)
         dataset = FastaBatchedDataset([str(number) for number in range(len(sequences))], sequences)
         self._sequences = len(sequences)
@@ -93,16 +89,9 @@ class FairEsmEmbedding:
             batch_sampler=dataset.get_batch_indices(_TOKENS_IN_BATCH, extra_toks_per_seq=1),
         )
 
-    def first(self) -> NDArray[np.float32]:
-        """Return the embeddings `[sequences, width]`."""
-        return self._embed()
-
-    def run(self, piece: int) -> None:
-        """Embed all sequences."""
-        self._embed()
-
     @torch.no_grad()
-    def _embed(self) -> NDArray[np.float32]:
+    def first(self) -> NDArray[np.float32]:
+        """Return the embeddings of all sequences `[sequences, width]`."""
         layer = self._model.num_layers
         embeddings: dict[int, NDArray[np.float32]] = {}
         for labels, texts, tokens in self._loader:
@@ -128,31 +117,28 @@ def _fair_esm_arguments(shape: EncoderShape) -> argparse.Namespace:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write the result."""
-    parser = parser_of("embedding", __doc__, layers=6, width=320, heads=20, passes=5)
-    parser.add_argument("--residues", type=int, default=60_000, help="of all sequences")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    add_fasta_option(parser)
     parser.add_argument(
-        "--batch-tokens", type=int, default=8192, help="residues that this package takes at once"
+        "--residues", type=int, default=60_000, help="residues of all sequences together"
     )
-    run_command(parser, arguments, _measured)
+    add_network_options(parser, layers=6, width=320, heads=20)
+    parser.add_argument(
+        "--batch-tokens", type=int, default=8192, help="residues of a batch of the `packed` side"
+    )
+    parser.add_argument("--passes", type=int, default=5, help="passes over all sequences")
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all sides and return the result."""
     sequences = read_or_draw(options.fasta, residues=options.residues, seed=options.seed)
-    shape = EncoderShape(
-        layers=options.layers,
-        width=options.width,
-        heads=options.heads,
-        feed_forward=4 * options.width,
-    )
     machine = describe_machine(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        encoder = Encoder(shape)
-        initialise(encoder, options.seed)
+        encoder = initial_encoder(options)
         model = Path(folder) / "model"
         save_model(encoder, model, Provenance())
-        measured = measure(
+        measured = measure_in_turn(
             {
                 "packed": partial(PackedEmbedding, model, sequences, options.batch_tokens),
                 "fair-esm": partial(FairEsmEmbedding, model, sequences),
@@ -169,7 +155,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "mean embeddings of the last layer; float32 on CPU",
         "machine": machine,
-        "shape": {**asdict(shape), "parameters": shape.parameters()},
+        "shape": describe_shape(encoder.shape),
         "sequences": describe_sequences(sequences, options.fasta, options.seed),
         "settings": {
             "passes": options.passes,
@@ -192,7 +178,3 @@ def _summary(side: Measured, residues: int) -> dict[str, Any]:
         "memory_before_work_mib": round(side.memory_before_bytes / 2**20),
         "seconds_by_pass": [round(second, 3) for second in side.pass_seconds],
     }
-
-
-if __name__ == "__main__":
-    main()

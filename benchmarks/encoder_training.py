@@ -1,17 +1,17 @@
-"""Forward, backward and Adam: packed sequences here, padded ones in transformers.
+"""Forward, backward and Adam on packed sequences, compared with padding in `transformers`.
 
-All sides start from the same weights and train on the same masked sequences, as many real tokens
-to an update, with the same optimiser. They differ in how they batch:
+All sides start from the same weights and train on the same masked sequences, with about the same
+number of real tokens per update and the same optimizer. They batch differently:
 
-- packed: this package's encoder, sequences in random order, end to end;
-- padded: `EsmForMaskedLM`, the same order, each batch padded to its longest sequence;
-- grouped: `EsmForMaskedLM`, batches of sequences of similar length, from all that a pass holds.
+- `packed`: this package's encoder, sequences in random order, end to end;
+- `padded`: `EsmForMaskedLM`, sequences in the same order, each batch padded to its longest;
+- `grouped`: `EsmForMaskedLM`, sequences sorted by length over a whole pass, then padded.
 """
 
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,36 +20,35 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.command import parser_of, run_command
-from benchmarks.interleaving import Measured, Work, measure
+from benchmarks.interleaving import Measured, Work, measure_in_turn
 from benchmarks.machine import describe_machine
 from benchmarks.masked_sequences import MaskedSequences, deal, split_evenly
-from benchmarks.proteins import describe_sequences, read_or_draw
-from esm1b.model.encoder import Encoder, initialise
-from esm1b.model.shape import EncoderShape
+from benchmarks.network import add_network_options, describe_shape, initial_encoder
+from benchmarks.proteins import add_fasta_option, describe_sequences, read_or_draw
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 
-# Losses of the same weights on the same tokens; float32 rounds differently in other orders.
+# Difference of losses with the same weights and tokens: float32 summed in different orders.
 _LOSS_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a side batches.
+    """Division of the sequences into micro-batches on one side.
 
     Attributes:
-        updates: the micro-batches of each update of a pass, as members of the sequences.
-        first: the micro-batches of the loss that all sides must agree on: of the same sequences.
+        updates: indices of the sequences of each micro-batch of each update of a pass.
+        first: indices of the sequences of each micro-batch of the first loss, which all sides
+            compute on the same sequences.
     """
 
     updates: list[list[list[int]]]
     first: list[list[int]]
 
 
-class Training:
-    """Micro-batches to gradients to an update of Adam; a side says how it computes losses."""
+class Training(Work):
+    """Gradients of micro-batches, and an update of Adam; a subclass computes the losses."""
 
     def __init__(self, network: torch.nn.Module, sequences: MaskedSequences, plan: Plan) -> None:
         self._network = network.train()
@@ -97,7 +96,7 @@ class PackedTraining(Training):
 
 
 class TransformersTraining(Training):
-    """Hugging Face's `EsmForMaskedLM` as it comes: scaled dot-product attention with a mask."""
+    """Hugging Face's `EsmForMaskedLM` by default: scaled dot-product attention with a mask."""
 
     def __init__(self, model: Path, sequences: MaskedSequences, plan: Plan) -> None:
         from transformers import EsmForMaskedLM
@@ -116,41 +115,35 @@ class TransformersTraining(Training):
         return loss
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write the result."""
-    parser = parser_of("encoder_training", __doc__, layers=6, width=320, heads=20)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    add_fasta_option(parser)
+    add_network_options(parser, layers=6, width=320, heads=20)
     parser.add_argument("--update-tokens", type=int, default=8192, help="real tokens of an update")
-    parser.add_argument("--updates", type=int, default=3, help="of a pass")
+    parser.add_argument("--updates", type=int, default=3, help="updates of a pass")
     for side, tokens in (("packed", [2048]), ("padded", [8192, 2048]), ("grouped", [1024])):
         parser.add_argument(
             f"--{side}-tokens",
             type=int,
             nargs="*",
             default=tokens,
-            metavar="N",
-            help=f"real tokens of a micro-batch of the {side} side; several make several sides",
+            help=f"real tokens of a micro-batch of `{side}`; several make several sides",
         )
-    run_command(parser, arguments, _measured)
+    parser.add_argument("--passes", type=int, default=3, help="passes over all updates")
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all sides and return the result."""
     texts = read_or_draw(
         options.fasta, residues=options.update_tokens * options.updates, seed=options.seed
     )
     sequences = MaskedSequences.of(texts, seed=options.seed)
-    shape = EncoderShape(
-        layers=options.layers,
-        width=options.width,
-        heads=options.heads,
-        feed_forward=4 * options.width,
-    )
     machine = describe_machine(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        encoder = Encoder(shape)
-        initialise(encoder, options.seed)
+        encoder = initial_encoder(options)
         save_model(encoder, Path(folder) / "model", Provenance())
         sides, plans = _sides(options, Path(folder) / "model", sequences)
-        measured = measure(
+        measured = measure_in_turn(
             sides, passes=options.passes, pieces=options.updates, threads=options.threads
         )
     losses = [side.first for side in measured.values()]
@@ -160,7 +153,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "encoder training: forward, backward, Adam; float32 on CPU",
         "machine": machine,
-        "shape": {**asdict(shape), "parameters": shape.parameters()},
+        "shape": describe_shape(encoder.shape),
         "sequences": describe_sequences(texts, options.fasta, options.seed),
         "settings": {
             "updates_in_a_pass": options.updates,
@@ -228,7 +221,3 @@ def _summary(
         "memory_before_work_mib": round(side.memory_before_bytes / 2**20),
         "seconds_by_pass_and_update": [[round(s, 3) for s in one] for one in side.seconds],
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Packed flash attention on CUDA against the same network on CPU in float32."""
+"""Comparison of the network on CUDA, packed or padded, with CPU in float32."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,8 +15,8 @@ from esm1b.model.shape import EncoderShape
 _SHAPE: Final = EncoderShape(layers=4, width=256, heads=4, feed_forward=1024)
 _TOKENS: Final = 4096
 
-# Bounds on |a - b| / |b|, of all logits or gradients together. bf16 keeps 8 bits and fp16 11: a
-# rounding is up to 0.4 % and 0.05 %, and some dozens of them in a row add like a random walk.
+# Bounds on |a - b| / |b| over all logits or gradients. bf16 keeps 8 bits and fp16 11: one rounding
+# is up to 0.4 % or 0.05 %, and dozens of them in a row add up like a random walk.
 _BOUNDS: Final = {torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 _PATHS: Final[tuple[tuple[str, AttentionPath, bool], ...]] = (
@@ -35,15 +35,15 @@ class _Run:
 def check_cuda(sequences: MaskedSequences, members: list[int], device: torch.device) -> Any:
     """Return distances from CPU float32 by precision and path, and whether all are in bounds.
 
-    Paths: varlen, varlen with a filler and compiled layers, and scaled dot-product attention over
-    padded groups, whose distance is rounding alone. A filler, or a token that saw a neighbouring
-    sequence, would stand out against it.
+    The paths are varlen, varlen with filler and compiled layers, and scaled dot-product attention
+    over padded groups. The distance of the last is rounding alone, so a larger one on another path
+    shows attention to the filler or to a neighboring sequence.
     """
     result: dict[str, Any] = {"shape": "4 layers x 256", "in_bounds": True}
     for dtype, bound in _BOUNDS.items():
         encoder = Encoder(_SHAPE)
         initialise(encoder, 0)
-        # The reference has the weights as rounded, so that only arithmetic differs.
+        # The reference has the rounded weights too, so that only the arithmetic differs.
         weights = {name: value.to(dtype) for name, value in encoder.state_dict().items()}
         encoder.load_state_dict(weights)
         reference = _run(encoder, sequences, members, device=CPU)
@@ -64,7 +64,7 @@ def check_cuda(sequences: MaskedSequences, members: list[int], device: torch.dev
 
 
 def relative_distance(actual: Tensor, expected: Tensor) -> float:
-    """Return |actual - expected| / |expected|, Euclidean norms."""
+    """Return |actual - expected| / |expected|, by Euclidean norms."""
     return float((actual - expected).norm() / expected.norm())
 
 
@@ -84,7 +84,7 @@ def _run(
     device: torch.device,
     filled: bool = False,
 ) -> _Run:
-    """Return logits at the masked positions and all gradients of their loss, on CPU."""
+    """Return logits at the masked positions and the gradients of their loss, moved to the CPU."""
     batch = sequences.pack(members, device)
     packed = batch.packed
     if filled:
@@ -92,7 +92,7 @@ def _run(
             capacity=2 * len(packed.tokens), sequences=2 * len(members) + 8, longest=1024
         )
     logits = encoder(packed, batch.masked_positions).float()
-    # A sum, not a mean, so that gradients stay above what fp16 can hold.
+    # a sum, because the gradients of a mean would underflow in fp16
     loss = functional.cross_entropy(logits, batch.targets, reduction="sum")
     loss.backward()  # type: ignore[no-untyped-call]  # torch's, untyped
     gradients = [

@@ -1,4 +1,4 @@
-"""Training throughput of a network on one device, and what share of its arithmetic it uses."""
+"""Training throughput of a network on one device, and its model FLOPs utilization."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.planning.gpus import flops_per_token
 
-# Dense bf16 of an H100 SXM or H200 (NVIDIA's datasheets), without sparsity.
+# Dense bf16 of an H100 SXM or H200 (NVIDIA's datasheets)
 PEAK_FLOPS = 989e12
 
 WARM_UP = 3
@@ -23,16 +23,16 @@ WARM_UP = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """What training took, warm-up left out.
+    """Training after the warm-up.
 
     Attributes:
-        tokens: real tokens, special tokens included, filler and padding not.
-        positions: what the network computed on.
+        tokens: real tokens, special tokens included, filler and padding excluded.
+        positions: positions computed by the network, filler and padding included.
         mean_square_length: sum of squared lengths over `tokens`.
-        seconds: of each update.
-        first_seconds: of the first update, which compiles.
-        first_loss: before any update.
-        peak_memory_bytes: most that was allocated on the device; 0 on CPU.
+        seconds: seconds of each update.
+        first_seconds: seconds of the first update of the warm-up, compilation included.
+        first_loss: loss before any update.
+        peak_memory_bytes: peak memory allocated on the device; 0 on CPU.
     """
 
     tokens: int
@@ -44,7 +44,7 @@ class Throughput:
     peak_memory_bytes: int
 
     def summary(self, shape: EncoderShape) -> dict[str, Any]:
-        """Return what a result says."""
+        """Return the entry of a side in the result."""
         rate = self.tokens / sum(self.seconds)
         flops = flops_per_token(shape, self.mean_square_length)
         return {
@@ -65,7 +65,7 @@ class Throughput:
 def fill_capacity(
     members: Sequence[int], lengths: Sequence[int], *, capacity: int
 ) -> list[list[int]]:
-    """Cut `members` in their order into batches of at most `capacity` tokens."""
+    """Cut `members`, in order, into batches of at most `capacity` tokens."""
     batches: list[list[int]] = [[]]
     tokens = 0
     for member in members:
@@ -80,7 +80,7 @@ def fill_capacity(
 def fit_positions(
     members: Sequence[int], lengths: Sequence[int], *, positions: int
 ) -> list[list[int]]:
-    """Cut `members` in their order into batches that hold at most `positions` when padded."""
+    """Cut `members`, in order, into batches of at most `positions` positions when padded."""
     batches: list[list[int]] = [[]]
     longest = 0
     for member in members:
@@ -95,13 +95,13 @@ def fit_positions(
 def measure_packed(
     encoder: Encoder, sequences: MaskedSequences, *, updates: list[list[int]], capacity: int
 ) -> Throughput:
-    """Train on one micro-batch an update, filled up to `capacity` tokens.
+    """Train on one micro-batch per update, filled up to `capacity` tokens.
 
     Args:
-        encoder: on its device, in its precision.
-        sequences: to train on.
-        updates: their members; the first three warm up.
-        capacity: tokens of a micro-batch, the filler's included.
+        encoder: encoder on the device and in the precision to measure.
+        sequences: training sequences.
+        updates: indices of the sequences of each update; the first three updates warm up.
+        capacity: tokens of a micro-batch, filler included.
     """
     device = encoder.embed_tokens.weight.device
     longest = encoder.shape.maximum_tokens
@@ -130,12 +130,13 @@ def measure_packed(
 def measure_padded(
     network: nn.Module, sequences: MaskedSequences, *, updates: list[list[list[int]]]
 ) -> Throughput:
-    """Train `EsmForMaskedLM` on several padded micro-batches an update.
+    """Train `EsmForMaskedLM` on several padded micro-batches per update.
 
     Args:
-        network: on its device, in its precision.
-        sequences: to train on.
-        updates: the members of each micro-batch; the first three updates warm up.
+        network: network on the device and in the precision to measure.
+        sequences: training sequences.
+        updates: indices of the sequences of each micro-batch of each update; the first three
+            updates warm up.
     """
     device = next(network.parameters()).device
 
@@ -166,7 +167,7 @@ def _measure(
     lengths: list[list[int]],
     positions: list[int],
 ) -> Throughput:
-    """Do an update for each item of `batches`, all of which lie on the device already."""
+    """Do an update for each item of `batches`, which are on the device already."""
     device = next(network.parameters()).device
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.9, 0.98), fused=True)
@@ -204,7 +205,7 @@ def _measure(
 
 
 def _now(device: torch.device) -> float:
-    """Return the time once the device has finished."""
+    """Wait for the device and return the time."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()

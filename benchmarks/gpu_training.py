@@ -1,33 +1,31 @@
-"""The network of ESM-1b in training on one GPU: bf16, packed, compiled; transformers beside it.
+"""Training of ESM-1b's network on one GPU in bf16, compared with `transformers`.
 
 Weights, gradients and Adam's moments are in bf16; every update ends with a fused AdamW step. All
-batches lie on the device before the clock starts. Sides, on the same sequences:
+batches are on the device before the clock starts. The sides train on the same sequences:
 
-- packed: this package's encoder, one micro-batch an update, filled up to a fixed capacity;
-  compiled, and not compiled;
-- transformers: `EsmForMaskedLM` with scaled dot-product attention, as many micro-batches an update
-  as hold the same sequences, each of at most so many positions with its padding; in random order,
-  and grouped by length.
+- `packed`: this package's encoder, one micro-batch per update, filled up to a fixed capacity;
+  compiled, and eager;
+- `transformers`: `EsmForMaskedLM` with scaled dot-product attention, several padded micro-batches
+  per update, each with a limited number of positions; in random order, and grouped by length.
 
-First the CUDA path is checked against CPU in float32.
+First, the CUDA path is compared with CPU in float32.
 """
 
 import argparse
 import gc
 import importlib.util
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from benchmarks.command import parser_of, run_command
 from benchmarks.gpu_correctness import check_cuda
 from benchmarks.gpu_throughput import (
     WARM_UP,
+    Throughput,
     fill_capacity,
     fit_positions,
     measure_packed,
@@ -35,39 +33,38 @@ from benchmarks.gpu_throughput import (
 )
 from benchmarks.machine import describe_machine
 from benchmarks.masked_sequences import MaskedSequences, deal
-from benchmarks.proteins import describe_sequences, read_or_draw
+from benchmarks.network import add_network_options, describe_shape, initial_encoder
+from benchmarks.proteins import add_fasta_option, describe_sequences, read_or_draw
 from esm1b.errors import UserError
-from esm1b.model.encoder import Encoder, initialise
+from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.save_model import hugging_face_files, hugging_face_name
 
-_OUT_OF_MEMORY = {"failed": "out of memory"}
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    add_fasta_option(parser)
+    add_network_options(parser, layers=33, width=1280, heads=20)
+    parser.add_argument("--updates", type=int, default=8, help="timed updates of each side")
+    for name, default, what in (
+        ("capacity", [32_768, 65_536], "tokens of a `packed` micro-batch, filler included"),
+        ("positions", [16_384, 32_768], "most positions of a `transformers` micro-batch"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            type=int,
+            nargs="+",
+            default=default,
+            help=f"{what}; several make several sides",
+        )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write the result."""
-    parser = parser_of("gpu_training", __doc__, layers=33, width=1280, heads=20, passes=None)
-    parser.add_argument("--updates", type=int, default=8, help="timed, of each side")
-    parser.add_argument(
-        "--capacity",
-        type=int,
-        nargs="+",
-        default=[32_768, 65_536],
-        metavar="N",
-        help="tokens of a packed micro-batch; several make several sides",
-    )
-    parser.add_argument(
-        "--positions",
-        type=int,
-        nargs="+",
-        default=[16_384, 32_768],
-        metavar="N",
-        help="most positions of a padded micro-batch; several make several sides",
-    )
-    run_command(parser, arguments, _on_cuda)
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all sides on the GPU and return the result.
 
-
-def _on_cuda(options: argparse.Namespace) -> dict[str, Any]:
+    Raises:
+        UserError: torch sees no CUDA device.
+    """
     if not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device; expected a GPU with bf16")
     return measure_on(torch.device("cuda"), torch.bfloat16, options)
@@ -76,22 +73,17 @@ def _on_cuda(options: argparse.Namespace) -> dict[str, Any]:
 def measure_on(
     device: torch.device, dtype: torch.dtype, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Return the result of all sides; the check and compiling are left out on CPU."""
+    """Return the result of all sides; on CPU without the comparison and the compiled sides."""
     is_cuda = device.type == "cuda"
     updates = WARM_UP + options.updates
     residues = (updates + 1) * max(options.capacity)
     texts = read_or_draw(options.fasta, residues=residues, seed=options.seed)
     sequences = MaskedSequences.of(texts, seed=options.seed)
-    shape = EncoderShape(
-        layers=options.layers,
-        width=options.width,
-        heads=options.heads,
-        feed_forward=4 * options.width,
-    )
+    encoder = initial_encoder(options)
     result: dict[str, Any] = {
         "benchmark": "encoder training on one GPU: forward, backward, fused AdamW",
         "machine": describe_machine(options.threads),
-        "shape": {**asdict(shape), "parameters": shape.parameters()},
+        "shape": describe_shape(encoder.shape),
         "sequences": describe_sequences(texts, options.fasta, options.seed),
         "settings": {
             "precision": str(dtype).removeprefix("torch."),
@@ -102,8 +94,6 @@ def measure_on(
     if is_cuda:
         few = fill_capacity(range(len(texts)), sequences.lengths, capacity=4096)[0]
         result["correctness"] = check_cuda(sequences, few, device)
-    encoder = Encoder(shape)
-    initialise(encoder, options.seed)
     encoder = encoder.to(device, dtype)
     sides: dict[str, Any] = {}
     for capacity in options.capacity:
@@ -113,7 +103,7 @@ def measure_on(
             sides[name] = _packed(
                 encoder, sequences, members, capacity=capacity, is_compiled=is_compiled
             )
-    # All sides of transformers take the updates of the largest capacity.
+    # All `transformers` sides take the updates of the largest capacity.
     members = fill_capacity(range(len(texts)), sequences.lengths, capacity=max(options.capacity))
     if importlib.util.find_spec("transformers") is None:
         result["settings"]["transformers"] = "not installed, left out"
@@ -152,22 +142,18 @@ def _packed(
     is_compiled: bool,
 ) -> dict[str, Any]:
     weight = encoder.embed_tokens.weight
-    copy = Encoder(encoder.shape).to(weight.device, weight.dtype)
-    copy.load_state_dict(encoder.state_dict())
+
+    def train() -> Throughput:
+        copy = Encoder(encoder.shape).to(weight.device, weight.dtype)
+        copy.load_state_dict(encoder.state_dict())
+        if is_compiled:
+            torch._dynamo.reset()
+            copy.compile_layers()
+        return measure_packed(copy, sequences, updates=updates, capacity=capacity)
+
     counters.clear()
-    if is_compiled:
-        torch._dynamo.reset()
-        copy.compile_layers()
-    try:
-        measured = measure_packed(copy, sequences, updates=updates, capacity=capacity)
-    except torch.cuda.OutOfMemoryError:
-        measured = None
-    del copy
-    _free()
-    if measured is None:
-        return dict(_OUT_OF_MEMORY)
-    summary = measured.summary(encoder.shape)
-    if is_compiled:
+    summary = _summary(train, encoder.shape)
+    if is_compiled and "failed" not in summary:
         summary["compilations"] = counters["stats"]["unique_graphs"]
         summary["graph_breaks"] = sum(counters["graph_break"].values())
     return summary
@@ -190,22 +176,30 @@ def _padded(
         plan = deal(batches, len(updates), seed=0)
     else:
         plan = [fit_positions(update, lengths, positions=positions) for update in updates]
-    network = _transformers_network(encoder)
-    try:
-        measured = measure_padded(network, sequences, updates=plan)
-    except torch.cuda.OutOfMemoryError:
-        measured = None
-    del network
-    _free()
-    if measured is None:
-        return dict(_OUT_OF_MEMORY)
-    summary = measured.summary(encoder.shape)
-    summary["micro_batches_in_an_update"] = round(sum(map(len, plan)) / len(plan), 1)
+
+    def train() -> Throughput:
+        return measure_padded(_transformers_network(encoder), sequences, updates=plan)
+
+    summary = _summary(train, encoder.shape)
+    if "failed" not in summary:
+        summary["micro_batches_in_an_update"] = round(sum(map(len, plan)) / len(plan), 1)
     return summary
 
 
+def _summary(train: Callable[[], Throughput], shape: EncoderShape) -> dict[str, Any]:
+    """Return the entry of a side in the result, after freeing the network built by `train`."""
+    try:
+        measured = train()
+    except torch.cuda.OutOfMemoryError:
+        measured = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return {"failed": "out of memory"} if measured is None else measured.summary(shape)
+
+
 def _transformers_network(encoder: Encoder) -> nn.Module:
-    """Return `EsmForMaskedLM` with the weights of `encoder`, where it is and in its precision."""
+    """Return `EsmForMaskedLM` with the weights, device and precision of `encoder`."""
     from transformers import EsmConfig, EsmForMaskedLM
 
     config = EsmConfig(**json.loads(hugging_face_files(encoder.shape)["config.json"]))
@@ -218,14 +212,3 @@ def _transformers_network(encoder: Encoder) -> nn.Module:
     if unexpected or set(left) - {"lm_head.decoder.weight", "lm_head.decoder.bias"}:
         raise RuntimeError(f"weights do not fit: missing {left}, unexpected {unexpected}")
     return network
-
-
-def _free() -> None:
-    """Give back the device memory of what went out of use."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
-"""Sides of a comparison, each in a process of its own, that work in turn.
+"""Sides of a comparison that take turns, each in its own process.
 
-What else runs on the machine slows neighbouring pieces of work alike, and a ratio of times taken
-in turn is steadier than either. A process of its own gives each side a peak of memory of its own.
+Other load on the machine slows neighbouring pieces of work alike, so the ratio of two sides that
+take turns is steadier than the time of either. Its own process gives each side its own memory peak.
 """
 
 import multiprocessing
@@ -21,26 +21,27 @@ _SECONDS_TO_END = 10
 
 
 class Work(Protocol):
-    """What one side does."""
+    """The work of one side."""
 
     def first(self) -> Any:
-        """Do some untimed work, as a warm-up, and return what all sides must agree on."""
+        """Warm up without being timed, and return a value that all sides must agree on."""
 
     def run(self, piece: int) -> None:
-        """Do the piece of work with this number, timed."""
+        """Do one timed piece of work; by default the same as `first`."""
+        self.first()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one side took.
+    """Time and memory of one side.
 
     Attributes:
-        first: what its `Work.first` returned.
-        seconds: by pass, then by piece.
-        cpu_seconds: of all threads of the side's process, alike. What others take of the machine
-            they do not count.
-        memory_before_bytes: resident once the side was built, before any work.
-        peak_memory_bytes: most that was resident.
+        first: value that `Work.first` returned.
+        seconds: elapsed seconds by pass and piece.
+        cpu_seconds: processor seconds of all threads by pass and piece; other load on the machine
+            does not count.
+        memory_before_bytes: resident memory once the side was built, before any work.
+        peak_memory_bytes: peak resident memory.
     """
 
     first: Any
@@ -51,19 +52,19 @@ class Measured:
 
     @property
     def pass_seconds(self) -> list[float]:
-        """Seconds of each pass over all pieces."""
+        """Elapsed seconds of each pass over all pieces."""
         return [sum(pieces) for pieces in self.seconds]
 
     @property
     def least_seconds(self) -> float:
-        """Seconds of a pass whose every piece is the fastest of all passes."""
+        """Sum over the pieces of the seconds of the fastest pass."""
         return sum(map(min, zip(*self.seconds, strict=True)), start=0.0)
 
     def compared_with(self, other: "Measured") -> dict[str, float]:
-        """Return time and peak of memory, divided by the other's.
+        """Return time and peak memory, divided by those of `other`.
 
-        `time` is the median of the passes; `least_time` takes each piece at its fastest pass, which
-        leaves out what came between.
+        `time` is the median of the passes; `least_time` takes each piece from its fastest pass,
+        which leaves out interruptions.
         """
         ratios = _ratios(self.seconds, other.seconds)
         return {
@@ -76,16 +77,16 @@ class Measured:
         }
 
 
-def measure(
+def measure_in_turn(
     sides: Mapping[str, Callable[[], Work]], *, passes: int, pieces: int, threads: int
 ) -> dict[str, Measured]:
     """Run every piece on every side in turn, `passes` times over.
 
     Args:
-        sides: by name, what builds a side; called in a new process, so it must be picklable.
-        passes: how often all pieces are run.
-        pieces: how many there are.
-        threads: of torch, in each process; only one process works at a time.
+        sides: picklable constructor of each side by name, called in the side's new process.
+        passes: number of passes over all pieces.
+        pieces: number of pieces in a pass.
+        threads: CPU threads of torch in each process; only one process works at a time.
     """
     context = multiprocessing.get_context("spawn")
     processes, connections = [], {}
@@ -94,9 +95,9 @@ def measure(
             connections[name], theirs = context.Pipe()
             process = context.Process(target=_serve, args=(build, threads, theirs), daemon=True)
             process.start()
-            theirs.close()  # so that a side that dies ends the connection
+            theirs.close()  # otherwise the connection would outlive a side that dies
             processes.append(process)
-            connections[name].recv()  # one side is built at a time
+            connections[name].recv()  # wait: one side is built at a time
         first = {name: _ask(connection, None) for name, connection in connections.items()}
         seconds: dict[str, list[list[float]]] = {name: [] for name in sides}
         cpu_seconds: dict[str, list[list[float]]] = {name: [] for name in sides}
@@ -114,7 +115,7 @@ def measure(
         memory = {name: _ask(connection, "memory") for name, connection in connections.items()}
     finally:
         for connection in connections.values():
-            connection.close()  # which ends the process
+            connection.close()  # makes the process exit
         for process in processes:
             process.join(timeout=_SECONDS_TO_END)
             process.terminate()
@@ -140,7 +141,7 @@ def _ask(connection: Connection, request: int | str | None) -> Any:
 
 
 def _serve(build: Callable[[], Work], threads: int, connection: Connection) -> None:
-    """Answer requests: None is `Work.first`, a number a piece of work, a text the memory."""
+    """Answer requests: None for `Work.first`, a number for a piece, `memory` for the memory."""
     torch.set_num_threads(threads)
     work = build()
     memory_before = resident_memory_bytes()

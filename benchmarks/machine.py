@@ -1,16 +1,18 @@
-"""The machine that a result was measured on."""
+"""The machine on which a result was measured, and the memory of this process."""
 
 import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import torch
+_PACKAGES: Final = ("torch", "transformers", "fair-esm", "numpy")
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
-    """Return processor, cores, memory, versions and how busy the machine was at the start."""
+    """Return processor, cores, memory, versions, and the load before the measurement."""
+    import torch  # here, so that a process may ask for its memory without loading torch
+
     described: dict[str, Any] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -18,7 +20,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "versions": {name: version for name in _PACKAGES if (version := installed_version(name))},
     }
     if torch.cuda.is_available():
         described["gpu"] = torch.cuda.get_device_name()
@@ -27,19 +29,24 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process ever had resident (Linux's VmHWM).
+    """Return the peak resident memory of this process (Linux's VmHWM).
 
-    Unlike `getrusage`, which after a fork starts from the parent's, it counts this process alone.
+    `getrusage` would not do: after a fork its peak starts from the parent's.
     """
     return _status("VmHWM")
 
 
 def resident_memory_bytes() -> int:
-    """Return the memory that this process has resident now (Linux's VmRSS)."""
+    """Return the current resident memory of this process (Linux's VmRSS)."""
     return _status("VmRSS")
 
 
-_PACKAGES = ("torch", "transformers", "fair-esm", "numpy")
+def installed_version(package: str) -> str | None:
+    """Return the version of a package, or None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _status(field: str) -> int:
@@ -56,10 +63,3 @@ def _processor() -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -19,7 +19,7 @@ IGNORED: Final = -100
 
 @dataclass(frozen=True, kw_only=True)
 class PackedBatch:
-    """Sequences end to end; `targets` `[M]` stood at `masked_positions` `[M]`."""
+    """Sequences end to end; `targets` `[M]` are the true tokens at `masked_positions` `[M]`."""
 
     packed: PackedTokens
     masked_positions: Tensor
@@ -28,7 +28,7 @@ class PackedBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class PaddedBatch:
-    """Sequences as rows `[batch, longest]`; labels are -100 where nothing was masked."""
+    """Sequences as rows `[batch, longest]`; labels are -100 at positions not masked."""
 
     tokens: Tensor
     attention_mask: Tensor
@@ -40,8 +40,9 @@ class MaskedSequences:
     """Sequences framed by special tokens and masked by ESM-1b's rule.
 
     Attributes:
-        tokens: int64 `[length]` of each.
-        labels: int64 `[length]` of each, the true token where one was masked, else -100.
+        tokens: tokens of each sequence, int64 `[length]`.
+        labels: labels of each sequence, int64 `[length]`: the true token at masked positions, else
+            -100.
     """
 
     tokens: list[NDArray[np.int64]]
@@ -74,7 +75,7 @@ class MaskedSequences:
         return [len(tokens) for tokens in self.tokens]
 
     def masked_count(self, members: Sequence[int]) -> int:
-        """Return the masked positions of the sequences `members`."""
+        """Return the number of masked positions in the sequences `members`."""
         return sum(int((self.labels[member] != IGNORED).sum()) for member in members)
 
     def pack(self, members: Sequence[int], device: torch.device = CPU) -> PackedBatch:
@@ -110,16 +111,16 @@ class MaskedSequences:
 
 
 def split_evenly(members: Sequence[int], lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
-    """Cut `members` in their order into batches of about `tokens` tokens, as even as order lets.
+    """Cut `members`, in order, into batches of about `tokens` tokens, as even as possible.
 
     Args:
-        members: sequences.
-        lengths: tokens of every sequence, indexed by the members.
-        tokens: of a batch; there are as many batches as hold them all, rounded up.
+        members: indices of sequences.
+        lengths: number of tokens of every sequence.
+        tokens: mean tokens of a batch; the number of batches is rounded up.
     """
     counts = np.array([lengths[member] for member in members])
     batches = -(-int(counts.sum()) // tokens)
-    # A sequence goes where its middle lies.
+    # A sequence belongs to the batch that contains its middle.
     batch_of = (np.cumsum(counts) - counts / 2) * batches / counts.sum()
     parts: list[list[int]] = [[] for _ in range(batches)]
     for member, batch in zip(members, batch_of.astype(np.int64).tolist(), strict=True):
@@ -128,6 +129,6 @@ def split_evenly(members: Sequence[int], lengths: Sequence[int], *, tokens: int)
 
 
 def deal(batches: Sequence[list[int]], updates: int, *, seed: int) -> list[list[list[int]]]:
-    """Return `batches` in random order, shared out over `updates` as evenly as they go."""
+    """Return `batches` in random order, divided as evenly as possible among `updates`."""
     order = np.random.default_rng(seed).permutation(len(batches))
     return [[batches[index] for index in part.tolist()] for part in np.array_split(order, updates)]

@@ -1,39 +1,44 @@
-"""Sequences to measure with: of a FASTA file, or drawn with the lengths of UniRef50."""
+"""Sequences of a FASTA file, or random ones with the lengths of UniRef50."""
 
+import argparse
 from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.uniref_text import LOG_MEAN, LOG_SPREAD
 from esm1b.alphabet import AMINO_ACIDS
 from esm1b.errors import UserError
 from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.input_file import InputFile
 
 LONGEST_SEQUENCE: Final = 1022
-
-# UniRef50 has 60,315,044 records of 286.5 residues on average (17,282,055,793 residues). Natural
-# logarithms of lengths spread by 0.70 in samples of UniRef90 and of a bacterial proteome.
-_MEAN_LENGTH: Final = 286.5
-_LOG_SPREAD: Final = 0.70
 _SHORTEST_DRAWN: Final = 10
 
 
-def read_or_draw(fasta: str | None, *, residues: int, seed: int) -> list[str]:
-    """Return sequences in random order that hold at least `residues` residues, or all there are.
+def add_fasta_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for a file of sequences."""
+    parser.add_argument(
+        "--fasta",
+        metavar="PATH",
+        help="FASTA file of sequences, plain or .gz (default: random sequences)",
+    )
 
-    They are cropped to their first 1,022 residues. Without a FASTA file lengths are log-normal
-    around UniRef50's mean and residues uniform.
+
+def read_or_draw(fasta: str | None, *, residues: int, seed: int) -> list[str]:
+    """Return sequences in random order with at least `residues` residues in total.
+
+    Each is cropped to its first 1,022 residues. Without a FASTA file, lengths are log-normal around
+    UniRef50's mean and residues uniform.
 
     Raises:
-        UserError: the file cannot be read, or holds fewer residues.
+        UserError: the file cannot be read, or has fewer residues.
     """
     random = np.random.default_rng(seed)
     chosen: list[str] = []
     total = 0
     if fasta is None:
-        centre = np.log(_MEAN_LENGTH) - _LOG_SPREAD**2 / 2
         while total < residues:
-            length = max(_SHORTEST_DRAWN, round(random.lognormal(centre, _LOG_SPREAD)))
+            length = max(_SHORTEST_DRAWN, round(random.lognormal(LOG_MEAN, LOG_SPREAD)))
             length = min(length, LONGEST_SEQUENCE)
             chosen.append("".join(random.choice(list(AMINO_ACIDS), size=length)))
             total += length
@@ -54,7 +59,7 @@ def read_or_draw(fasta: str | None, *, residues: int, seed: int) -> list[str]:
 
 
 def describe_sequences(sequences: list[str], fasta: str | None, seed: int) -> dict[str, Any]:
-    """Return what a result says of its sequences."""
+    """Return a result's description of the sequences."""
     lengths = np.array([len(sequence) for sequence in sequences])
     return {
         "source": "drawn: log-normal lengths, mean 286.5, spread of logarithms 0.70, crop 1022"

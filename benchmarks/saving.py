@@ -1,13 +1,13 @@
-"""Save a checkpoint as a run does when it is asked to stop, and load it, beside what `dd` writes.
+"""Saving and loading a checkpoint, compared with `dd` on the same files.
 
-One process on the CPU, so it writes all three files itself; in a run each writes its share. `dd`
-copies the same files on the same disk and syncs them (`conv=fsync`). A pass saves, copies, loads.
+A checkpoint is saved as when a run is asked to stop. A single process on the CPU writes all three
+files; in a run each process writes its share. `dd` copies the files on the same disk and syncs them
+(`conv=fsync`). Each pass saves, copies and loads.
 """
 
 import argparse
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -17,11 +17,9 @@ from typing import Any
 import torch
 import torch.distributed
 
-from benchmarks.command import run_command
 from benchmarks.machine import describe_machine, peak_memory_bytes
+from benchmarks.network import add_network_options, initial_encoder
 from esm1b.config import PretrainingConfig
-from esm1b.model.encoder import Encoder, initialise
-from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.checkpoints import checkpoint
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine
@@ -29,39 +27,24 @@ from esm1b.pretraining.options import Layout
 from esm1b.pretraining.start_processes import start_processes
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write or print the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks saving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument(
+        "--directory", type=Path, help="directory on the disk to measure (default: /tmp)"
     )
-    parser.add_argument("--directory", type=Path, help="on the disk to measure; default: /tmp")
-    parser.add_argument("--output", type=Path, help="JSON file to write; default: print")
-    parser.add_argument("--layers", type=int, default=33)
-    parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--heads", type=int, default=20)
-    parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="of torch")
-    parser.add_argument("--seed", type=int, default=1)
-    run_command(parser, arguments, _measured)
+    add_network_options(parser, layers=33, width=1280, heads=20)
+    parser.add_argument("--passes", type=int, default=3, help="number of passes")
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return rates and ratios of saving, `dd` and loading."""
     machine = describe_machine(options.threads)
     with ExitStack() as held:
         temporary = held.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
         layout = Layout(device="cpu", threads=options.threads)
         start_processes(Place(), layout)
         held.callback(torch.distributed.destroy_process_group)
-        shape = EncoderShape(
-            layers=options.layers,
-            width=options.width,
-            heads=options.heads,
-            feed_forward=4 * options.width,
-        )
-        encoder = Encoder(shape)
-        initialise(encoder, options.seed)
+        encoder = initial_encoder(options)
         engine = Engine(encoder, PretrainingConfig(), layout, torch.device("cpu"))
         passes = [_pass(engine, Path(temporary), number + 1) for number in range(options.passes)]
     rates = {
@@ -82,7 +65,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pass(engine: Engine, directory: Path, updates: int) -> tuple[int, dict[str, float]]:
-    """Return the bytes of a checkpoint, and the seconds to save, to copy and to load it."""
+    """Return the bytes of a checkpoint and the seconds to save, copy and load it."""
     started = perf_counter()
     path = checkpoint.save(directory, engine, updates=updates, skipped=[], place=Place())
     seconds = {"save": perf_counter() - started}
@@ -102,7 +85,3 @@ def _pass(engine: Engine, directory: Path, updates: int) -> tuple[int, dict[str,
         file.unlink()
     path.rmdir()
     return size, seconds
-
-
-if __name__ == "__main__":
-    main()

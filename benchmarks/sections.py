@@ -1,4 +1,4 @@
-"""Where the time of the trainer goes: network, DeepSpeed, data, agreement, logging."""
+"""Division of the trainer's time: network, DeepSpeed, data, agreement, logging."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,15 +23,17 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 NETWORK: Final = ("forward", "backward", "adam")
-"""The sections that training takes with any trainer."""
+"""Sections that training needs with any trainer."""
 
 
 class Sections:
-    """Where the time of a thread goes: to the innermost section that it is in, else to `loop`.
+    """Time of a thread by section; outside of all sections it counts as `loop`.
+
+    In nested sections, time counts in the innermost one alone.
 
     Attributes:
-        seconds: by section.
-        cpu_seconds: by section, of all threads of the process.
+        seconds: elapsed seconds by section.
+        cpu_seconds: processor seconds of all threads of the process, by section.
     """
 
     def __init__(self) -> None:
@@ -39,17 +41,17 @@ class Sections:
         self.restart()
 
     def restart(self) -> None:
-        """Forget everything."""
+        """Set all times to zero and start counting now."""
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.cpu_seconds: defaultdict[str, float] = defaultdict(float)
         self.skip()
 
     def skip(self) -> None:
-        """Let the time that is not counted yet count nowhere."""
+        """Discard the time since the last count."""
         self._since = (perf_counter(), process_time())
 
     def count(self) -> None:
-        """Count the time up to now."""
+        """Add the time since the last count to the current section."""
         now = (perf_counter(), process_time())
         self.seconds[self._open[-1]] += now[0] - self._since[0]
         self.cpu_seconds[self._open[-1]] += now[1] - self._since[1]
@@ -58,7 +60,7 @@ class Sections:
     def within(
         self, name: str, function: Callable[_Arguments, _Result]
     ) -> Callable[_Arguments, _Result]:
-        """Return `function` as the section `name`."""
+        """Return `function` timed as the section `name`."""
 
         @wraps(function)
         def timed(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
@@ -74,18 +76,18 @@ class Sections:
 
 
 def divide_trainer(sections: Sections) -> None:
-    """Make sections of the trainer's functions in this process, for good.
+    """Patch the trainer's functions in this process, permanently, so that sections time them.
 
-    Called before the trainer is built. What is the network's: `forward` (the encoder and the
-    cross-entropy), `backward` (autograd), `adam` (the step of torch's AdamW). What is not:
+    Call this before the trainer is built. The network's sections are `forward` (the encoder and the
+    cross-entropy), `backward` (autograd) and `adam` (the step of torch's AdamW). The others:
 
-    - `deepspeed`: the rest of its engine's forward, backward and step;
-    - `deepspeed_in_backward`: what it does with each gradient as autograd makes it;
-    - `layout`: arrays to packed tokens, and counting which predictions are right;
-    - `engine`: the norm of the gradient, the sums of losses;
-    - `data_wait`: until the next update's batches are there;
-    - `agreement`: starting and finishing the sums over processes;
-    - `monitor`: metrics.jsonl, TensorBoard, log lines, the progress bar.
+    - `deepspeed`: rest of its engine's forward, backward and step;
+    - `deepspeed_in_backward`: DeepSpeed's hook for each gradient that autograd produces;
+    - `layout`: conversion of arrays to packed tokens, and the count of correct predictions;
+    - `engine`: norm of the gradient, and sums of losses;
+    - `data_wait`: wait for the next update's batches;
+    - `agreement`: start and end of the sums over processes;
+    - `monitor`: metrics.jsonl, TensorBoard, log lines, and the progress bar.
     """
     from deepspeed.runtime.engine import DeepSpeedEngine
 

@@ -1,10 +1,10 @@
-"""FASTA.gz to Parquet: `esm1b shard` beside Biopython's SimpleFastaParser and pyarrow's writer.
+"""FASTA.gz to Parquet, compared with Biopython's SimpleFastaParser and pyarrow's writer.
 
-Both read the same UniRef50-like .gz on the same processors and write the same eight columns with
-zstd, synced to the disk; the command fails where their records differ. Shard also cleans, drops
-duplicate ids, orders by hash, splits, and takes digests. Beside them, decompression alone, which
-nothing that reads a .gz can be faster than. Every side is a process of its own with the workers
-that it starts, one side after the other; memory is that of all its processes together.
+`shard` runs the code of `esm1b shard`. Both sides read the same UniRef50-like .gz on the same
+processors and write the same eight columns with zstd, synced to the disk; records that differ are
+an error. `shard` also cleans, drops duplicate ids, orders by hash, splits, and computes digests.
+`decompression` alone is the lower bound for any reader of a .gz. The sides run one after the other,
+each in its own process with its own workers; memory is the sum over these processes.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from benchmarks.command import run_command
-from benchmarks.process_tree import Taken, run_in_process, summary
+from benchmarks.corpus import add_corpus_options
+from benchmarks.machine import describe_machine
+from benchmarks.process_tree import Usage, run_in_turn, summary
 from benchmarks.uniref_text import write_uniref
 from esm1b.corpus.sharding.parquet_shard import CORPUS_SCHEMA
 from esm1b.corpus.sharding.shard import shard
@@ -35,29 +36,21 @@ _RELEASE_RECORDS: Final = 60_000_000
 _HEADER: Final = re.compile(r"(\S+) (.*) n=(\d+) Tax=(.*) TaxID=(\d+) RepID=(\S+)")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks sharding",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--fasta", type=Path, help="UniRef FASTA.gz file (default: random records)")
+    add_corpus_options(parser, megabytes=1000)
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes of the `shard` side, its first included"
     )
-    parser.add_argument("--megabytes", type=float, default=1000, help="of text")
-    parser.add_argument("--fasta", type=Path, help="UniRef FASTA, .gz, instead of drawn records")
-    parser.add_argument("--workers", type=int, default=2, help="of shard; 1 is no other process")
-    parser.add_argument("--shards", type=int, default=16)
-    parser.add_argument("--passes", type=int, default=3, help="of all sides")
-    parser.add_argument("--without-biopython", action="store_true", help="only memory")
-    parser.add_argument("--folder", type=Path, help="for all files; default: temporary")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="JSON file to write; default: print")
-    run_command(parser, arguments, _measured)
+    parser.add_argument("--passes", type=int, default=3, help="runs of each side")
+    parser.add_argument(
+        "--without-biopython", action="store_true", help="no `biopython` side, which is slow"
+    )
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
-    # with torch, which the processes that are measured, and import this module, do without
-    from benchmarks.machine import describe_machine
-
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all sides and return the result."""
     machine = describe_machine(threads=options.workers)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -65,21 +58,19 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         if options.fasta is None:
             write_uniref(path, round(options.megabytes * 1e6), seed=options.seed)
         corpus = folder / "corpus"
-        sides: dict[str, Callable[[], Taken]] = {
-            "decompression": partial(run_in_process, _decompress, path),
-            "shard": partial(run_in_process, _shard, path, corpus, options.shards, options.workers),
+        sides: dict[str, Callable[[], object]] = {
+            "decompression": partial(_decompress, path),
+            "shard": partial(_shard, path, corpus, options.shards, options.workers),
         }
         if not options.without_biopython:
             parquet = folder / "biopython.parquet"
-            sides["biopython"] = partial(run_in_process, _biopython, path, parquet)
-        taken: dict[str, list[Taken]] = {side: [] for side in sides}
-        for _ in range(options.passes):
-            for side, run in sides.items():
-                taken[side].append(run())
+            sides["biopython"] = partial(_biopython, path, parquet)
+        usages = run_in_turn(sides, options.passes)
         records, text_bytes = _size(path)
-        if not options.without_biopython:
-            _compare(corpus.rglob("*.parquet"), [parquet])
-        parquet_bytes = sum(file.stat().st_size for file in corpus.rglob("*.parquet"))
+        shards = list(corpus.rglob("*.parquet"))
+        if not options.without_biopython and _content(shards) != _content([parquet]):
+            raise RuntimeError("shard and Biopython wrote different records; expected the same")
+        parquet_bytes = sum(file.stat().st_size for file in shards)
         compressed = path.stat().st_size
     megabytes = text_bytes / 1e6
     result: dict[str, Any] = {
@@ -98,19 +89,19 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         "order": "sides one after the other, each in processes of its own",
         "sides": {
             side: summary(passes, amount=megabytes, unit="megabytes")
-            for side, passes in taken.items()
+            for side, passes in usages.items()
         },
         "hours_for_60_million_records": {
             side: round(min(one.seconds for one in passes) * _RELEASE_RECORDS / records / 3600, 3)
-            for side, passes in taken.items()
+            for side, passes in usages.items()
         },
     }
     if not options.without_biopython:
-        result["ratios"] = {"biopython / shard": _ratios(taken["biopython"], taken["shard"])}
+        result["ratios"] = {"biopython / shard": _ratios(usages["biopython"], usages["shard"])}
     return result
 
 
-def _ratios(theirs: Sequence[Taken], ours: Sequence[Taken]) -> dict[str, Any]:
+def _ratios(theirs: Sequence[Usage], ours: Sequence[Usage]) -> dict[str, Any]:
     times = sorted(a.seconds / b.seconds for a, b in zip(theirs, ours, strict=True))
     cpu = sorted(a.cpu_seconds / b.cpu_seconds for a, b in zip(theirs, ours, strict=True))
     return {
@@ -161,7 +152,7 @@ def _biopython(path: Path, output: Path) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Return the records of a FASTA file and its bytes without compression."""
+    """Return the number of records of a FASTA file and its uncompressed bytes."""
     records = size = 0
     last = b"\n"
     for chunk in InputFile(str(path)).chunks():
@@ -171,13 +162,8 @@ def _size(path: Path) -> tuple[int, int]:
     return records, size
 
 
-def _compare(ours: Iterator[Path], theirs: Sequence[Path]) -> None:
-    if _content(ours) != _content(iter(theirs)):
-        raise RuntimeError("shard and Biopython wrote other records; expected the same")
-
-
-def _content(paths: Iterator[Path]) -> tuple[int, int]:
-    """Return the number of rows and a sum of digests, the same for any order of the rows."""
+def _content(paths: Iterable[Path]) -> tuple[int, int]:
+    """Return the number of rows and a sum of their digests, which depends on no order."""
     rows = total = 0
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches():
@@ -186,7 +172,3 @@ def _content(paths: Iterator[Path]) -> tuple[int, int]:
                 digest = hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
                 total += int.from_bytes(digest)
     return rows, total % 2**64
-
-
-if __name__ == "__main__":
-    main()

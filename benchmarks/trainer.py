@@ -1,22 +1,22 @@
-"""What the whole trainer takes beside the network: loop, data, DeepSpeed, agreement, logging.
+"""Overhead of the whole trainer: loop, data, DeepSpeed, agreement, logging.
 
 `trainer` is the loop of `esm1b pretrain` in a single process: tokens from memory-mapped shards,
 DeepSpeed, metrics and TensorBoard every 10 updates. `bare` is the same encoder on the same
-micro-batches, which lie on the device before the clock starts, and torch's fused AdamW: no
+micro-batches, which are on the device before the clock starts, and torch's fused AdamW: no
 DeepSpeed and no loop. In bf16 its weights, gradients and moments are bf16, while the trainer keeps
-float32 masters. Both start from the same weights; 10 updates warm up, and the last loss of these
-must agree. No validation and no checkpoint falls into what is timed.
+float32 master weights. Both start from the same weights; 10 updates warm up, and the last loss of
+the warm-up must agree. Validation and checkpoints are not timed.
 
-- `share_lost`: how much less unpadded tokens a second the trainer does than the bare model. On CPU
-  both work in turn, an update each; on CUDA one after the other, a pass at a time.
-- `loop_overhead`, on CPU: the share of the trainer's time outside of forward (encoder and loss),
-  backward (autograd, without what DeepSpeed does in it) and Adam's step, and what it is made of.
+- `share_lost`: share of the bare model's unpadded tokens per second that the trainer loses. On CPU
+  the sides take turns after every update; on CUDA one runs after the other.
+- `loop_overhead`, on CPU: share of the trainer's time outside of forward (encoder and loss),
+  backward (autograd without DeepSpeed's hooks) and Adam's step, divided into sections.
 """
 
 import argparse
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -25,10 +25,10 @@ from typing import Any, Final, get_args
 
 import torch
 
-from benchmarks.command import parser_of, run_command
-from benchmarks.interleaving import Measured, Work, measure
+from benchmarks.interleaving import Measured, Work, measure_in_turn
 from benchmarks.machine import describe_machine
-from benchmarks.proteins import describe_sequences, read_or_draw
+from benchmarks.network import add_network_options, describe_shape
+from benchmarks.proteins import add_fasta_option, describe_sequences, read_or_draw
 from benchmarks.sections import NETWORK
 from benchmarks.trainer_sides import WARM_UP, Bare, Run, WholeTrainer
 from esm1b.config import Config, parse_config
@@ -41,29 +41,53 @@ from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.options import Layout
 from esm1b.pretraining.planning.gpus import model_flops_utilisation
 
-# Updates after the last timed one: the loader has work to the end, and the run does not end.
+# Updates after the last timed one, so that neither the loader nor the run ends while timed.
 _BEYOND: Final = 10
-# Of the two sides' losses, relative.
+# Relative difference of the two sides' losses
 _TOLERANCE: Final = {"fp32": 1e-4, "bf16": 2e-2}
-# Held-out sequences, which are not used, and an update's excess over its mean.
+# Allowance for held-out sequences, which are not used, and for updates larger than the mean.
 _SPARE: Final = 1.05
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write the result."""
-    parser = parser_of("trainer", __doc__, layers=6, width=320, heads=20)
-    parser.add_argument("--tokens-per-update", type=int, default=8192, metavar="N")
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048, metavar="N")
-    parser.add_argument("--updates", type=int, default=12, help="timed, of each pass")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--attention", choices=get_args(AttentionPath), default="auto")
-    parser.add_argument("--compile", action="store_true", help="the layers (cuda, bf16)")
-    parser.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=1)
-    run_command(parser, arguments, _measured)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    add_fasta_option(parser)
+    add_network_options(parser, layers=6, width=320, heads=20)
+    parser.add_argument("--tokens-per-update", type=int, default=8192, help="tokens of an update")
+    parser.add_argument(
+        "--micro-batch-tokens",
+        type=int,
+        default=2048,
+        help="most tokens of a micro-batch",
+    )
+    parser.add_argument("--updates", type=int, default=12, help="timed updates of each pass")
+    parser.add_argument("--passes", type=int, default=3, help="number of passes")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the network"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="device of both sides"
+    )
+    parser.add_argument(
+        "--attention",
+        choices=get_args(AttentionPath),
+        default="auto",
+        help="implementation of attention",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compilation of the layers; needs cuda and bf16"
+    )
+    parser.add_argument(
+        "--zero-stage",
+        type=int,
+        choices=(0, 1, 2, 3),
+        default=1,
+        help="ZeRO stage of the `trainer` side",
+    )
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all sides and return the result."""
     is_cuda = options.device == "cuda"
     layout = _layout(options)
     updates = WARM_UP + options.passes * options.updates + _BEYOND
@@ -91,11 +115,10 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     if abs(losses["trainer"] / losses["bare"] - 1) > _TOLERANCE[options.precision]:
         raise RuntimeError(f"losses after the warm-up differ: {losses}")
     ratios = measured["trainer"].compared_with(measured["bare"])
-    shape = config.model.shape()
     return {
         "benchmark": "the whole trainer beside the bare model",
         "machine": machine,
-        "shape": {**asdict(shape), "parameters": shape.parameters()},
+        "shape": describe_shape(config.model.shape()),
         "sequences": describe_sequences(texts, options.fasta, options.seed),
         "settings": {
             "precision": options.precision,
@@ -154,7 +177,7 @@ def _config(options: argparse.Namespace, updates: int) -> Config:
         "pretraining": {
             "updates": updates,
             "tokens_per_update": options.tokens_per_update,
-            # the paper's, which in a few updates changes the weights too little to tell bf16 apart
+            # the paper's: in a few updates it changes the weights too little for bf16 to show
             "learning_rate": 1e-4,
             "warmup_updates": 16_000,
             "precision": options.precision,
@@ -167,7 +190,7 @@ def _config(options: argparse.Namespace, updates: int) -> Config:
 
 
 def _tokens_of(texts: Sequence[str], folder: Path) -> Path:
-    """Return a tokens directory of sequences."""
+    """Write the sequences as a tokens directory and return it."""
     fasta, corpus, tokens = folder / "some.fasta", folder / "corpus", folder / "tokens"
     fasta.write_text("".join(f">{number}\n{text}\n" for number, text in enumerate(texts)))
     shard([str(fasta)], corpus, shards=4)
@@ -180,14 +203,16 @@ def _measure(run: Run, passes: int) -> dict[str, Measured]:
         "trainer": partial(WholeTrainer, run),
         "bare": partial(Bare, run),
     }
-    turn = partial(measure, passes=passes, pieces=run.pieces // passes, threads=run.layout.threads)
-    if run.layout.device == "cuda":  # each has the memory of the device to itself
-        return {name: turn({name: build})[name] for name, build in sides.items()}
-    return turn(sides)
+    in_turn = partial(
+        measure_in_turn, passes=passes, pieces=run.pieces // passes, threads=run.layout.threads
+    )
+    if run.layout.device == "cuda":  # so that each side has all memory of the device
+        return {name: in_turn({name: build})[name] for name, build in sides.items()}
+    return in_turn(sides)
 
 
 def _overhead(taken: Mapping[str, Mapping[str, float]], updates: int) -> dict[str, Any]:
-    """Return the shares outside of the network, of time and of processor time."""
+    """Return the shares of elapsed and processor time outside of the network, and by section."""
     seconds, cpu_seconds = taken["seconds"], taken["cpu_seconds"]
     total, cpu_total = sum(seconds.values()), sum(cpu_seconds.values())
     return {
@@ -207,11 +232,11 @@ def _overhead(taken: Mapping[str, Mapping[str, float]], updates: int) -> dict[st
 
 @dataclass(frozen=True, kw_only=True)
 class _Amounts:
-    """What is timed.
+    """Sizes of the timed updates.
 
     Attributes:
         tokens: real tokens of each pass.
-        padded_positions: of all passes.
+        padded_positions: padded positions of all passes together.
         weighted_mean_length: sum of squared lengths over the sum of lengths, in tokens.
     """
 
@@ -221,7 +246,7 @@ class _Amounts:
 
     @classmethod
     def of(cls, run: Run, passes: int) -> "_Amounts":
-        """Count the timed updates of a run."""
+        """Return the sizes of the timed updates of a run."""
         updates = list(run.micro_batches(WARM_UP, run.last))
         lengths = [
             [int(n) for batch in batches for n in batch.lengths if len(batch.targets)]
@@ -263,7 +288,3 @@ def _summary(side: Measured, amounts: _Amounts, config: Config, is_cuda: bool) -
         )
         summary["model_flops_utilisation"] = None if utilisation is None else round(utilisation, 4)
     return summary
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The whole trainer, and the bare model, on the same updates."""
+"""The two sides of the trainer's benchmark: the whole trainer, and the bare model."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.interleaving import Work
 from benchmarks.masked_sequences import PackedBatch
 from benchmarks.sections import Sections, divide_trainer
 from esm1b.batches.micro_batch import MicroBatch
@@ -38,20 +39,20 @@ from esm1b.pretraining.trainer import Trainer
 from esm1b.stopping import StopRequest
 
 WARM_UP: Final = 10
-"""Updates before the clock starts, and between log lines: the last of them is logged."""
+"""Updates before the clock starts, and between two log lines, so that the last one is logged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What both sides train.
+    """The training run of both sides.
 
     Attributes:
         tokens: tokens directory.
-        checkpoints: an empty directory, for metrics.
-        config: the recipe; it logs every `WARM_UP` updates and has more of them than are timed.
+        checkpoints: directory for the metrics, empty at the start.
+        config: recipe that logs every `WARM_UP` updates and has more updates than are timed.
         layout: layout of a single process, with its device.
-        updates_in_a_piece: timed at once.
-        pieces: over all passes.
+        updates_in_a_piece: updates timed together.
+        pieces: number of pieces over all passes.
     """
 
     tokens: Path
@@ -68,11 +69,11 @@ class Run:
 
     @property
     def sections(self) -> Path:
-        """The file where the trainer says where its time went: `seconds` and `cpu_seconds`."""
+        """The file of the trainer's `seconds` and `cpu_seconds` by section."""
         return self.checkpoints / "sections.json"
 
     def filling(self) -> Filling | None:
-        """Return the fixed size of the micro-batches of a compiled network."""
+        """Return the fixed size of a compiled network's micro-batches; None without compilation."""
         if not self.layout.compile:
             return None
         return Filling.of(
@@ -81,7 +82,7 @@ class Run:
         )
 
     def micro_batches(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
-        """Yield those of the updates `first` to `last` - 1."""
+        """Yield the micro-batches of each of the updates `first` to `last` - 1."""
         dataset = open_tokens(self.tokens, "train")
         stream = UpdateStream(
             dataset,
@@ -93,10 +94,10 @@ class Run:
         yield from stream.updates(first, last)
 
 
-class WholeTrainer:
-    """The trainer as in `esm1b.pretraining.pretrain`, in a thread that is held between pieces.
+class WholeTrainer(Work):
+    """The trainer as in `esm1b.pretraining.pretrain`, in a thread that waits between pieces.
 
-    On CPU it says where its time went, see `divide_trainer`.
+    On CPU its time is divided into sections, see `divide_trainer`.
     """
 
     def __init__(self, run: Run) -> None:
@@ -111,16 +112,16 @@ class WholeTrainer:
 
     def first(self) -> float:
         """Warm up and return the last loss."""
-        self._go_on(WARM_UP)
+        self._advance(WARM_UP)
         (line,) = read_metrics(self._run.checkpoints / "metrics.jsonl")
         loss: float = line["loss"]
         return loss
 
     def run(self, piece: int) -> None:
         """Do the next updates."""
-        self._go_on(self._run.updates_in_a_piece)
+        self._advance(self._run.updates_in_a_piece)
 
-    def _go_on(self, updates: int) -> None:
+    def _advance(self, updates: int) -> None:
         self._done += updates
         self._until.put(self._done)
         self._wait()
@@ -133,7 +134,7 @@ class WholeTrainer:
     def _train_or_fail(self) -> None:
         try:
             self._train()
-        except BaseException as error:  # whatever it is, the main thread waits for it
+        except BaseException as error:  # of any kind: the main thread waits for it
             self._reached.put(error)
 
     def _train(self) -> None:
@@ -141,7 +142,7 @@ class WholeTrainer:
         device = start_processes(place, run.layout)
         if device.type == "cpu":
             divide_trainer(self._sections)
-        attempt = Trainer(
+        trainer = Trainer(
             run.config,
             open_tokens(run.tokens, "train"),
             open_tokens(run.tokens, "validation"),
@@ -151,10 +152,10 @@ class WholeTrainer:
             place=place,
             device=device,
         )
-        attempt.train(StopRequest(), _Turnstile(place, self), number=1)
+        trainer.train(StopRequest(), _Turnstile(place, self), number=1)
 
-    def pass_on(self, update: int) -> int:
-        """Say that `update` updates are done and return at how many to say so again."""
+    def hold(self, update: int) -> int:
+        """Report that `update` updates are done, wait, and return when to be held again."""
         if self._run.layout.device == "cuda":
             torch.cuda.synchronize()
         sections = self._sections
@@ -171,7 +172,7 @@ class WholeTrainer:
 
 
 class _Turnstile(Watchdog):
-    """A watchdog that holds the trainer before an update until it is to go on."""
+    """A watchdog that holds the trainer before an update until the next piece of work."""
 
     def __init__(self, place: Place, trainer: WholeTrainer) -> None:
         super().__init__(place, on_parent_death=lambda: None)
@@ -181,11 +182,11 @@ class _Turnstile(Watchdog):
     def arrived(self, update: int, part: int = 0) -> None:
         super().arrived(update, part)
         if part == 0 and update == self._held_at:
-            self._held_at = self._trainer.pass_on(update)
+            self._held_at = self._trainer.hold(update)
 
 
-class Bare:
-    """The encoder and torch's fused AdamW, on batches that lie on the device."""
+class Bare(Work):
+    """The encoder and torch's fused AdamW, with all batches on the device."""
 
     def __init__(self, run: Run) -> None:
         layout, recipe = run.layout, run.config.pretraining

@@ -1,4 +1,4 @@
-"""One set of clusters in every shape in which UniProt publishes UniRef50."""
+"""A set of clusters in every format in which UniProt publishes UniRef50."""
 
 import gzip
 import io
@@ -25,14 +25,14 @@ _TAXA = ("Amniota", "root", "Escherichia coli (strain K=12)", "Bacillus sp. 'x'"
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A cluster: what UniRef says of it, and the sequence of its representative member."""
+    """A cluster: its header, and the sequence of its representative member."""
 
     header: Header
     sequence: str
 
 
 def draw_clusters(count: int, seed: int = 0) -> list[Cluster]:
-    """Return clusters with names, taxa and lengths as they occur and as they seldom do."""
+    """Return clusters with common and rare kinds of names, taxa and lengths."""
     random_numbers = random.Random(seed)
     clusters = []
     for number in range(count):
@@ -59,7 +59,7 @@ def uniref_fasta(clusters: Iterable[Cluster]) -> bytes:
 def uniref_xml(
     clusters: Iterable[Cluster], *, root: str = "UniRef50", wrapped: bool = True
 ) -> bytes:
-    """Return the text of uniref50.xml; sequences are wrapped up to 2019_08, in one line since."""
+    """Return the text of uniref50.xml; up to 2019_08 its sequences are wrapped, later not."""
     entries = "".join(entry_xml(cluster, wrapped=wrapped) for cluster in clusters)
     return (
         '<?xml version="1.0" encoding="ISO-8859-1" ?>\n'
@@ -101,7 +101,7 @@ def entry_xml(cluster: Cluster, *, wrapped: bool = True) -> str:
 
 
 def release_archive(xml: bytes, levels: Sequence[str] = ("uniref100", "uniref90")) -> bytes:
-    """Return a release archive: a gzipped tar of tars, of `levels` and at last of UniRef50."""
+    """Return a release archive: a gzipped tar of tars, one per level, UniRef50 last."""
     members = {f"{level}.tar": _level_archive(level, b"<not read>") for level in levels}
     archive = tar(members | {"uniref50.tar": _level_archive("uniref50", xml)})
     return gzip.compress(archive, mtime=0)

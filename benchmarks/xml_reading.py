@@ -1,8 +1,9 @@
-"""UniRef XML to records: `raw_blocks` and `parse_block` here, `lxml.iterparse` in the usual way.
+"""UniRef XML to records, compared with the usual `lxml.iterparse` loop.
 
-Both read the same .xml.gz of UniRef-like entries in one process and must find the same records.
-Beside them, what bounds the whole of release 2018_03: decompression alone, cutting into blocks (one
-process), parsing blocks (each worker), and passing over UniRef100 and UniRef90 in the archive.
+`whole` runs the code of `esm1b shard` in one process. Both sides read the same random .xml.gz and
+must find the same records. Further sides time the stages that bound release 2018_03: decompression
+alone, cutting into blocks (one process), parsing blocks (each worker), and passing over UniRef100
+and UniRef90 in the archive. If lxml is not installed, its side is left out.
 """
 
 import argparse
@@ -12,25 +13,23 @@ import importlib.util
 import random
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
-from importlib import metadata
 from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.command import run_command
-from benchmarks.interleaving import Measured, measure
-from benchmarks.machine import describe_machine
+from benchmarks.interleaving import Measured, Work, measure_in_turn
+from benchmarks.machine import describe_machine, installed_version
 from benchmarks.proteins import read_or_draw
 from benchmarks.uniref_files import tar
 from esm1b.sequences.formats import RawBlock, parse_block, raw_blocks
 from esm1b.sequences.input_file import InputFile
 
-# The archive of 2018_03 as far as it is known: its size between those of the neighbouring releases,
-# clusters from the published list of held-out ones, bytes of uniref50.xml.gz by cluster as in
-# 2026_03 (20,587,679,812 / 38,840,027).
+# Estimates for the archive of 2018_03: a size between those of the neighboring releases, clusters
+# from the published list of held-out ones, and the bytes of uniref50.xml.gz per cluster of 2026_03
+# (20,587,679,812 / 38,840,027).
 _ARCHIVE_BYTES: Final = 85e9
 _CLUSTERS: Final = 30.16e6
 _COMPRESSED_BYTES_PER_CLUSTER: Final = 530
@@ -47,61 +46,59 @@ _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 Record = tuple[str, str | None, int | None, str | None, int | None, str | None, bytes]
 
 
-class Decompression:
-    """Decompressing the file, by ISA-L as the package does or by zlib."""
+def decompress(path: Path) -> int:
+    """Decompress with ISA-L, as the package does, and return the bytes of text."""
+    return sum(map(len, InputFile(str(path)).chunks(4 << 20)))
 
-    def __init__(self, path: Path, *, by_zlib: bool = False) -> None:
+
+def decompress_by_zlib(path: Path) -> int:
+    """Decompress with zlib and return the bytes of text."""
+    size = 0
+    member = zlib.decompressobj(wbits=31)
+    with path.open("rb") as file:
+        while data := file.read(1 << 18):
+            size += len(member.decompress(data))
+    return size
+
+
+def cut(path: Path) -> int:
+    """Decompress and cut, as one process does for all workers; return the bytes of the blocks."""
+    return sum(len(block.text) for block in raw_blocks(InputFile(str(path))))
+
+
+def pass_over(path: Path) -> int:
+    """Decompress and digest an archive up to UniRef50; return the bytes of the archive."""
+    file = InputFile(str(path))
+    for _ in raw_blocks(file):
+        pass
+    return file.bytes_read
+
+
+class Stage(Work):
+    """One stage of reading a file, repeated for every piece of work."""
+
+    def __init__(self, stage: Callable[[Path], int], path: Path) -> None:
+        self._stage = stage
         self._path = path
-        self._by_zlib = by_zlib
 
     def first(self) -> int:
-        """Return the bytes of text."""
-        if not self._by_zlib:
-            return sum(map(len, InputFile(str(self._path)).chunks(4 << 20)))
-        size = 0
-        member = zlib.decompressobj(wbits=31)
-        with self._path.open("rb") as file:
-            while data := file.read(1 << 18):
-                size += len(member.decompress(data))
-        return size
-
-    def run(self, piece: int) -> None:
-        """Decompress once more."""
-        self.first()
+        """Return a number of bytes."""
+        return self._stage(self._path)
 
 
-class Cutting:
-    """Decompressing and cutting, which one process does for all workers."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def first(self) -> int:
-        """Return how many bytes the blocks have."""
-        return sum(len(block.text) for block in raw_blocks(InputFile(str(self._path))))
-
-    def run(self, piece: int) -> None:
-        """Cut once more."""
-        self.first()
-
-
-class Parsing:
-    """Parsing blocks that are in memory, which each worker does."""
+class Parsing(Work):
+    """Parsing of blocks in memory, as each worker does."""
 
     def __init__(self, path: Path) -> None:
         self._blocks: list[RawBlock] = list(raw_blocks(InputFile(str(path))))
 
     def first(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         return sum(len(parse_block(block).headers) for block in self._blocks)
 
-    def run(self, piece: int) -> None:
-        """Parse once more."""
-        self.first()
 
-
-class Whole:
-    """All of it in one process."""
+class Whole(Work):
+    """Decompressing, cutting and parsing in one process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -123,8 +120,8 @@ class Whole:
             parse_block(block)
 
 
-class Lxml:
-    """The loop that one finds in most repositories: iterparse, take the fields, clear."""
+class Lxml(Work):
+    """The loop of most repositories: `iterparse`, read the fields, clear the entry."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -161,39 +158,19 @@ class Lxml:
         )
 
 
-class PassingOver:
-    """What stands before UniRef50 in an archive: decompressed, digested and thrown away."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def first(self) -> int:
-        """Return the bytes of the archive."""
-        file = InputFile(str(self._path))
-        for _ in raw_blocks(file):
-            pass
-        return file.bytes_read
-
-    def run(self, piece: int) -> None:
-        """Pass over once more."""
-        self.first()
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks xml_reading",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument(
+        "--megabytes",
+        type=float,
+        default=200,
+        help="uncompressed size of the random XML, in MB (1e6 bytes)",
     )
-    parser.add_argument("--megabytes", type=float, default=200, help="of XML")
-    parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="JSON file to write; default: print")
-    run_command(parser, arguments, _measured)
+    parser.add_argument("--passes", type=int, default=3, help="runs of each side")
 
 
-def _measured(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all sides and return the result."""
     machine = describe_machine(threads=1)
     size = round(options.megabytes * 1e6)
     with tempfile.TemporaryDirectory() as folder:
@@ -202,21 +179,21 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         _write_archive(archive, size, options.seed)
         compressed = path.stat().st_size
         sides: dict[str, Any] = {
-            "decompression (ISA-L)": partial(Decompression, path),
-            "decompression (zlib)": partial(Decompression, path, by_zlib=True),
-            "cutting": partial(Cutting, path),
+            "decompression (ISA-L)": partial(Stage, decompress, path),
+            "decompression (zlib)": partial(Stage, decompress_by_zlib, path),
+            "cutting": partial(Stage, cut, path),
             "parsing": partial(Parsing, path),
             "whole": partial(Whole, path),
-            "passing over": partial(PassingOver, archive),
+            "passing over": partial(Stage, pass_over, archive),
         }
         if importlib.util.find_spec("lxml"):
             sides["lxml"] = partial(Lxml, path)
-        measured = measure(sides, passes=options.passes, pieces=1, threads=1)
+        measured = measure_in_turn(sides, passes=options.passes, pieces=1, threads=1)
     text_bytes = measured["decompression (ISA-L)"].first
     result: dict[str, Any] = {
         "benchmark": "UniRef XML to records; rates in MB (1e6 bytes) of XML per second",
         "machine": machine,
-        "versions": {name: _version(name) for name in ("isal", "lxml")},
+        "versions": {name: installed_version(name) for name in ("isal", "lxml")},
         "xml": {
             "entries": entries,
             "bytes": text_bytes,
@@ -229,11 +206,11 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
             for name, side in measured.items()
         },
     }
-    # what others take of the machine does not count
+    # by processor time, which other load on the machine does not change
     rates = {name: side["megabytes_per_cpu_second"] for name, side in result["sides"].items()}
     if "lxml" in measured:
         if measured["lxml"].first != measured["whole"].first:
-            raise RuntimeError("lxml and this package found other records; expected the same")
+            raise RuntimeError("lxml and this package found different records; expected the same")
         result["ratios"] = {"lxml / whole": measured["lxml"].compared_with(measured["whole"])}
     else:
         result["note"] = "lxml is not installed, so it was left out"
@@ -242,7 +219,7 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _extrapolated(rates: dict[str, float], compression: float) -> dict[str, Any]:
-    """Return hours for the archive of 2018_03, by number of workers beside the reading process."""
+    """Return hours for the archive of 2018_03, by number of workers besides the reading process."""
     compressed = _CLUSTERS * _COMPRESSED_BYTES_PER_CLUSTER
     passing = (_ARCHIVE_BYTES - compressed) / rates["passing over"] / 1e6
     text_megabytes = compressed * compression / 1e6
@@ -274,7 +251,7 @@ def _summary(side: Measured, size: int) -> dict[str, Any]:
 def _write_xml(path: Path, size: int, seed: int) -> int:
     """Write about `size` bytes of entries in the layout of 2018_03; return their number.
 
-    One cluster has about four members, most have one; half of the text is members.
+    A cluster has about four members on average, most have one; half of the text is members.
     """
     random_numbers = random.Random(seed)
     sequences = cycle(read_or_draw(None, residues=max(2000, size // 40), seed=seed))
@@ -340,7 +317,7 @@ def _accession(random_numbers: random.Random) -> str:
 
 
 def _write_archive(path: Path, size: int, seed: int) -> None:
-    """Write an archive of `size` bytes that stand, incompressible, before a small UniRef50."""
+    """Write an archive with `size` incompressible bytes before a small UniRef50."""
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "uniref50.xml.gz"
         _write_xml(xml, 10_000, seed)
@@ -349,14 +326,3 @@ def _write_archive(path: Path, size: int, seed: int) -> None:
             "uniref50.tar": tar({"uniref50.xml.gz": xml.read_bytes()}),
         }
     path.write_bytes(gzip.compress(tar(members), compresslevel=6))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-if __name__ == "__main__":
-    main()

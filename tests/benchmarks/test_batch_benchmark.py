@@ -4,19 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import batches, seeking
+from benchmarks.command import run_benchmark
 
 
 @pytest.mark.slow
 def test_batches_compare_all_sides(tmp_path: Path) -> None:
     """At a tiny size; what it measures here says nothing."""
     output = tmp_path / "result.json"
-    batches.main(
+    run_benchmark(
+        "batches",
         [
             *("--megabytes=1", "--shards=2", "--passes=1", "--updates=3", "--peer-batches=2"),
             *("--micro-batch-tokens", "4096", "16384", "--sequences=10000", "--late-update=99"),
             f"--output={output}",
-        ]
+        ],
     )
     result = json.loads(output.read_text())
     streams = {"stream, micro-batches of 4096", "stream, micro-batches of 16384"}
@@ -34,7 +35,7 @@ def test_batches_compare_all_sides(tmp_path: Path) -> None:
 
 
 def test_seeking_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    seeking.main(["--sequences=20000", "--update=150"])
+    run_benchmark("seeking", ["--sequences=20000", "--update=150"])
     result = json.loads(capsys.readouterr().out)
     # 150 updates of 131,072 tokens, an epoch of 20,000 sequences of about 280 tokens
     assert 3.3 < result["epoch"] < 3.8

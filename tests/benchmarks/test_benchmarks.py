@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import embedding, encoder_training, gpu_training
+from benchmarks import gpu_training
+from benchmarks.command import BENCHMARKS, main, run_benchmark
 from benchmarks.gpu_correctness import check_cuda, relative_distance
 from benchmarks.gpu_throughput import fill_capacity, fit_positions
 from benchmarks.masked_sequences import IGNORED, MaskedSequences, deal, split_evenly
@@ -23,7 +24,8 @@ TINY = ["--layers", "2", "--width", "16", "--heads", "2", "--threads", "1"]
 
 def test_encoder_training_compares_all_sides(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    encoder_training.main(
+    run_benchmark(
+        "encoder_training",
         [
             *TINY,
             "--update-tokens=600",
@@ -33,7 +35,7 @@ def test_encoder_training_compares_all_sides(tmp_path: Path) -> None:
             "--padded-tokens=600",
             "--grouped-tokens=300",
             f"--output={output}",
-        ]
+        ],
     )
     result = json.loads(output.read_text())
     assert list(result["sides"]) == ["packed 300", "padded 600", "grouped 300"]
@@ -47,7 +49,7 @@ def test_encoder_training_compares_all_sides(tmp_path: Path) -> None:
 
 def test_embedding_agrees_with_fair_esm(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    embedding.main([*TINY, "--residues=2000", "--passes=1", f"--output={output}"])
+    run_benchmark("embedding", [*TINY, "--residues=2000", "--passes=1", f"--output={output}"])
     result = json.loads(output.read_text())
     assert result["largest_relative_difference"] < 1e-4
     assert result["ratios"]["fair-esm / packed"]["time"] > 0
@@ -84,7 +86,7 @@ def test_gpu_training_without_a_gpu_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stopped:
-        gpu_training.main([])
+        run_benchmark("gpu_training", [])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
         "python -m benchmarks gpu_training: error: torch sees no CUDA device; expected a GPU "
@@ -145,3 +147,16 @@ def test_sequences_of_a_file_are_cropped_and_must_suffice(tmp_path: Path) -> Non
 def test_relative_distance_is_one_norm_over_the_other() -> None:
     expected = torch.tensor([3.0, 4.0])
     assert relative_distance(expected + torch.tensor([0.0, 0.5]), expected) == pytest.approx(0.1)
+
+
+def test_help_lists_every_benchmark_and_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    listed = capsys.readouterr().out
+    for name in BENCHMARKS:
+        assert f"  {name} " in listed
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: python -m benchmarks {name} ")
+        assert "random seed (default: 1)" in text

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sharding, tokenizing
+from benchmarks.command import run_benchmark
 from benchmarks.uniref_text import write_uniref
 
 
@@ -12,7 +12,7 @@ from benchmarks.uniref_text import write_uniref
 def test_sharding_compares_both_sides(tmp_path: Path) -> None:
     """At a tiny size; what it measures here says nothing."""
     output = tmp_path / "result.json"
-    sharding.main(["--megabytes=0.5", "--passes=1", "--shards=2", f"--output={output}"])
+    run_benchmark("sharding", ["--megabytes=0.5", "--passes=1", "--shards=2", f"--output={output}"])
     result = json.loads(output.read_text())
     assert result["input"]["bytes"] > 500_000
     assert set(result["sides"]) == {"decompression", "shard", "biopython"}
@@ -24,7 +24,9 @@ def test_sharding_compares_both_sides(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_tokenizing_measures_all_sides(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    tokenizing.main(["--megabytes=0.5", "--passes=1", "--shards=2", f"--output={output}"])
+    run_benchmark(
+        "tokenizing", ["--megabytes=0.5", "--passes=1", "--shards=2", f"--output={output}"]
+    )
     result = json.loads(output.read_text())
     assert set(result["sides"]) == {"tokenize, 1 workers", "tokenize, 2 workers", "transformers"}
     assert result["sides"]["tokenize, 1 workers"]["million_residues_per_second"] > 0

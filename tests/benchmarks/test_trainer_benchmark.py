@@ -6,7 +6,7 @@ from time import sleep
 
 import pytest
 
-from benchmarks import trainer
+from benchmarks.command import run_benchmark
 from benchmarks.sections import Sections
 
 REPOSITORY = Path(__file__).parents[2]
@@ -16,11 +16,12 @@ REPOSITORY = Path(__file__).parents[2]
 def test_the_trainer_is_compared_with_the_bare_model(tmp_path: Path) -> None:
     """At a tiny size; what it measures here says nothing."""
     output = tmp_path / "result.json"
-    trainer.main(
+    run_benchmark(
+        "trainer",
         [
             *("--layers=2", "--width=16", "--heads=2", "--threads=1", "--passes=2", "--updates=3"),
             *("--tokens-per-update=1024", "--micro-batch-tokens=512", f"--output={output}"),
-        ]
+        ],
     )
     result = json.loads(output.read_text())
     ours, bare = result["sides"]["trainer"], result["sides"]["bare"]
@@ -92,7 +93,7 @@ def test_options_that_do_not_go_together_are_refused(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        trainer.main(options)
+        run_benchmark("trainer", options)
     assert stopped.value.code == 2
     assert capsys.readouterr().err == f"python -m benchmarks trainer: error: {message}\n"
 
@@ -102,7 +103,7 @@ def test_saving_is_compared_with_dd(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     size = ("--layers=1", "--width=16", "--heads=2", "--threads=1", "--passes=2")
     # in a process of its own, as it joins a run of one and turns the compiler off
-    command = [sys.executable, "-m", "benchmarks.saving", *size]
+    command = [sys.executable, "-m", "benchmarks", "saving", *size]
     command += [f"--directory={tmp_path}", f"--output={output}"]
     subprocess.run(command, check=True, cwd=REPOSITORY)
     result = json.loads(output.read_text())

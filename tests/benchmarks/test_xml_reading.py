@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import xml_reading
+from benchmarks.command import run_benchmark
 
 
 @pytest.mark.slow
 def test_xml_reading_compares_all_sides(tmp_path: Path) -> None:
     """At a tiny size; what it measures here says nothing."""
     output = tmp_path / "result.json"
-    xml_reading.main(["--megabytes=0.2", "--passes=1", f"--output={output}"])
+    run_benchmark("xml_reading", ["--megabytes=0.2", "--passes=1", f"--output={output}"])
     result = json.loads(output.read_text())
     assert result["xml"]["entries"] > 20
     assert result["sides"]["whole"]["megabytes_per_second"] > 0
