@@ -25,7 +25,7 @@ from benchmarks.proteins import LONGEST_SEQUENCE, describe_sequences, read_or_dr
 from esm1b.alphabet import encode
 from esm1b.inference.embedding_table import Embedder
 from esm1b.inference.fasta_input import EncodedRecord
-from esm1b.inference.load_model import load_model
+from esm1b.inference.model import load_model
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
@@ -46,13 +46,13 @@ class PackedEmbedding:
         self._sequences = sequences
         self._embedder = Embedder(
             model=loaded,
-            layers=[loaded.layers],
+            layers=[loaded.shape.layers],
             per_residue=False,
             long_sequences="truncate",
             batch_tokens=batch_tokens,
         )
         self._schema = self._embedder.schema({})
-        self._column = f"layer_{loaded.layers}"
+        self._column = f"layer_{loaded.shape.layers}"
 
     def first(self) -> NDArray[np.float32]:
         """Return the embeddings `[sequences, width]`."""

@@ -81,7 +81,7 @@ def mask_sequences(
             scored,
             recipe,
             micro_batch_tokens=_TOKENS_AT_ONCE,
-            width=model.width,
+            width=model.shape.width,
             processes=1,
         ):
             if len(share) == 0:

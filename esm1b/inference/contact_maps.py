@@ -16,9 +16,8 @@ from esm1b.alphabet import decode
 from esm1b.files import atomic_directory
 from esm1b.inference.contact_picture import draw_contact_map
 from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
-from esm1b.inference.load_model import Device, load_model
 from esm1b.inference.long_sequences import LongSequences
-from esm1b.inference.model import Model
+from esm1b.inference.model import Device, Model, load_model
 from esm1b.inference.result_file import described_by, write_results
 
 _log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from esm1b.errors import Stopped, UserError
 from esm1b.inference.embedding_parts import EmbeddingParts
 from esm1b.inference.embedding_table import Embedder
 from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
-from esm1b.inference.load_model import Device, Precision, load_model
 from esm1b.inference.long_sequences import LongSequences
+from esm1b.inference.model import Device, Precision, load_model
 from esm1b.inference.result_file import is_result_file
 from esm1b.stopping import StopAtOnce
 

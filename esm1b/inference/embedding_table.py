@@ -40,14 +40,14 @@ class Embedder:
     @property
     def vector_bytes(self) -> int:
         """Bytes of the float32 vectors of one residue."""
-        return 4 * self.model.width * len(self.layers)
+        return 4 * self.model.shape.width * len(self.layers)
 
     def schema(self, settings: Mapping[str, Any]) -> pa.Schema:
         """Return the columns of the table, with `settings` as metadata.
 
         The column `truncated` (whether this sequence was cut) exists only where some may be cut.
         """
-        values = pa.list_(pa.field("element", pa.float32(), nullable=False), self.model.width)
+        values = pa.list_(pa.field("element", pa.float32(), nullable=False), self.model.shape.width)
         if self.per_residue:
             values = pa.list_(pa.field("element", values, nullable=False))
         columns = {

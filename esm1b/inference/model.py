@@ -1,8 +1,9 @@
-"""A model in use: logits, representations, attention maps and contacts of sequences."""
+"""Models in use: logits, representations, attention maps and contacts of sequences."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,16 +21,20 @@ from esm1b.alphabet import (
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
+from esm1b.weights.provenance import Provenance
 
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
 ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
 _BATCH_TOKENS = 8192
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _RESIDUE_OR_MASK = np.zeros(256, dtype=bool)
 _RESIDUE_OR_MASK[FIRST_AMINO_ACID : FIRST_AMINO_ACID + len(RESIDUES)] = True
 _RESIDUE_OR_MASK[MASK] = True
@@ -85,29 +90,14 @@ class Model:
     directory: ModelDirectory
 
     @property
-    def name(self) -> str:
-        """Name of its directory."""
-        return self.directory.name
-
-    @property
-    def layers(self) -> int:
-        """Number of transformer layers."""
-        return self.network.shape.layers
-
-    @property
-    def width(self) -> int:
-        """Width of the representations."""
-        return self.network.shape.width
-
-    @property
-    def heads(self) -> int:
-        """Number of attention heads of a layer."""
-        return self.network.shape.heads
+    def shape(self) -> EncoderShape:
+        """Size of the network."""
+        return self.network.shape
 
     def settings(self, long_sequences: LongSequences) -> dict[str, Any]:
         """Return everything about the model that decides its results, for their metadata."""
         return {
-            "model": self.name,
+            "model": self.directory.name,
             "model_sha256": self.directory.digest(),
             "long_sequences": long_sequences,
             "longest_sequence": self.longest_sequence,
@@ -186,12 +176,12 @@ class Model:
     def layer_numbers(self, layers: Sequence[int]) -> list[int]:
         """Return layers as numbers from 0, or raise; negative `layers` count from the end."""
         for layer in layers:
-            if not -self.layers - 1 <= layer <= self.layers:
+            if not -self.shape.layers - 1 <= layer <= self.shape.layers:
                 raise UserError(
                     f"layer {layer}: the model has layers 0 (the input of the first) to "
-                    f"{self.layers}; expected one of them, or {-self.layers - 1} to -1"
+                    f"{self.shape.layers}; expected one of them, or {-self.shape.layers - 1} to -1"
                 )
-        return [layer % (self.layers + 1) for layer in layers]
+        return [layer % (self.shape.layers + 1) for layer in layers]
 
     def attentions(self, sequence: ProteinSequence) -> NDArray[np.float32]:
         """Return `[layers * heads, length, length]`: softmax weights, row = query.
@@ -234,8 +224,8 @@ class Model:
         """Return the contact head, or raise a `UserError` if the model has no fitted one."""
         if self.contact_head is None:
             raise UserError(
-                f"{self.name}: the contact head is not fitted; expected a model directory with a "
-                "fitted one, such as results/<run>/release or what export --evaluation writes"
+                f"{self.directory.name}: the contact head is not fitted; expected a model directory "
+                "with a fitted one, such as results/<run>/release or what export --evaluation writes"
             )
         return self.contact_head
 
@@ -276,16 +266,13 @@ class Model:
         for indices in groups_by_length([len(residues) for residues, _ in pieces], batch_tokens):
             packed = self._pack([pieces[index][0] for index in indices])
             values = run(packed).transpose(0, 1).float().cpu().numpy()
-            starts = np.cumsum((0, *packed.lengths)) + 1  # after <cls>
-            for index, start in zip(indices, starts, strict=False):
+            parts = np.split(values, np.cumsum(packed.lengths)[:-1], axis=1)
+            for index, part in zip(indices, parts, strict=True):
                 _, window = pieces[index]
-                first, last = (
-                    start + window.first - window.start,
-                    start + window.last - window.start,
-                )
-                kept[index] = values[:, first:last]
-        parts = iter(kept)
-        return [np.concatenate([next(parts) for _ in found], axis=1) for found in windows]
+                first = 1 + window.first - window.start  # after <cls>
+                kept[index] = part[:, first : first + window.last - window.first]
+        by_piece = iter(kept)
+        return [np.concatenate([next(by_piece) for _ in found], axis=1) for found in windows]
 
     @torch.no_grad()
     def _attention_maps(self, residues: NDArray[np.uint8]) -> Iterator[Tensor]:
@@ -297,3 +284,48 @@ class Model:
         if self.rare_residues == "replace":
             sequences = [merge_rare_residues(residues) for residues in sequences]
         return pack_sequences(sequences, self.network.device, append_eos=self.append_eos)
+
+
+def load_model(
+    path: Path | str, *, device: Device = "auto", precision: Precision = "fp32"
+) -> Model:
+    """Read a model directory: ESM-1b's or ESM-1v's, or, through `transformers`, ESM-2's.
+
+    The device "auto" is CUDA where it is available.
+
+    Raises:
+        UserError: a file is missing or damaged, or does not describe such a model.
+    """
+    directory = ModelDirectory(Path(path))
+    if directory.path.is_file():
+        raise UserError(
+            f"{directory.path}: is a file; expected a model directory, which esm1b import makes "
+            "of a .pt file"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda, but PyTorch finds no CUDA device; expected cpu or auto")
+    has_cuda = device != "cpu" and torch.cuda.is_available()
+    place, dtype = torch.device("cuda" if has_cuda else "cpu"), _DTYPES[precision]
+    network: Network
+    if directory.is_esm2:
+        from esm1b.inference.transformers_network import load_transformers
+
+        network, contact_head = load_transformers(directory, place, dtype)
+        provenance = Provenance()
+    else:
+        trained = directory.read()
+        network, contact_head = trained.encoder.to(place, dtype), trained.contact_head
+        provenance = trained.provenance
+    return Model(
+        network=network,
+        rare_residues=provenance.rare_residues,
+        append_eos=provenance.append_eos,
+        longest_sequence=provenance.longest_sequence(network.shape),
+        contact_head=contact_head,
+        directory=directory,
+    )
+
+
+def untrained_model(like: Model, seed: int) -> Model:
+    """Return `like` with a network of the same shape that is initialised for training by `seed`."""
+    return replace(like, network=like.network.untrained(seed), contact_head=None)

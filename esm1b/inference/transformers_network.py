@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from esm1b.alphabet import MASK, PAD, TOKENS
 from esm1b.errors import UserError
-from esm1b.inference.model import Model
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
@@ -104,8 +103,10 @@ class TransformersNetwork:
         return TransformersNetwork(_placed(model, self.device, self.model.lm_head.bias.dtype))
 
 
-def load_transformers(directory: ModelDirectory, device: torch.device, dtype: torch.dtype) -> Model:
-    """Read the directory of an ESM-2.
+def load_transformers(
+    directory: ModelDirectory, device: torch.device, dtype: torch.dtype
+) -> tuple[TransformersNetwork, ContactHead | None]:
+    """Read the directory of an ESM-2: its network, and its contact head if that is fitted.
 
     Nothing is downloaded, no code of the directory runs, and pickled weights are not read.
 
@@ -113,7 +114,7 @@ def load_transformers(directory: ModelDirectory, device: torch.device, dtype: to
         UserError: `transformers` is not installed; a file is missing or damaged, or does not
             describe an ESM-2.
     """
-    longest = _checked_longest(directory)
+    _check_config(directory)
     loader = _masked_language_model(directory)
     try:
         with _quiet():
@@ -143,21 +144,12 @@ def load_transformers(directory: ModelDirectory, device: torch.device, dtype: to
         coefficients=regression.weight.detach()[0].clone(),
         intercept=regression.bias.detach()[0].clone(),
     )
-    return Model(
-        network=TransformersNetwork(_placed(model, device, dtype)),
-        rare_residues="keep",
-        append_eos=True,
-        longest_sequence=longest,
-        contact_head=head if head.is_fitted and not missing else None,
-        directory=directory,
-    )
+    network = TransformersNetwork(_placed(model, device, dtype))
+    return network, head if head.is_fitted and not missing else None
 
 
-def _checked_longest(directory: ModelDirectory) -> int:
-    """Return the longest sequence of an ESM-2 in residues.
-
-    Refuses directories that `transformers` would load, but not as a language model with our tokens.
-    """
+def _check_config(directory: ModelDirectory) -> None:
+    """Refuse what `transformers` would load, but not as a language model with our tokens."""
     path, config = directory.path / CONFIG, directory.config
     for key, expected in _EXPECTED.items():
         if config.get(key) != expected:
@@ -174,7 +166,6 @@ def _checked_longest(directory: ModelDirectory) -> int:
     text = vocabulary.read_text(encoding="utf-8", errors="replace") if vocabulary.exists() else ""
     if text and tuple(text.split()) != TOKENS:
         raise UserError(f"{vocabulary}: expected the {len(TOKENS)} tokens of ESM-1b and ESM-2")
-    return rows - _ROWS_OF_NO_RESIDUE
 
 
 def _masked_language_model(directory: ModelDirectory) -> Any:

@@ -6,7 +6,7 @@ Shapes: T tokens of all sequences, P of them at chosen positions, H heads, D wid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -194,6 +194,29 @@ class ExplicitPlan:
         """Return None: the maps have a row for every token."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class VarlenPlan:
+    """Flash attention over flat tokens, on CUDA in bf16 or fp16.
+
+    Attributes:
+        packed: sequences that attend.
+        kernel: `torch.nn.attention.varlen.varlen_attn`.
+    """
+
+    packed: PackedTokens
+    kernel: Callable[..., Any]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return `[T, H, D]`."""
+        ends, longest = self.packed.cumulative_lengths, self.packed.longest
+        # Only what the releases from 2.10 on share: further arguments were renamed or added.
+        context: Tensor = self.kernel(query, key, value, ends, ends, longest, longest)
+        return context
+
+    def at(self, positions: Tensor) -> None:
+        """Return None: one layer's attention is little beside the rest, and shapes stay fixed."""
+
+
 def choose_path(
     path: AttentionPath, *, device: torch.device, dtype: torch.dtype, head_width: int
 ) -> Literal["varlen", "sdpa", "explicit"]:
@@ -226,8 +249,8 @@ def plan_attention(
 ) -> AttentionPlan:
     """Return how the sequences of `packed` attend by `path`."""
     if path == "varlen":
-        from esm1b.model.varlen_plan import VarlenPlan  # its kernels take seconds to import
+        from torch.nn.attention.varlen import varlen_attn  # takes seconds to import
 
-        return VarlenPlan(cumulative_lengths=packed.cumulative_lengths, longest=packed.longest)
+        return VarlenPlan(packed=packed, kernel=varlen_attn)
     padded = PaddedPlan.of(packed.lengths, packed.tokens.device)
     return padded if path == "sdpa" else ExplicitPlan(padded=padded)

@@ -3,19 +3,21 @@
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 
 from esm1b.errors import UserError
-from esm1b.evaluation.results import REGRESSION_FILE, read_evaluations
+from esm1b.evaluation.results import REGRESSION_FILE, Evaluation, read_evaluations
 from esm1b.files import atomic_directory, check_replaceable, read_json, sha256_file
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
-from esm1b.publishing.card_results import card_results
+from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES
+from esm1b.report.positive_control import has_control
+from esm1b.report.tables import number_text
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
 from esm1b.weights.model_card import CardResult
 from esm1b.weights.model_directory import ModelDirectory
@@ -23,6 +25,8 @@ from esm1b.weights.save_model import save_model
 from esm1b.weights.state import TrainedModel, verify_copy
 
 _log = logging.getLogger(__name__)
+
+_SYNTHETIC: Final = ("synthetic-families", "synthetic families")
 
 
 def import_model(path: Path, output: Path) -> None:
@@ -127,3 +131,40 @@ def _fitted_head(directory: Path, shape: EncoderShape) -> ContactHead | None:
         _log.info("%s: the regression kept no coefficient, so the contact head is zero", path)
         return None
     return head
+
+
+def card_results(evaluations: Mapping[str, Evaluation]) -> Iterator[CardResult]:
+    """Yield the results of a model's `evaluations` by kind, each number beside its baselines."""
+    synthetic = has_control(evaluations)
+    for kind, evaluation in evaluations.items():
+        facts = FACTS[kind]
+        dataset, dataset_name = _SYNTHETIC if synthetic else facts.dataset
+        for name, (metric, metric_name) in facts.card.items():
+            for subset in evaluation.subsets(name):
+                trained = evaluation.metric(name, "trained", subset)
+                if trained is None or subset == "not_fitted":  # pools the others
+                    continue
+                yield CardResult(
+                    task=facts.task,
+                    dataset=dataset,
+                    dataset_name=dataset_name,
+                    split=SUBSET_NAMES[subset],
+                    metric=metric,
+                    metric_name=metric_name,
+                    value=trained.value,
+                    low=trained.low,
+                    high=trained.high,
+                    units=trained.units,
+                    decimals=facts.decimals,
+                    baselines=", ".join(_baselines(name, evaluation, subset, facts.decimals)),
+                    failed=trained.failed,
+                    synthetic=synthetic,
+                )
+
+
+def _baselines(name: str, evaluation: Evaluation, subset: str, decimals: int) -> Iterator[str]:
+    for model in evaluation.models(name):
+        number = evaluation.metric(name, model, subset)
+        if model != "trained" and number is not None:
+            text = "failed" if number.value is None else number_text(number.value, decimals)
+            yield f"{MODEL_NAMES[model]} {text}"

@@ -15,11 +15,10 @@ import torch
 
 from esm1b.errors import UserError
 from esm1b.files import atomic_file
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
-from esm1b.weights.state import FileTensors, TrainedModel, read_shape, verify_copy
-from esm1b.weights.torch_file import read_torch_file
+from esm1b.weights.state import FileTensors, TrainedModel, read_shape, read_torch_file, verify_copy
 
 _log = logging.getLogger(__name__)
 

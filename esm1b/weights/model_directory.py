@@ -25,8 +25,7 @@ from esm1b.weights.save_model import (
     WEIGHTS,
     hugging_face_name,
 )
-from esm1b.weights.state import FileTensors, TrainedModel, read_shape
-from esm1b.weights.torch_file import read_torch_file
+from esm1b.weights.state import FileTensors, TrainedModel, read_shape, read_torch_file
 
 # In the order in which `transformers` looks for them.
 _WEIGHT_FILES: Final = (WEIGHTS, "pytorch_model.bin")

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from esm1b.alphabet import MASK, PAD, TOKENS
 from esm1b.files import atomic_directory
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_card import CardResult, model_card
 from esm1b.weights.provenance import Provenance, write_provenance

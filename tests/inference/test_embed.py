@@ -24,8 +24,7 @@ from esm1b.inference import embedding_parts, embedding_table, result_file
 from esm1b.inference.embed import embed
 from esm1b.inference.embedding_table import Embedder
 from esm1b.inference.fasta_input import EncodedRecord
-from esm1b.inference.load_model import load_model
-from esm1b.inference.model import Model
+from esm1b.inference.model import Model, load_model
 from esm1b.weights.model_directory import ModelDirectory
 from tests.inference.models import LONGEST, random_sequences, refused, write_fasta, write_model
 
@@ -395,7 +394,7 @@ def test_memory_is_bounded(
 def test_chunks_hold_all_records_and_go_on_from_any_of_them(
     lengths: list[int], batch_tokens: int, per_residue: bool, data: st.DataObject
 ) -> None:
-    model: Any = SimpleNamespace(width=4)
+    model: Any = SimpleNamespace(shape=SimpleNamespace(width=4))
     embedder = Embedder(
         model=model,
         layers=(0, 1),

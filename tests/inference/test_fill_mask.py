@@ -9,8 +9,7 @@ from torch import Tensor
 from esm1b.alphabet import TOKENS
 from esm1b.errors import UserError
 from esm1b.inference.fill_mask import candidate_table, fill_mask
-from esm1b.inference.load_model import load_model
-from esm1b.inference.model import Model
+from esm1b.inference.model import Model, load_model
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory

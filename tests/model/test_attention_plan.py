@@ -10,7 +10,6 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from esm1b.errors import UserError
-from esm1b.model import varlen_plan
 from esm1b.model.attention_plan import (
     AttentionPath,
     ExplicitPlan,
@@ -48,7 +47,7 @@ def reference_varlen(
 @pytest.fixture
 def varlen_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the varlen path run on CPU, by the reference."""
-    monkeypatch.setattr(varlen_plan, "varlen_attn", reference_varlen)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", reference_varlen)
 
     def choose(path: AttentionPath, **where: Any) -> AttentionPath:
         return path

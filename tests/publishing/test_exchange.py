@@ -15,8 +15,8 @@ from esm1b.alphabet import encode
 from esm1b.cli import main
 from esm1b.errors import UserError
 from esm1b.files import sha256_file
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.exchange import export_model, import_model

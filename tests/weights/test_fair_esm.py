@@ -13,8 +13,8 @@ from torch import Tensor
 
 from esm1b.alphabet import MASK, encode
 from esm1b.errors import UserError
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
