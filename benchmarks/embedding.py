@@ -23,7 +23,7 @@ from benchmarks.interleaving import Measured, measure
 from benchmarks.machine import describe_machine
 from benchmarks.proteins import LONGEST_SEQUENCE, describe_sequences, read_or_draw
 from esm1b.alphabet import encode
-from esm1b.inference.embedding_table import Embedder
+from esm1b.inference.embed import Embedder
 from esm1b.inference.fasta_input import EncodedRecord
 from esm1b.inference.model import load_model
 from esm1b.model.encoder import Encoder, initialise

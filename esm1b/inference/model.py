@@ -1,9 +1,9 @@
 """Models in use: logits, representations, attention maps and contacts of sequences."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from esm1b.alphabet import (
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
+from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.model.shape import EncoderShape
@@ -28,40 +29,18 @@ from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 
+if TYPE_CHECKING:
+    from esm1b.inference.transformers_network import TransformersNetwork
+
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
+Network: TypeAlias = "Encoder | TransformersNetwork"
 ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
 _BATCH_TOKENS = 8192
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_RESIDUE_OR_MASK = np.zeros(256, dtype=bool)
-_RESIDUE_OR_MASK[FIRST_AMINO_ACID : FIRST_AMINO_ACID + len(RESIDUES)] = True
-_RESIDUE_OR_MASK[MASK] = True
-
-
-class Network(Protocol):
-    """A protein language model over the 33 tokens: ours, or ESM-2 through `transformers`."""
-
-    @property
-    def shape(self) -> EncoderShape:
-        """Size of the network."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-
-    def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
-        """Return logits `[T, 33]` of T tokens, or `[P, 33]` at `positions`, int64 `[P]`."""
-
-    def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
-        """Return `[T, width]` by layer: 0 is the input of the stack, the last leaves the norm."""
-
-    def attention_maps(self, packed: PackedTokens) -> Iterator[Sequence[Tensor]]:
-        """Yield for each layer the float32 maps `[heads, tokens, tokens]` of each sequence."""
-
-    def untrained(self, seed: int) -> "Network":
-        """Return a network of the same shape with the weights that start a training."""
+_RESIDUES_AND_MASK = [*range(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(RESIDUES)), MASK]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +53,10 @@ class Model:
     refused sequence raises a `UserError`.
 
     Attributes:
-        network: network that computes everything.
         rare_residues: "replace" merges B, U, Z and O into X.
-        append_eos: whether `<eos>` closes each sequence.
+        append_eos: True if `<eos>` closes each sequence.
         longest_sequence: most residues of a sequence.
         contact_head: fitted contact head, or None.
-        directory: directory of the model.
     """
 
     network: Network
@@ -117,7 +94,7 @@ class Model:
             raise UserError(f"sequence: {error}") from error
         if len(tokens) == 0:
             raise UserError("sequence: is empty; expected at least one residue")
-        if tokens.dtype != np.uint8 or not _RESIDUE_OR_MASK[tokens].all():
+        if tokens.dtype != np.uint8 or not np.isin(tokens, _RESIDUES_AND_MASK).all():
             raise UserError(
                 "sequence: has tokens that are not residues; expected uint8 of 4 to 28, or 32 "
                 "(<mask>), as esm1b.alphabet.encode gives"
@@ -132,46 +109,31 @@ class Model:
         batch_tokens: int = _BATCH_TOKENS,
     ) -> list[NDArray[np.float32]]:
         """Return logits `[length, 33]` for each sequence."""
-
-        def run(packed: PackedTokens) -> Tensor:
-            return self.network(packed)[:, None]
-
-        values = self._by_residue(sequences, run, long_sequences, batch_tokens)
+        values = self._by_residue(
+            sequences, lambda packed: self.network(packed)[:, None], long_sequences, batch_tokens
+        )
         return [value[0] for value in values]
 
     def representations(
         self,
         sequences: Sequence[ProteinSequence],
         *,
-        layer: int = -1,
+        layer: int | Sequence[int] = -1,
         long_sequences: LongSequences = "error",
         batch_tokens: int = _BATCH_TOKENS,
     ) -> list[NDArray[np.float32]]:
-        """Return `[length, width]` for each sequence.
+        """Return `[length, width]` for each sequence, or `[layers, length, width]` of several.
 
-        Layer 0 is the input of the stack, `layers` (or -1) the output of the last norm.
+        Layer 0 is the input of the stack, the last (or -1) the output of the last norm.
         """
-        values = self.layer_representations(
-            sequences, layers=[layer], long_sequences=long_sequences, batch_tokens=batch_tokens
-        )
-        return [value[0] for value in values]
-
-    def layer_representations(
-        self,
-        sequences: Sequence[ProteinSequence],
-        *,
-        layers: Sequence[int],
-        long_sequences: LongSequences = "error",
-        batch_tokens: int = _BATCH_TOKENS,
-    ) -> list[NDArray[np.float32]]:
-        """Return `[len(layers), length, width]` for each sequence; see `representations`."""
-        numbers = self.layer_numbers(layers)
+        numbers = self.layer_numbers(layer if isinstance(layer, Sequence) else [layer])
 
         def run(packed: PackedTokens) -> Tensor:
             kept = self.network.representations(packed, set(numbers))
             return torch.stack([kept[number] for number in numbers], dim=1)
 
-        return self._by_residue(sequences, run, long_sequences, batch_tokens)
+        values = self._by_residue(sequences, run, long_sequences, batch_tokens)
+        return values if isinstance(layer, Sequence) else [value[0] for value in values]
 
     def layer_numbers(self, layers: Sequence[int]) -> list[int]:
         """Return layers as numbers from 0, or raise; negative `layers` count from the end."""
@@ -224,8 +186,9 @@ class Model:
         """Return the contact head, or raise a `UserError` if the model has no fitted one."""
         if self.contact_head is None:
             raise UserError(
-                f"{self.directory.name}: the contact head is not fitted; expected a model directory "
-                "with a fitted one, such as results/<run>/release or what export --evaluation writes"
+                f"{self.directory.name}: the contact head is not fitted; expected a model "
+                "directory with a fitted one, such as results/<run>/release or what export "
+                "--evaluation writes"
             )
         return self.contact_head
 

@@ -99,20 +99,16 @@ class ContactHead:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether any coefficient is not zero."""
+        """True if any coefficient is not zero."""
         return bool(self.coefficients.any())
 
     def probabilities(self, layers: Iterable[Tensor]) -> Tensor:
         """Return the probability of a contact, `[length, length]`, symmetric.
 
-        Args:
-            layers: a layer at a time, attention maps `[heads, length, length]` without the rows and
-                columns of `<cls>` and `<eos>`.
-
-        Raises:
-            ValueError: there are more or fewer heads than coefficients.
+        `layers` yields the attention maps of a layer at a time, `[heads, length, length]` without
+        the rows and columns of `<cls>` and `<eos>`.
         """
-        logits: Tensor | None = None
+        logits = torch.zeros(())
         channel = 0
         for maps in layers:
             coefficients = self.coefficients[channel : channel + len(maps)].to(maps)
@@ -122,8 +118,5 @@ class ContactHead:
             sums = symmetric.sum(-1)
             total = sums.sum(-1)
             expected = torch.einsum("hi,hj->ij", sums * (coefficients / total)[:, None], sums)
-            weighted = torch.einsum("h,hij->ij", coefficients, symmetric) - expected
-            logits = weighted if logits is None else logits + weighted
-        if logits is None or channel != len(self.coefficients):
-            raise ValueError(f"{channel} heads; expected {len(self.coefficients)}")
+            logits = logits + (torch.einsum("h,hij->ij", coefficients, symmetric) - expected)
         return torch.sigmoid(logits + self.intercept.to(logits))

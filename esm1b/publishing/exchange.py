@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from esm1b.errors import UserError
 from esm1b.evaluation.results import REGRESSION_FILE, Evaluation, read_evaluations
-from esm1b.files import atomic_directory, check_replaceable, read_json, sha256_file
+from esm1b.files import check_replaceable, read_json, sha256_file
 from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES
@@ -60,14 +59,10 @@ def export_model(
     format: Literal["hf", "fair-esm"],  # noqa: A002 (the name of the option)
     evaluations: Sequence[Path] = (),
 ) -> None:
-    """Write a model for release, with its fitted contact head where one was measured.
+    """Write a model directory for release, with its fitted contact head where one was measured.
 
-    Args:
-        model: model directory.
-        output: directory (`hf`) or file (`fair-esm`, with the contact regression beside it).
-        format: format of the release.
-        evaluations: output directories of `esm1b evaluate` for this model; that of contacts has
-            the contact head, and the model card of `hf` shows all of them.
+    `output` is a directory (`hf`) or a file (`fair-esm`, with the contact regression beside it).
+    The evaluation of contacts has the contact head, and the model card of `hf` shows all of them.
 
     Raises:
         UserError: a file is missing or damaged, or an evaluation is of another model.
@@ -91,15 +86,14 @@ def export_model(
 
 
 def _save_verified(model: TrainedModel, output: Path, results: Sequence[CardResult]) -> None:
-    with atomic_directory(output, "model") as temporary:
-        inner = temporary / "model"
-        save_model(
-            model.encoder, inner, model.provenance, contact_head=model.contact_head, results=results
-        )
-        verify_copy(ModelDirectory(inner).read(), model, output)
-        for file in inner.iterdir():
-            os.rename(file, temporary / file.name)
-        inner.rmdir()
+    save_model(
+        model.encoder,
+        output,
+        model.provenance,
+        contact_head=model.contact_head,
+        results=results,
+        verify=lambda copy: verify_copy(ModelDirectory(copy).read(), model, output),
+    )
 
 
 def _fitted_head(directory: Path, shape: EncoderShape) -> ContactHead | None:

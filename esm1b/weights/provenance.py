@@ -2,12 +2,10 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, get_args
 
 from esm1b.alphabet import RareResidues
 from esm1b.errors import UserError
-from esm1b.files import write_json
 from esm1b.model.shape import EncoderShape
 
 PROVENANCE_FILE: Final = "esm1b.json"
@@ -58,27 +56,10 @@ class Provenance:
 
     @property
     def append_eos(self) -> bool:
-        """Whether `<eos>` closed each sequence in training; it does in released models."""
-        return bool(self._recipe.get("append_eos", True))
+        """True if `<eos>` closed each sequence in training; it does in released models."""
+        return bool(self.details.get("pretraining", {}).get("append_eos", True))
 
     def longest_sequence(self, shape: EncoderShape) -> int:
         """Return the most residues of a sequence in training, at most what fits `shape`."""
         fitting = shape.maximum_tokens - (2 if self.append_eos else 1)
-        return min(fitting, int(self._recipe.get("crop_residues", fitting)))
-
-    @property
-    def _recipe(self) -> dict[str, Any]:
-        recipe = self.details.get("pretraining", {})
-        return recipe if isinstance(recipe, dict) else {}
-
-
-def write_provenance(directory: Path, provenance: Provenance, *, contact_head: bool) -> None:
-    """Write `esm1b.json`; `contact_head` says whether the contact head is fitted."""
-    write_json(
-        directory / PROVENANCE_FILE,
-        {
-            "rare_residues": provenance.rare_residues,
-            "contact_head": "fitted" if contact_head else "unfitted",
-            **provenance.details,
-        },
-    )
+        return min(fitting, int(self.details.get("pretraining", {}).get("crop_residues", fitting)))

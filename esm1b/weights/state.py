@@ -27,16 +27,11 @@ _RARE: Final = slice(X + 1, FIRST_AMINO_ACID + len(RESIDUES))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedModel:
-    """A network, its contact head if it has one, and where they come from."""
+    """A network, its contact head if it has a fitted one, and where they come from."""
 
     encoder: Encoder
     contact_head: ContactHead | None = None
     provenance: Provenance = field(default_factory=Provenance)
-
-    @property
-    def fitted_head(self) -> ContactHead | None:
-        """The contact head, None without a fitted one."""
-        return self.contact_head if self.contact_head and self.contact_head.is_fitted else None
 
     def state(self) -> dict[str, Tensor]:
         """Return the encoder's tensors by our names as a release holds them: float32, on the CPU.
@@ -58,7 +53,7 @@ class TrainedModel:
         """Return weight `[1, layers * heads]` and bias `[1]` of the contact head, else zeros."""
         channels = self.encoder.shape.layers * self.encoder.shape.heads
         weight, bias = torch.zeros(channels), torch.zeros(1)
-        if head := self.fitted_head:
+        if head := self.contact_head:
             weight, bias = head.coefficients, head.intercept
         return {
             f"{prefix}.weight": _on_its_own(weight).reshape(1, channels).clone(),
@@ -76,12 +71,8 @@ def read_shape(
 ) -> EncoderShape:
     """Return the size of the network that the settings of a file describe.
 
-    Args:
-        settings: settings of the file.
-        keys: key among them for each of our sizes.
-        layer_norm_before: whether the network has the first layer norm.
-        source: beginning of error messages, up to the key.
-        rows_of_no_position: rows of the position table that the file counts as positions.
+    `keys` has the key of each of our sizes, and error messages begin with `source`. The file may
+    count `rows_of_no_position` in its position table as positions.
     """
     sizes = {}
     for ours, key in keys.items():
@@ -178,17 +169,17 @@ class FileTensors:
         )
         return head if head.is_fitted else None
 
-    def check_tied(self, projection: str, embedding: str) -> None:
-        """Check that the projection of the language-model head is the token embedding.
+    def check_tied(self, again: str, first: str) -> None:
+        """Check that one tensor repeats another, but for a matrix's row of `<mask>`.
 
-        Loading zeroes the row of `<mask>`, so it may differ.
+        Loading zeroes that row of the token embedding.
         """
-        matrix = self.tensors[embedding]
-        again = self.tensor(projection, matrix.shape)
-        if not torch.equal(matrix[:MASK].float(), again[:MASK].float()):
+        expected = self.tensors[first]
+        found = self.tensor(again, expected.shape)
+        rows = slice(MASK) if found.dim() == 2 else slice(None)
+        if not torch.equal(found[rows].float(), expected[rows].float()):
             raise UserError(
-                f"{self.source}: {projection} differs from {embedding}; "
-                "expected the same matrix (tied)"
+                f"{self.source}: {again} differs from {first}; expected the same values (tied)"
             )
 
     def tensor(self, name: str, size: torch.Size) -> Tensor:
@@ -225,7 +216,7 @@ def verify_copy(copy: TrainedModel, original: TrainedModel, path: Path) -> None:
     if copy.provenance.as_json() != original.provenance.as_json():
         raise RuntimeError(f"{path}: read back, the provenance differs from what was written")
     expected, found = (
-        {**model.state(), **(model.regression("contact_head") if model.fitted_head else {})}
+        {**model.state(), **(model.regression("contact_head") if model.contact_head else {})}
         for model in (original, copy)
     )
     if copy.encoder.shape != original.encoder.shape or expected.keys() != found.keys():

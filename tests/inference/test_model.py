@@ -120,7 +120,7 @@ def test_logits_are_the_encoders(directory: Path) -> None:
 
 def test_layers_together_are_layers_alone(directory: Path) -> None:
     model = load_model(directory)
-    together = model.layer_representations(["MKTV", "AC"], layers=[2, 0, -1])
+    together = model.representations(["MKTV", "AC"], layer=[2, 0, -1])
     assert [part.shape for part in together] == [(3, 4, 16), (3, 2, 16)]
     for place, layer in enumerate((2, 0, -1)):
         alone = model.representations(["MKTV", "AC"], layer=layer)

@@ -281,10 +281,10 @@ def test_loading_says_nothing(directory: Path, capfd: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "/config.json: model_type is 'bert'; expected 'esm' (ESM-2)"),
+        ({"model_type": "bert"}, '/config.json: model_type is "bert"; expected "esm" (ESM-2)'),
         (
             {"position_embedding_type": "absolute"},
-            "/config.json: position_embedding_type is 'absolute'; expected 'rotary' (ESM-2)",
+            '/config.json: position_embedding_type is "absolute"; expected "rotary" (ESM-2)',
         ),
         ({"vocab_size": 446}, "/config.json: vocab_size is 446; expected 33 (ESM-2)"),
         ({"mask_token_id": None}, "/config.json: mask_token_id is None; expected 32 (ESM-2)"),
@@ -294,7 +294,7 @@ def test_loading_says_nothing(directory: Path, capfd: pytest.CaptureFixture[str]
         ),
         (
             {"max_position_embeddings": 4},
-            "/config.json: max_position_embeddings is 4; expected an integer above 4",
+            "/config.json: max_position_embeddings is 4; expected an integer from 5 to 1000000",
         ),
     ],
 )

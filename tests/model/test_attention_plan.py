@@ -179,8 +179,8 @@ def test_where_varlen_runs() -> None:
 
 def test_groups_of_similar_length() -> None:
     plan = PaddedPlan.of([100, 90, 89, 10, 10], CPU)
-    assert plan.groups == ((0, 1), (2,), (3, 4))
-    assert plan.keys.shapes == ((2, 100), (1, 89), (2, 10))
+    assert plan.groups == [[0, 1], [2], [3, 4]]
+    assert plan.keys.shapes == [(2, 100), (1, 89), (2, 10)]
     first, second, third = plan.key_masks
     assert first is not None
     assert first.shape == (2, 1, 1, 100)

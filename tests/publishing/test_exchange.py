@@ -444,11 +444,11 @@ def test_refusals_of_files(tmp_path: Path, refusal: Callable[[Path], str]) -> No
         ),
         (
             lambda tensors: tensors.update({"lm_head.decoder.bias": tensors["lm_head.bias"] + 1}),
-            "lm_head.decoder.bias differs from lm_head.bias; expected the same vector",
+            "lm_head.decoder.bias differs from lm_head.bias; expected the same values (tied)",
         ),
         (
             lambda tensors: tensors.update({"lm_head.decoder.weight": tensors[EMBEDDING] + 1}),
-            f"lm_head.decoder.weight differs from {EMBEDDING}; expected the same matrix (tied)",
+            f"lm_head.decoder.weight differs from {EMBEDDING}; expected the same values (tied)",
         ),
     ],
 )

@@ -421,7 +421,7 @@ def tensors(**changes: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             tensors(**{"encoder.lm_head.weight": torch.zeros(33, 16)}),
-            f"encoder.lm_head.weight differs from {EMBEDDING}; expected the same matrix (tied)",
+            f"encoder.lm_head.weight differs from {EMBEDDING}; expected the same values (tied)",
         ),
         (
             tensors(**{"encoder.lm_head.weight": ...}),
