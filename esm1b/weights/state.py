@@ -96,17 +96,15 @@ def read_shape(
 def read_torch_file(path: Path, *, allowed: Sequence[type] = ()) -> Any:
     """Return the content of a file, tensors on the CPU and mapped from the file where they can be.
 
-    Args:
-        path: what `torch.save` wrote: a zip archive, or the older plain pickle.
-        allowed: classes that may occur in it beside tensors, numbers, texts and containers.
+    `path` is a zip archive or the older plain pickle. Classes in `allowed` may occur in it beside
+    tensors, numbers, texts and containers.
 
     Raises:
         UserError: the file is missing, damaged or no such file, or it names anything else, which
             is then neither imported nor run.
     """
     try:
-        with path.open("rb"):
-            pass
+        path.open("rb").close()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     others = torch.serialization.get_safe_globals()  # what libraries have allowed for themselves
@@ -135,8 +133,7 @@ def read_torch_file(path: Path, *, allowed: Sequence[type] = ()) -> Any:
 class FileTensors:
     """The tensors of a file, by its names, unchecked; a bad one raises a `UserError`.
 
-    `source` is the path of the file, and `described_by` the origin of the expected shapes, both for
-    messages.
+    Messages name the file, `source`, and the origin of the expected shapes, `described_by`.
     """
 
     tensors: Mapping[str, Any]
