@@ -38,10 +38,6 @@ def fill_mask(
     Several masks are predicted together: each sees the others as `<mask>`. Equal probabilities are
     in the order of the alphabet. Spaces in the sequence are ignored.
 
-    Example:
-        >>> fill_mask(esm1b.load("model"), "MKT<mask>RQG", top=1)  # doctest: +SKIP
-        [Candidate(position=4, rank=1, residue='V', probability=0.31, context='MKT[V]RQG')]
-
     Raises:
         UserError: the sequence is invalid, or has no `<mask>`, or truncation would cut one off.
     """

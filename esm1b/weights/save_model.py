@@ -52,11 +52,7 @@ _OTHER_NAMES: Final = {
     "lm_head.layer_norm": "lm_head.layer_norm",
 }
 _SPECIAL_TOKENS: Final = {
-    "cls_token": "<cls>",
-    "eos_token": "<eos>",
-    "mask_token": "<mask>",
-    "pad_token": "<pad>",
-    "unk_token": "<unk>",
+    f"{name}_token": f"<{name}>" for name in ("cls", "eos", "mask", "pad", "unk")
 }
 
 

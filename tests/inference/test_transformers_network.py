@@ -287,7 +287,7 @@ def test_loading_says_nothing(directory: Path, capfd: pytest.CaptureFixture[str]
             '/config.json: position_embedding_type is "absolute"; expected "rotary" (ESM-2)',
         ),
         ({"vocab_size": 446}, "/config.json: vocab_size is 446; expected 33 (ESM-2)"),
-        ({"mask_token_id": None}, "/config.json: mask_token_id is None; expected 32 (ESM-2)"),
+        ({"mask_token_id": None}, "/config.json: mask_token_id is null; expected 32 (ESM-2)"),
         (
             {"is_folding_model": True},
             "/config.json: is_folding_model is true; expected ESM-2, not ESMFold",
