@@ -57,9 +57,14 @@ class Provenance:
     @property
     def append_eos(self) -> bool:
         """True if `<eos>` closed each sequence in training; it does in released models."""
-        return bool(self.details.get("pretraining", {}).get("append_eos", True))
+        return bool(self._recipe.get("append_eos", True))
 
     def longest_sequence(self, shape: EncoderShape) -> int:
         """Return the most residues of a sequence in training, at most what fits `shape`."""
         fitting = shape.maximum_tokens - (2 if self.append_eos else 1)
-        return min(fitting, int(self.details.get("pretraining", {}).get("crop_residues", fitting)))
+        return min(fitting, int(self._recipe.get("crop_residues", fitting)))
+
+    @property
+    def _recipe(self) -> dict[str, Any]:
+        recipe = self.details.get("pretraining", {})
+        return recipe if isinstance(recipe, dict) else {}
