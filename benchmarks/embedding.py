@@ -27,9 +27,9 @@ from benchmarks.proteins import (
     read_or_draw,
 )
 from esm1b.alphabet import encode
-from esm1b.inference.embedding_table import Embedder
+from esm1b.inference.embed import Embedder
 from esm1b.inference.fasta_input import EncodedRecord
-from esm1b.inference.load_model import load_model
+from esm1b.inference.model import load_model
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
@@ -49,13 +49,13 @@ class PackedEmbedding(Work):
         self._sequences = sequences
         self._embedder = Embedder(
             model=loaded,
-            layers=[loaded.layers],
+            layers=[loaded.shape.layers],
             per_residue=False,
             long_sequences="truncate",
             batch_tokens=batch_tokens,
         )
         self._schema = self._embedder.schema({})
-        self._column = f"layer_{loaded.layers}"
+        self._column = f"layer_{loaded.shape.layers}"
 
     def first(self) -> NDArray[np.float32]:
         """Return the embeddings of all sequences `[sequences, width]`."""

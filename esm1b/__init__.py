@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from esm1b.versions import __version__
 
 if TYPE_CHECKING:
-    from esm1b.inference.load_model import Device, Precision
-    from esm1b.inference.model import Model
+    from esm1b.inference.model import Device, Model, Precision
 
 __all__ = ["__version__", "load"]
 
@@ -21,7 +20,7 @@ __all__ = ["__version__", "load"]
 def load(
     path: Path | str, *, device: "Device" = "auto", precision: "Precision" = "fp32"
 ) -> "Model":
-    """Return the model of a directory, ready for use: `esm1b.inference.load_model.load_model`."""
-    from esm1b.inference.load_model import load_model  # or every command would wait for torch
+    """Return the model of a directory, ready for use: `esm1b.inference.model.load_model`."""
+    from esm1b.inference.model import load_model  # or every command would wait for torch
 
     return load_model(path, device=device, precision=precision)

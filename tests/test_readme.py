@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model

@@ -84,7 +84,7 @@ def fill_mask(
     """
     from esm1b.inference.fill_mask import candidate_table
     from esm1b.inference.fill_mask import fill_mask as run
-    from esm1b.inference.load_model import load_model
+    from esm1b.inference.model import load_model
 
     candidates = run(load_model(model, device=device), sequence, top, long_sequences=long_sequences)
     print(candidate_table(candidates))

@@ -79,7 +79,7 @@ def mask_sequences(
             recipe.framed_lengths(dataset.lengths[:sequences]),
             micro_batch_tokens=_TOKENS_AT_ONCE,
             maximum_tokens=recipe.maximum_tokens,
-            width=model.width,
+            width=model.shape.width,
         ):
             if len(share) == 0:
                 continue

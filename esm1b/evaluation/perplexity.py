@@ -26,8 +26,7 @@ from esm1b.evaluation.cross_entropy import (
 )
 from esm1b.evaluation.results import Interval, result_entry, write_metrics
 from esm1b.files import atomic_directory, check_replaceable
-from esm1b.inference.load_model import load_model, untrained_model
-from esm1b.inference.model import Model
+from esm1b.inference.model import Model, load_model, untrained_model
 
 _CORRUPTIONS: Final[Mapping[str, Corruption]] = {
     "training_masks": "training",

@@ -2,26 +2,32 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from esm1b.errors import Stopped, UserError
-from esm1b.inference.embedding_parts import EmbeddingParts
-from esm1b.inference.embedding_table import Embedder
-from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
-from esm1b.inference.load_model import Device, Precision, load_model
-from esm1b.inference.long_sequences import LongSequences
-from esm1b.inference.result_file import is_result_file
+from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
+from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
+from esm1b.inference.model import Device, Model, Precision, load_model
+from esm1b.inference.result_file import EmbeddingParts, is_result_file, result_schema
 from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
 
 # Means are small: written for each chunk they would make a hundred thousand files of UniRef50.
 _WAITING_BYTES: Final = 128 << 20
+
+# Sixteen micro-batches of ESM-1b's vectors would be 0.7 GB for one layer and 23 GB for all of them,
+# and there are a few copies of them while they are gathered and written.
+_CHUNK_BATCHES: Final = 16
+_CHUNK_BYTES: Final = 128 << 20
 
 
 def embed(
@@ -42,8 +48,8 @@ def embed(
     Rows are in the order of the FASTA file; a repeated id is a row of its own. Columns:
 
     - `id`, the first word of the header, and `length`, the residues of the record;
-    - `truncated`, only with `long_sequences="truncate"`: whether the record was cut, so that the
-      embedding is that of its first residues;
+    - `truncated`, only with `long_sequences="truncate"`: true if the embedding is that of the
+      first residues alone;
     - `layer_N` for each layer: float32 `[width]`, the mean over residues (without `<cls>` and
       `<eos>`), or `[length, width]` with `per_residue`.
 
@@ -52,12 +58,6 @@ def embed(
     Memory is bounded by the longest record and a few times 128 MB of representations. Finished rows
     go to `<output>.parts/`, from which the same call resumes after a kill; the result is the same,
     byte for byte. Until it is complete they take as much disk as it does, or a little more.
-
-    Example:
-        >>> embed(Path("model"), "proteins.fasta", Path("proteins.parquet"))  # doctest: +SKIP
-        >>> table = pyarrow.parquet.read_table("proteins.parquet")  # doctest: +SKIP
-        >>> numpy.stack(table["layer_33"].to_numpy()).shape  # doctest: +SKIP
-        (6000, 1280)
 
     `fasta` may be `-`, standard input. Layer 0 is the input of the stack, -1 leaves the last norm.
     A kill costs the work of about `part_seconds`, and of one chunk of 16 batches.
@@ -106,6 +106,80 @@ def embed(
     _log.info("%s: embeddings of %d sequences", output, records.count)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """A model and the representations to keep of it: see `embed`; `layers` repeat none."""
+
+    model: Model
+    layers: Sequence[int]
+    per_residue: bool
+    long_sequences: LongSequences
+    batch_tokens: int
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of the float32 vectors of one residue."""
+        return 4 * self.model.shape.width * len(self.layers)
+
+    def schema(self, settings: Mapping[str, Any]) -> pa.Schema:
+        """Return the columns of the table, with `settings` as metadata."""
+        values = pa.list_(pa.field("element", pa.float32(), nullable=False), self.model.shape.width)
+        if self.per_residue:
+            values = pa.list_(pa.field("element", values, nullable=False))
+        columns = {
+            "id": pa.string(),
+            "length": pa.int32(),
+            **({"truncated": pa.bool_()} if self.long_sequences == "truncate" else {}),
+            **{f"layer_{layer}": values for layer in self.layers},
+        }
+        return result_schema(columns, settings)
+
+    def chunks(self, records: Iterable[EncodedRecord]) -> Iterator[list[EncodedRecord]]:
+        """Yield consecutive records in chunks of about 16 micro-batches, fewer of large results.
+
+        The end of a chunk depends on the records of that chunk alone, so that a job which resumes
+        at the start of one makes the same chunks from there on.
+        """
+
+        def sizes(record: EncodedRecord) -> tuple[int, int]:
+            residues = len(record.residues)
+            return residues, (residues if self.per_residue else 1) * self.vector_bytes
+
+        return greedy_groups(records, sizes, (_CHUNK_BATCHES * self.batch_tokens, _CHUNK_BYTES))
+
+    def table(self, records: Sequence[EncodedRecord], schema: pa.Schema) -> pa.Table:
+        """Return a row for each record, in their order, with the columns of `schema`."""
+        lengths = np.array([len(record.residues) for record in records], dtype=np.int32)
+        # [layers, length, width] of each record, or the mean [layers, 1, width]
+        embeddings: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(records)
+        for indices in groups_by_length(lengths.tolist(), _CHUNK_BYTES // self.vector_bytes):
+            group = self.model.representations(
+                [records[index].residues for index in indices],
+                layer=self.layers,
+                long_sequences=self.long_sequences,
+                batch_tokens=self.batch_tokens,
+            )
+            for index, values in zip(indices, group, strict=True):
+                if not self.per_residue:
+                    values = values.mean(axis=1, keepdims=True, dtype=np.float64)
+                embeddings[index] = values.astype(np.float32, copy=False)
+        columns: dict[str, pa.Array] = {
+            "id": pa.array([record.id for record in records], pa.string()),
+            "length": pa.array(lengths),
+            "truncated": pa.array(lengths > self.model.longest_sequence),
+        }
+        ends = np.cumsum([0, *(embedding.shape[1] for embedding in embeddings)], dtype=np.int32)
+        for place, layer in enumerate(self.layers):
+            kind = schema.field(f"layer_{layer}").type
+            flat = pa.array(np.concatenate([embedding[place] for embedding in embeddings]).ravel())
+            vectors = kind.value_type if self.per_residue else kind
+            column = pa.FixedSizeListArray.from_arrays(flat, type=vectors)
+            if self.per_residue:
+                column = pa.ListArray.from_arrays(pa.array(ends), column, type=kind)
+            columns[f"layer_{layer}"] = column
+        return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
 def _compute(
     embedder: Embedder,
     records: CheckedFasta,
@@ -115,7 +189,6 @@ def _compute(
 ) -> None:
     """Add the missing rows to `parts`."""
     waiting: list[pa.Table] = []
-    size = 0
     written = time.monotonic()
     with tqdm(
         desc="embed", initial=parts.rows, total=records.count, unit=" sequences", disable=None
@@ -124,12 +197,11 @@ def _compute(
             for chunk in embedder.chunks(records.records(parts.rows)):
                 waiting.append(embedder.table(chunk, parts.schema))
                 bar.update(len(chunk))
-                size += waiting[-1].nbytes
+                size = sum(table.nbytes for table in waiting)
                 if time.monotonic() - written >= part_seconds or size >= _WAITING_BYTES:
                     with stop.held_back():
                         parts.write(waiting)
                         waiting.clear()
-                    size = 0
                     written = time.monotonic()
         finally:  # however it ended, finished work is kept
             with stop.held_back():

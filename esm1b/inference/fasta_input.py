@@ -18,7 +18,7 @@ from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, windows_of
 from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
-from esm1b.sequences.record import RecordBlock, clean, drop_reason, fault
+from esm1b.sequences.record import clean, drop_reason, fault
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +37,7 @@ class CheckedFasta:
         path: path of the content.
         name: name of the input for messages.
         count: number of records; ids may repeat.
-        identity: size and SHA-256 of the file as it is on the disk.
+        identity: size and SHA-256; not the name, which differs each time a pipe is made.
     """
 
     path: Path
@@ -72,12 +72,6 @@ def checked_fasta(
     Sequences are upper-cased and lose white space and one final `*`. An input that can be read only
     once (standard input, a pipe) is first copied to `spool`, which is removed at the end.
 
-    Args:
-        name: path of the input, plain or gzip-compressed; `-` is standard input.
-        longest: most residues that the model takes at once.
-        long_sequences: treatment of longer records; "error" refuses them.
-        spool: path of a file that may be written.
-
     Raises:
         UserError: the file is not FASTA or a record is invalid; the message names file and record.
     """
@@ -105,7 +99,6 @@ def _open(path: Path, name: str) -> InputFile:
 
 
 def _identity(file: InputFile) -> dict[str, Any]:
-    """Return size and digest; not the name, which differs each time a pipe is made."""
     identity = file.identity()
     return {key: identity[key] for key in ("bytes", "sha256")}
 
@@ -118,15 +111,12 @@ def _check(path: Path, name: str, longest: int, long_sequences: LongSequences) -
     ) as bar:
         for block in read_fasta_blocks(file):
             for index, sequence in enumerate(map(clean, block.sequences)):
+                if drop_reason(sequence) is None and len(sequence) <= longest:
+                    continue
+                place = f"{name}: record {count + index + 1} ({block.headers[index].id})"
                 if drop_reason(sequence) is not None:
-                    raise UserError(f"{_place(block, index, name, count)}: {fault(sequence)}")
-                if len(sequence) > longest and long_sequences == "error":
-                    place = _place(block, index, name, count)
-                    windows_of(len(sequence), longest, long_sequences, name=place)
+                    raise UserError(f"{place}: {fault(sequence)}")
+                windows_of(len(sequence), longest, long_sequences, name=place)
             count += len(block.headers)
             bar.update(file.bytes_read - bar.n)
     return CheckedFasta(path=path, name=name, count=count, identity=_identity(file))
-
-
-def _place(block: RecordBlock, index: int, name: str, before: int) -> str:
-    return f"{name}: record {before + index + 1} ({block.headers[index].id})"

@@ -18,14 +18,9 @@ _CONTEXT: Final = 8  # residues shown on either side
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One token for one `<mask>`.
+    """One of the 33 tokens for one `<mask>`: `residue`, in brackets in its `context`.
 
-    Attributes:
-        position: number of the residue, from 1.
-        rank: rank among the tokens of this position, from 1, the most probable.
-        residue: one of the 33 tokens; a trained model ranks residues first.
-        probability: probability among the 33 tokens.
-        context: the token in brackets between its neighbours.
+    The position counts residues from 1, and rank 1 is the most probable token.
     """
 
     position: int
@@ -42,10 +37,6 @@ def fill_mask(
 
     Several masks are predicted together: each sees the others as `<mask>`. Equal probabilities are
     in the order of the alphabet. Spaces in the sequence are ignored.
-
-    Example:
-        >>> fill_mask(esm1b.load("model"), "MKT<mask>RQG", top=1)  # doctest: +SKIP
-        [Candidate(position=4, rank=1, residue='V', probability=0.31, context='MKT[V]RQG')]
 
     Raises:
         UserError: the sequence is invalid, or has no `<mask>`, or truncation would cut one off.

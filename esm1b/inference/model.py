@@ -1,8 +1,9 @@
-"""A model in use: logits, representations, attention maps and contacts of sequences."""
+"""Models in use: logits, representations, attention maps and contacts of sequences."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,43 +21,26 @@ from esm1b.alphabet import (
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
+from esm1b.weights.provenance import Provenance
 
+if TYPE_CHECKING:
+    from esm1b.inference.transformers_network import TransformersNetwork
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+Network: TypeAlias = "Encoder | TransformersNetwork"
 ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
 _BATCH_TOKENS = 8192
-_RESIDUE_OR_MASK = np.zeros(256, dtype=bool)
-_RESIDUE_OR_MASK[FIRST_AMINO_ACID : FIRST_AMINO_ACID + len(RESIDUES)] = True
-_RESIDUE_OR_MASK[MASK] = True
-
-
-class Network(Protocol):
-    """A protein language model over the 33 tokens: ours, or ESM-2 through `transformers`."""
-
-    @property
-    def shape(self) -> EncoderShape:
-        """Size of the network."""
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-
-    def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
-        """Return logits `[T, 33]` of T tokens, or `[P, 33]` at `positions`, int64 `[P]`."""
-
-    def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
-        """Return `[T, width]` by layer: 0 is the input of the stack, the last leaves the norm."""
-
-    def attention_maps(self, packed: PackedTokens) -> Iterator[Sequence[Tensor]]:
-        """Yield for each layer the float32 maps `[heads, tokens, tokens]` of each sequence."""
-
-    def untrained(self, seed: int) -> "Network":
-        """Return a network of the same shape with the weights that start a training."""
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_RESIDUES_AND_MASK = [*range(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(RESIDUES)), MASK]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +53,10 @@ class Model:
     refused sequence raises a `UserError`.
 
     Attributes:
-        network: network that computes everything.
         rare_residues: "replace" merges B, U, Z and O into X.
-        append_eos: whether `<eos>` closes each sequence.
+        append_eos: True if `<eos>` closes each sequence.
         longest_sequence: most residues of a sequence.
         contact_head: fitted contact head, or None.
-        directory: directory of the model.
     """
 
     network: Network
@@ -85,29 +67,14 @@ class Model:
     directory: ModelDirectory
 
     @property
-    def name(self) -> str:
-        """Name of its directory."""
-        return self.directory.name
-
-    @property
-    def layers(self) -> int:
-        """Number of transformer layers."""
-        return self.network.shape.layers
-
-    @property
-    def width(self) -> int:
-        """Width of the representations."""
-        return self.network.shape.width
-
-    @property
-    def heads(self) -> int:
-        """Number of attention heads of a layer."""
-        return self.network.shape.heads
+    def shape(self) -> EncoderShape:
+        """Size of the network."""
+        return self.network.shape
 
     def settings(self, long_sequences: LongSequences) -> dict[str, Any]:
         """Return everything about the model that decides its results, for their metadata."""
         return {
-            "model": self.name,
+            "model": self.directory.name,
             "model_sha256": self.directory.digest(),
             "long_sequences": long_sequences,
             "longest_sequence": self.longest_sequence,
@@ -127,7 +94,7 @@ class Model:
             raise UserError(f"sequence: {error}") from error
         if len(tokens) == 0:
             raise UserError("sequence: is empty; expected at least one residue")
-        if tokens.dtype != np.uint8 or not _RESIDUE_OR_MASK[tokens].all():
+        if tokens.dtype != np.uint8 or not np.isin(tokens, _RESIDUES_AND_MASK).all():
             raise UserError(
                 "sequence: has tokens that are not residues; expected uint8 of 4 to 28, or 32 "
                 "(<mask>), as esm1b.alphabet.encode gives"
@@ -142,56 +109,41 @@ class Model:
         batch_tokens: int = _BATCH_TOKENS,
     ) -> list[NDArray[np.float32]]:
         """Return logits `[length, 33]` for each sequence."""
-
-        def run(packed: PackedTokens) -> Tensor:
-            return self.network(packed)[:, None]
-
-        values = self._by_residue(sequences, run, long_sequences, batch_tokens)
+        values = self._by_residue(
+            sequences, lambda packed: self.network(packed)[:, None], long_sequences, batch_tokens
+        )
         return [value[0] for value in values]
 
     def representations(
         self,
         sequences: Sequence[ProteinSequence],
         *,
-        layer: int = -1,
+        layer: int | Sequence[int] = -1,
         long_sequences: LongSequences = "error",
         batch_tokens: int = _BATCH_TOKENS,
     ) -> list[NDArray[np.float32]]:
-        """Return `[length, width]` for each sequence.
+        """Return `[length, width]` for each sequence, or `[layers, length, width]` of several.
 
-        Layer 0 is the input of the stack, `layers` (or -1) the output of the last norm.
+        Layer 0 is the input of the stack, the last (or -1) the output of the last norm.
         """
-        values = self.layer_representations(
-            sequences, layers=[layer], long_sequences=long_sequences, batch_tokens=batch_tokens
-        )
-        return [value[0] for value in values]
-
-    def layer_representations(
-        self,
-        sequences: Sequence[ProteinSequence],
-        *,
-        layers: Sequence[int],
-        long_sequences: LongSequences = "error",
-        batch_tokens: int = _BATCH_TOKENS,
-    ) -> list[NDArray[np.float32]]:
-        """Return `[len(layers), length, width]` for each sequence; see `representations`."""
-        numbers = self.layer_numbers(layers)
+        numbers = self.layer_numbers(layer if isinstance(layer, Sequence) else [layer])
 
         def run(packed: PackedTokens) -> Tensor:
             kept = self.network.representations(packed, set(numbers))
             return torch.stack([kept[number] for number in numbers], dim=1)
 
-        return self._by_residue(sequences, run, long_sequences, batch_tokens)
+        values = self._by_residue(sequences, run, long_sequences, batch_tokens)
+        return values if isinstance(layer, Sequence) else [value[0] for value in values]
 
     def layer_numbers(self, layers: Sequence[int]) -> list[int]:
         """Return layers as numbers from 0, or raise; negative `layers` count from the end."""
         for layer in layers:
-            if not -self.layers - 1 <= layer <= self.layers:
+            if not -self.shape.layers - 1 <= layer <= self.shape.layers:
                 raise UserError(
                     f"layer {layer}: the model has layers 0 (the input of the first) to "
-                    f"{self.layers}; expected one of them, or {-self.layers - 1} to -1"
+                    f"{self.shape.layers}; expected one of them, or {-self.shape.layers - 1} to -1"
                 )
-        return [layer % (self.layers + 1) for layer in layers]
+        return [layer % (self.shape.layers + 1) for layer in layers]
 
     def attentions(self, sequence: ProteinSequence) -> NDArray[np.float32]:
         """Return `[layers * heads, length, length]`: softmax weights, row = query.
@@ -234,8 +186,9 @@ class Model:
         """Return the contact head, or raise a `UserError` if the model has no fitted one."""
         if self.contact_head is None:
             raise UserError(
-                f"{self.name}: the contact head is not fitted; expected a model directory with a "
-                "fitted one, such as results/<run>/release or what export --evaluation writes"
+                f"{self.directory.name}: the contact head is not fitted; expected a model "
+                "directory with a fitted one, such as results/<run>/release or what export "
+                "--evaluation writes"
             )
         return self.contact_head
 
@@ -276,16 +229,13 @@ class Model:
         for indices in groups_by_length([len(residues) for residues, _ in pieces], batch_tokens):
             packed = self._pack([pieces[index][0] for index in indices])
             values = run(packed).transpose(0, 1).float().cpu().numpy()
-            starts = np.cumsum((0, *packed.lengths)) + 1  # after <cls>
-            for index, start in zip(indices, starts, strict=False):
+            parts = np.split(values, np.cumsum(packed.lengths)[:-1], axis=1)
+            for index, part in zip(indices, parts, strict=True):
                 _, window = pieces[index]
-                first, last = (
-                    start + window.first - window.start,
-                    start + window.last - window.start,
-                )
-                kept[index] = values[:, first:last]
-        parts = iter(kept)
-        return [np.concatenate([next(parts) for _ in found], axis=1) for found in windows]
+                first = 1 + window.first - window.start  # after <cls>
+                kept[index] = part[:, first : first + window.last - window.first]
+        by_piece = iter(kept)
+        return [np.concatenate([next(by_piece) for _ in found], axis=1) for found in windows]
 
     @torch.no_grad()
     def _attention_maps(self, residues: NDArray[np.uint8]) -> Iterator[Tensor]:
@@ -297,3 +247,48 @@ class Model:
         if self.rare_residues == "replace":
             sequences = [merge_rare_residues(residues) for residues in sequences]
         return pack_sequences(sequences, self.network.device, append_eos=self.append_eos)
+
+
+def load_model(
+    path: Path | str, *, device: Device = "auto", precision: Precision = "fp32"
+) -> Model:
+    """Read a model directory: ESM-1b's or ESM-1v's, or, through `transformers`, ESM-2's.
+
+    The device "auto" is CUDA where it is available.
+
+    Raises:
+        UserError: a file is missing or damaged, or does not describe such a model.
+    """
+    directory = ModelDirectory(Path(path))
+    if directory.path.is_file():
+        raise UserError(
+            f"{directory.path}: is a file; expected a model directory, which esm1b import makes "
+            "of a .pt file"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda, but PyTorch finds no CUDA device; expected cpu or auto")
+    has_cuda = device != "cpu" and torch.cuda.is_available()
+    place, dtype = torch.device("cuda" if has_cuda else "cpu"), _DTYPES[precision]
+    network: Network
+    if directory.is_esm2:
+        from esm1b.inference.transformers_network import load_transformers
+
+        network, contact_head = load_transformers(directory, place, dtype)
+        provenance = Provenance()
+    else:
+        trained = directory.read()
+        network, contact_head = trained.encoder.to(place, dtype), trained.contact_head
+        provenance = trained.provenance
+    return Model(
+        network=network,
+        rare_residues=provenance.rare_residues,
+        append_eos=provenance.append_eos,
+        longest_sequence=provenance.longest_sequence(network.shape),
+        contact_head=contact_head,
+        directory=directory,
+    )
+
+
+def untrained_model(like: Model, seed: int) -> Model:
+    """Return `like` with a network of the same shape that is initialised for training by `seed`."""
+    return replace(like, network=like.network.untrained(seed), contact_head=None)

@@ -1,4 +1,4 @@
-"""ESM-2 through `transformers`, as the network of a `Model`.
+"""ESM-2 through `transformers`, with the methods of our `Encoder`.
 
 ESM-2 has rotary positions, which our encoder does not compute; its tokens are those of ESM-1b.
 """
@@ -15,17 +15,12 @@ from torch import Tensor, nn
 
 from esm1b.alphabet import MASK, PAD, TOKENS
 from esm1b.errors import UserError
-from esm1b.inference.model import Model
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.save_model import CONFIG, CONTACT_HEAD
-
-# Released ESM-2 says max_position_embeddings 1026, as if it had the position table of ESM-1b: two
-# rows (up to <pad>) hold no position, and <cls> and <eos> take one each. Rotary positions have no
-# table and are unlimited, but training saw 1,022 residues at most.
-_ROWS_OF_NO_RESIDUE: Final = PAD + 1 + 2
+from esm1b.weights.state import FileTensors
 
 # Up to 5.2, the masked share of a sequence was computed from its padded length, so that its logits
 # depended on its neighbours in the batch.
@@ -41,33 +36,25 @@ _EXPECTED: Final = {
 
 
 class TransformersNetwork:
-    """A `Network` that `transformers` runs, on padded batches.
+    """A network of size `shape` that `transformers` runs, on padded batches.
 
-    Args:
-        model: an `EsmForMaskedLM`, in evaluation mode, on its device and in its precision.
+    `model` is an `EsmForMaskedLM` in evaluation mode, on its device and in its precision.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, shape: EncoderShape) -> None:
         self.model = model
+        self.shape = shape
         self.device: torch.device = model.lm_head.bias.device
-        self.shape = EncoderShape(
-            layers=model.config.num_hidden_layers,
-            width=model.config.hidden_size,
-            heads=model.config.num_attention_heads,
-            feed_forward=model.config.intermediate_size,
-            maximum_tokens=model.config.max_position_embeddings - PAD - 1,
-            layer_norm_before=model.config.emb_layer_norm_before,
-        )
 
     def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
-        """Return logits; see `Network`."""
+        """Return logits; see `Encoder`."""
         last = self.shape.layers
         final = self.representations(packed, [last])[last]
         logits: Tensor = self.model.lm_head(final if positions is None else final[positions])
         return logits
 
     def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
-        """Return representations; see `Network`."""
+        """Return representations; see `Encoder`."""
         tokens = packed.to_padded(packed.tokens, PAD)
         stack = dict(enumerate(self.model.esm.encoder.layer))
         with _recorded({number: stack[number] for number in layers if number in stack}) as calls:
@@ -78,7 +65,7 @@ class TransformersNetwork:
         return {number: padded[number][packed.sequence_index, packed.offsets] for number in layers}
 
     def attention_maps(self, packed: PackedTokens) -> Iterator[list[Tensor]]:
-        """Yield the attention maps of `packed`, which is one sequence; see `Network`.
+        """Yield the attention maps of `packed`, which is one sequence; see `Encoder`.
 
         Each layer's attention is called a second time, explicitly, which alone gives maps, so that
         they need not be held all at once.
@@ -101,11 +88,14 @@ class TransformersNetwork:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the one that is forked, of the CPU
             model = type(self.model)(copy.deepcopy(self.model.config))
-        return TransformersNetwork(_placed(model, self.device, self.model.lm_head.bias.dtype))
+        model = _placed(model, self.device, self.model.lm_head.bias.dtype)
+        return TransformersNetwork(model, self.shape)
 
 
-def load_transformers(directory: ModelDirectory, device: torch.device, dtype: torch.dtype) -> Model:
-    """Read the directory of an ESM-2.
+def load_transformers(
+    directory: ModelDirectory, device: torch.device, dtype: torch.dtype
+) -> tuple[TransformersNetwork, ContactHead | None]:
+    """Read the directory of an ESM-2: its network, and its contact head if that is fitted.
 
     Nothing is downloaded, no code of the directory runs, and pickled weights are not read.
 
@@ -113,7 +103,7 @@ def load_transformers(directory: ModelDirectory, device: torch.device, dtype: to
         UserError: `transformers` is not installed; a file is missing or damaged, or does not
             describe an ESM-2.
     """
-    longest = _checked_longest(directory)
+    shape = _checked_shape(directory)
     loader = _masked_language_model(directory)
     try:
         with _quiet():
@@ -138,43 +128,27 @@ def load_transformers(directory: ModelDirectory, device: torch.device, dtype: to
     for name in missing:
         if not name.startswith(CONTACT_HEAD):
             raise UserError(f"{directory.path}: has no tensor {name}; expected a whole ESM-2")
-    regression = model.esm.contact_head.regression
-    head = ContactHead(
-        coefficients=regression.weight.detach()[0].clone(),
-        intercept=regression.bias.detach()[0].clone(),
-    )
-    return Model(
-        network=TransformersNetwork(_placed(model, device, dtype)),
-        rare_residues="keep",
-        append_eos=True,
-        longest_sequence=longest,
-        contact_head=head if head.is_fitted and not missing else None,
-        directory=directory,
-    )
+    file = FileTensors(tensors=model.state_dict(), source=directory.path, described_by=CONFIG)
+    contact_head = None if missing else file.contact_head(shape, CONTACT_HEAD)
+    return TransformersNetwork(_placed(model, device, dtype), shape), contact_head
 
 
-def _checked_longest(directory: ModelDirectory) -> int:
-    """Return the longest sequence of an ESM-2 in residues.
+def _checked_shape(directory: ModelDirectory) -> EncoderShape:
+    """Refuse what `transformers` would load, but not as a language model with our tokens.
 
-    Refuses directories that `transformers` would load, but not as a language model with our tokens.
+    Released ESM-2 says max_position_embeddings 1026, as if it had the position table of ESM-1b: two
+    rows (up to <pad>) hold no position, and <cls> and <eos> take one each. Rotary positions have no
+    table and are unlimited, but training saw 1,022 residues at most.
     """
     path, config = directory.path / CONFIG, directory.config
-    for key, expected in _EXPECTED.items():
-        if config.get(key) != expected:
-            raise UserError(f"{path}: {key} is {config.get(key)!r}; expected {expected!r} (ESM-2)")
+    shape = directory.checked_shape(_EXPECTED, "ESM-2")
     if config.get("is_folding_model"):
         raise UserError(f"{path}: is_folding_model is true; expected ESM-2, not ESMFold")
-    rows = config.get("max_position_embeddings")
-    if not isinstance(rows, int) or rows <= _ROWS_OF_NO_RESIDUE:
-        raise UserError(
-            f"{path}: max_position_embeddings is {rows!r}; "
-            f"expected an integer above {_ROWS_OF_NO_RESIDUE}"
-        )
     vocabulary = directory.path / "vocab.txt"
     text = vocabulary.read_text(encoding="utf-8", errors="replace") if vocabulary.exists() else ""
     if text and tuple(text.split()) != TOKENS:
         raise UserError(f"{vocabulary}: expected the {len(TOKENS)} tokens of ESM-1b and ESM-2")
-    return rows - _ROWS_OF_NO_RESIDUE
+    return shape
 
 
 def _masked_language_model(directory: ModelDirectory) -> Any:

@@ -1,12 +1,16 @@
 """Ways to attend within each of several sequences that are laid end to end.
 
+A plan is made once for all layers. `attend` returns `[T, H, D]` from queries, keys and values of
+the same shape, scores divided by sqrt(D); `at` returns a plan for queries at some positions alone,
+or None if it computes all in any case.
+
 Shapes: T tokens of all sequences, P of them at chosen positions, H heads, D width of a head.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,16 +28,6 @@ AttentionPath = Literal["auto", "varlen", "sdpa", "explicit"]
 _SHORTEST_IN_GROUP = 0.9
 
 
-class AttentionPlan(Protocol):
-    """How the tokens of a batch attend; made once for all layers."""
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return `[T, H, D]` from three of the same shape; scores are divided by sqrt(D)."""
-
-    def at(self, positions: Tensor) -> "AttentionPlan | None":
-        """Return a plan for queries at `positions` alone, None if it computes all in any case."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class PaddedLayout:
     """Padded rows, one for each sequence, in groups of rows of one width.
@@ -46,18 +40,18 @@ class PaddedLayout:
 
     to_padded: Tensor
     to_flat: Tensor
-    shapes: tuple[tuple[int, int], ...]
+    shapes: Sequence[tuple[int, int]]
 
     @classmethod
     def of(
-        cls, owners: NDArray[np.int64], groups: Sequence[Sequence[int]], device: torch.device
+        cls, owners: NDArray[np.int64], groups: Sequence[list[int]], device: torch.device
     ) -> "PaddedLayout":
         """Lay out flat entries of the sequences `owners`; each of `groups` lists its sequences."""
         counts = np.bincount(owners, minlength=sum(map(len, groups)))
         row_starts = np.empty_like(counts)
         shapes: list[tuple[int, int]] = []
         places = 0
-        for group in map(list, groups):
+        for group in groups:
             rows, width = len(group), int(counts[group].max())
             row_starts[group] = places + np.arange(rows) * width
             shapes.append((rows, width))
@@ -73,7 +67,7 @@ class PaddedLayout:
         return cls(
             to_padded=torch.from_numpy(to_padded).to(device),
             to_flat=torch.from_numpy(to_flat).to(device),
-            shapes=tuple(shapes),
+            shapes=shapes,
         )
 
     def rows(self, states: Tensor) -> list[Tensor]:
@@ -91,17 +85,13 @@ class PaddedLayout:
 class PaddedPlan:
     """`scaled_dot_product_attention` over groups of sequences of similar length.
 
-    Attributes:
-        lengths: number of tokens of each sequence.
-        groups: sequences of each group, by descending length.
-        key_masks: bool `[rows, 1, 1, width]` by group, true at tokens; None without padding.
-        keys: layout of all tokens.
-        queries: layout of the tokens that attend.
+    The sequences of each group are by descending length. Its mask is bool `[rows, 1, 1, width]`,
+    true at tokens, or None without padding.
     """
 
-    lengths: tuple[int, ...]
-    groups: tuple[tuple[int, ...], ...]
-    key_masks: tuple[Tensor | None, ...]
+    lengths: Sequence[int]
+    groups: Sequence[list[int]]
+    key_masks: Sequence[Tensor | None]
     keys: PaddedLayout
     queries: PaddedLayout
 
@@ -110,24 +100,17 @@ class PaddedPlan:
         """Group sequences of `lengths` tokens so that little is padded."""
         counts = np.asarray(lengths, dtype=np.int64)
         order = sorted(range(len(lengths)), key=lambda sequence: -lengths[sequence])
-        groups: list[tuple[int, ...]] = []
+        groups: list[list[int]] = []
         key_masks: list[Tensor | None] = []
         while order:
             longest = lengths[order[0]]
-            group = [s for s in order if lengths[s] >= _SHORTEST_IN_GROUP * longest]
-            order = order[len(group) :]
-            inside = np.arange(longest) < counts[group][:, None]
+            groups.append([s for s in order if lengths[s] >= _SHORTEST_IN_GROUP * longest])
+            order = order[len(groups[-1]) :]
+            inside = np.arange(longest) < counts[groups[-1]][:, None]
             mask = None if inside.all() else torch.from_numpy(inside)[:, None, None, :].to(device)
-            groups.append(tuple(group))
             key_masks.append(mask)
         layout = PaddedLayout.of(np.repeat(np.arange(len(counts)), counts), groups, device)
-        return cls(
-            lengths=tuple(lengths),
-            groups=tuple(groups),
-            key_masks=tuple(key_masks),
-            keys=layout,
-            queries=layout,
-        )
+        return cls(lengths=lengths, groups=groups, key_masks=key_masks, keys=layout, queries=layout)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return `[T, H, D]`, or `[P, H, D]` of a plan that `at` made."""
@@ -137,16 +120,9 @@ class PaddedPlan:
         self, kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
         """Attend by `kernel`, which takes a group's padded queries, keys, values and key mask."""
-        contexts = [
-            kernel(*group).transpose(1, 2).flatten(0, 1)
-            for group in zip(
-                self.queries.rows(query),
-                self.keys.rows(key),
-                self.keys.rows(value),
-                self.key_masks,
-                strict=True,
-            )
-        ]
+        rows = self.queries.rows(query), self.keys.rows(key), self.keys.rows(value)
+        groups = zip(*rows, self.key_masks, strict=True)
+        contexts = [kernel(*group).transpose(1, 2).flatten(0, 1) for group in groups]
         return torch.cat(contexts).index_select(0, self.queries.to_flat)
 
     def at(self, positions: Tensor) -> "PaddedPlan | None":
@@ -162,10 +138,8 @@ class PaddedPlan:
 class ExplicitPlan:
     """Softmax written out, so that the attention maps can be observed.
 
-    Attributes:
-        padded: plan with the groups.
-        observe: callback of each layer with the maps of each sequence, `[H, length, length]`, row =
-            query, float32 or, from float64 states, float64.
+    Each layer calls `observe` with the maps of each sequence, `[H, length, length]`, row = query,
+    float32 or, from float64 states, float64.
     """
 
     padded: PaddedPlan
@@ -194,6 +168,30 @@ class ExplicitPlan:
         """Return None: the maps have a row for every token."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class VarlenPlan:
+    """Flash attention over flat tokens, on CUDA in bf16 or fp16.
+
+    `kernel` is `torch.nn.attention.varlen.varlen_attn`.
+    """
+
+    packed: PackedTokens
+    kernel: Callable[..., Any]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return `[T, H, D]`."""
+        ends, longest = self.packed.cumulative_lengths, self.packed.longest
+        # Only what the releases from 2.10 on share: further arguments were renamed or added.
+        context: Tensor = self.kernel(query, key, value, ends, ends, longest, longest)
+        return context
+
+    def at(self, positions: Tensor) -> None:
+        """Return None: one layer's attention is little beside the rest, and shapes stay fixed."""
+
+
+AttentionPlan = PaddedPlan | ExplicitPlan | VarlenPlan
+
+
 def choose_path(
     path: AttentionPath, *, device: torch.device, dtype: torch.dtype, head_width: int
 ) -> Literal["varlen", "sdpa", "explicit"]:
@@ -204,14 +202,13 @@ def choose_path(
     """
     if path == "sdpa" or path == "explicit":
         return path
-    reason = None
     if device.type != "cuda":
         reason = f"the network is on {device.type}"
     elif dtype not in (torch.bfloat16, torch.float16):
         reason = f"the network is in {str(dtype).removeprefix('torch.')}"
     elif head_width % 8 or head_width > 256:
         reason = f"heads are {head_width} wide"
-    if reason is None:
+    else:
         return "varlen"
     if path == "varlen":
         raise UserError(
@@ -226,8 +223,8 @@ def plan_attention(
 ) -> AttentionPlan:
     """Return how the sequences of `packed` attend by `path`."""
     if path == "varlen":
-        from esm1b.model.varlen_plan import VarlenPlan  # its kernels take seconds to import
+        from torch.nn.attention.varlen import varlen_attn  # takes seconds to import
 
-        return VarlenPlan(cumulative_lengths=packed.cumulative_lengths, longest=packed.longest)
+        return VarlenPlan(packed=packed, kernel=varlen_attn)
     padded = PaddedPlan.of(packed.lengths, packed.tokens.device)
     return padded if path == "sdpa" else ExplicitPlan(padded=padded)

@@ -32,11 +32,8 @@ _TRAINING_MASK_RATIO = 0.15 * 0.8
 class Encoder(nn.Module):
     """ESM-1b's encoder and language-model head.
 
-    Args:
-        shape: size of the network.
-        attention: attention path; "auto" is varlen on CUDA in bf16 and fp16, sdpa elsewhere.
-        activation_checkpointing: recomputation of each layer from its input in the backward pass,
-            to save memory in training.
+    With `activation_checkpointing`, the backward pass computes each layer again from its input, to
+    save memory in training.
     """
 
     def __init__(

@@ -1,8 +1,11 @@
-"""The parts of the encoder: attention, a layer, the language-model head.
+"""The parts of the network: attention, a layer, the language-model head, the contact head.
 
 Shapes: T tokens of all sequences end to end, P chosen positions, W width.
 Reference: facebookresearch/esm, `esm/modules.py` and `esm/multihead_attention.py`.
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -80,3 +83,40 @@ class LanguageModelHead(nn.Module):
         projection = torch.cat((embedding[:MASK], embedding[MASK:].detach()))
         x = self.layer_norm(functional.gelu(self.dense(x)))
         return functional.linear(x, projection, self.bias)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ContactHead:
+    """Contact probabilities from attention (facebookresearch/esm, `esm/modules.py`).
+
+    Attributes:
+        coefficients: float32 `[layers * heads]`, channel = layer * heads + head.
+        intercept: float32, without dimensions.
+    """
+
+    coefficients: Tensor
+    intercept: Tensor
+
+    @property
+    def is_fitted(self) -> bool:
+        """True if any coefficient is not zero."""
+        return bool(self.coefficients.any())
+
+    def probabilities(self, layers: Iterable[Tensor]) -> Tensor:
+        """Return the probability of a contact, `[length, length]`, symmetric.
+
+        `layers` yields the attention maps of a layer at a time, `[heads, length, length]` without
+        the rows and columns of `<cls>` and `<eos>`.
+        """
+        logits = torch.zeros(())
+        channel = 0
+        for maps in layers:
+            coefficients = self.coefficients[channel : channel + len(maps)].to(maps)
+            channel += len(maps)
+            # APC of the symmetrised maps: a - row sum * column sum / sum, and both sums are equal.
+            symmetric = maps + maps.transpose(-1, -2)
+            sums = symmetric.sum(-1)
+            total = sums.sum(-1)
+            expected = torch.einsum("hi,hj->ij", sums * (coefficients / total)[:, None], sums)
+            logits = logits + (torch.einsum("h,hij->ij", coefficients, symmetric) - expected)
+        return torch.sigmoid(logits + self.intercept.to(logits))

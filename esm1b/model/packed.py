@@ -60,13 +60,9 @@ class PackedTokens:
         """Return these tokens with `<pad>` sequences after them, so that all shapes are fixed.
 
         `total_tokens` becomes `capacity` and `cumulative_lengths` has `sequences` + 1 entries, each
-        the smallest multiple that suffices where it does not. The filler attends to itself and
-        takes part in no loss.
-
-        Args:
-            capacity: number of tokens, filler included.
-            sequences: number of sequences, filler included.
-            longest: number of tokens of the longest sequence that any batch can have.
+        the smallest multiple that suffices where it does not. `longest` is the number of tokens of
+        the longest sequence that any batch can have. The filler attends to itself and takes part in
+        no loss.
         """
         missing = -len(self.tokens) % capacity
         pieces = [longest] * (missing // longest) + [missing % longest] * (missing % longest > 0)

@@ -2,20 +2,20 @@
 
 import logging
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 
 from esm1b.errors import UserError
-from esm1b.evaluation.results import REGRESSION_FILE, read_evaluations
-from esm1b.files import atomic_directory, check_replaceable, read_json, sha256_file
-from esm1b.model.contact_head import ContactHead
+from esm1b.evaluation.results import REGRESSION_FILE, Evaluation, read_evaluations
+from esm1b.files import check_replaceable, read_json, sha256_file
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
-from esm1b.publishing.card_results import card_results
+from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES, number_text
+from esm1b.report.positive_control import has_control
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
 from esm1b.weights.model_card import CardResult
 from esm1b.weights.model_directory import ModelDirectory
@@ -23,6 +23,8 @@ from esm1b.weights.save_model import save_model
 from esm1b.weights.state import TrainedModel, verify_copy
 
 _log = logging.getLogger(__name__)
+
+_SYNTHETIC: Final = ("synthetic-families", "synthetic families")
 
 
 def import_model(path: Path, output: Path) -> None:
@@ -56,14 +58,10 @@ def export_model(
     format: Literal["hf", "fair-esm"],  # noqa: A002 (the name of the option)
     evaluations: Sequence[Path] = (),
 ) -> None:
-    """Write a model for release, with its fitted contact head where one was measured.
+    """Write a model directory for release, with its fitted contact head where one was measured.
 
-    Args:
-        model: model directory.
-        output: directory (`hf`) or file (`fair-esm`, with the contact regression beside it).
-        format: format of the release.
-        evaluations: output directories of `esm1b evaluate` for this model; that of contacts has
-            the contact head, and the model card of `hf` shows all of them.
+    `output` is a directory (`hf`) or a file (`fair-esm`, with the contact regression beside it).
+    The evaluation of contacts has the contact head, and the model card of `hf` shows all of them.
 
     Raises:
         UserError: a file is missing or damaged, or an evaluation is of another model.
@@ -87,15 +85,14 @@ def export_model(
 
 
 def _save_verified(model: TrainedModel, output: Path, results: Sequence[CardResult]) -> None:
-    with atomic_directory(output, "model") as temporary:
-        inner = temporary / "model"
-        save_model(
-            model.encoder, inner, model.provenance, contact_head=model.contact_head, results=results
-        )
-        verify_copy(ModelDirectory(inner).read(), model, output)
-        for file in inner.iterdir():
-            os.rename(file, temporary / file.name)
-        inner.rmdir()
+    save_model(
+        model.encoder,
+        output,
+        model.provenance,
+        contact_head=model.contact_head,
+        results=results,
+        verify=lambda copy: verify_copy(ModelDirectory(copy).read(), model, output),
+    )
 
 
 def _fitted_head(directory: Path, shape: EncoderShape) -> ContactHead | None:
@@ -127,3 +124,40 @@ def _fitted_head(directory: Path, shape: EncoderShape) -> ContactHead | None:
         _log.info("%s: the regression kept no coefficient, so the contact head is zero", path)
         return None
     return head
+
+
+def card_results(evaluations: Mapping[str, Evaluation]) -> Iterator[CardResult]:
+    """Yield the results of a model's `evaluations` by kind, each number beside its baselines."""
+    synthetic = has_control(evaluations)
+    for kind, evaluation in evaluations.items():
+        facts = FACTS[kind]
+        dataset, dataset_name = _SYNTHETIC if synthetic else facts.dataset
+        for name, (metric, metric_name) in facts.card.items():
+            for subset in evaluation.subsets(name):
+                trained = evaluation.metric(name, "trained", subset)
+                if trained is None or subset == "not_fitted":  # pools the others
+                    continue
+                yield CardResult(
+                    task=facts.task,
+                    dataset=dataset,
+                    dataset_name=dataset_name,
+                    split=SUBSET_NAMES[subset],
+                    metric=metric,
+                    metric_name=metric_name,
+                    value=trained.value,
+                    low=trained.low,
+                    high=trained.high,
+                    units=trained.units,
+                    decimals=facts.decimals,
+                    baselines=", ".join(_baselines(name, evaluation, subset, facts.decimals)),
+                    failed=trained.failed,
+                    synthetic=synthetic,
+                )
+
+
+def _baselines(name: str, evaluation: Evaluation, subset: str, decimals: int) -> Iterator[str]:
+    for model in evaluation.models(name):
+        number = evaluation.metric(name, model, subset)
+        if model != "trained" and number is not None:
+            text = "failed" if number.value is None else number_text(number.value, decimals)
+            yield f"{MODEL_NAMES[model]} {text}"

@@ -15,11 +15,10 @@ import torch
 
 from esm1b.errors import UserError
 from esm1b.files import atomic_file
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
-from esm1b.weights.state import FileTensors, TrainedModel, read_shape, verify_copy
-from esm1b.weights.torch_file import read_torch_file
+from esm1b.weights.state import FileTensors, TrainedModel, read_shape, read_torch_file, verify_copy
 
 _log = logging.getLogger(__name__)
 
@@ -77,20 +76,26 @@ def write_fair_esm(path: Path, model: TrainedModel) -> None:
     if path.is_dir():
         raise UserError(f"{path}: is a directory; expected a file to write to")
     regression = _regression_file(path)
-    if model.fitted_head is None:
+    if model.contact_head is None:
         _log.info("%s: no contact head is fitted, so the regression is zero", regression)
     elif "esm1v" in path.name:
         _log.info("%s: fair-esm reads no regression for names with esm1v", path)
     state = model.state()
     state[_PROJECTION] = state[_EMBEDDING]  # tied: stored once
-    content = {
-        "args": _arguments(model),
-        "model": {_name_in_file(name): tensor for name, tensor in state.items()},
-    }
+    arguments = Namespace(
+        arch=_ARCHITECTURE,
+        **{key: getattr(model.encoder.shape, ours) for ours, key in _SIZES.items()},
+        token_dropout=True,
+        **{_PROVENANCE: model.provenance.as_json()},
+    )
+    tensors = {_name_in_file(name): tensor for name, tensor in state.items()}
     # Left in the reverse order: the regression has its name before the model that goes with it.
     with atomic_file(path) as model_file, atomic_file(regression) as regression_file:
-        _save(content, model_file)
-        _save({"model": model.regression(_REGRESSION)}, regression_file)
+        # To a stream: given a path, torch.save writes its name into the file.
+        with model_file.open("wb") as stream:
+            torch.save({"args": arguments, "model": tensors}, stream)
+        with regression_file.open("wb") as stream:
+            torch.save({"model": model.regression(_REGRESSION)}, stream)
         verify_copy(_read(model_file, regression_file), model, path)
 
 
@@ -191,18 +196,3 @@ def _provenance(path: Path, arguments: Mapping[str, Any]) -> Provenance:
 
 def _name_in_file(name: str) -> str:
     return f"encoder.{name}" if name.startswith("lm_head.") else f"{_PREFIX}{name}"
-
-
-def _arguments(model: TrainedModel) -> Namespace:
-    return Namespace(
-        arch=_ARCHITECTURE,
-        **{key: getattr(model.encoder.shape, ours) for ours, key in _SIZES.items()},
-        token_dropout=True,
-        **{_PROVENANCE: model.provenance.as_json()},
-    )
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    # To a stream: given a path, torch.save writes its name into the file.
-    with path.open("wb") as stream:
-        torch.save(content, stream)

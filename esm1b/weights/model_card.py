@@ -6,7 +6,6 @@ Metadata as in huggingface/hub-docs, `modelcard.md`; the code blocks run in the 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,20 +27,16 @@ class CardResult:
     """A measured number: a row of the card's table and, where it has a value, of `model-index`.
 
     Attributes:
-        task: Hugging Face's name of the task.
+        task: Hugging Face's name of the task, as `metric` is of the metric.
         dataset: identifier of the data.
-        dataset_name: name of the data for readers.
-        metric: Hugging Face's name of the metric.
-        metric_name: name of the metric for readers.
+        dataset_name: name of the data for readers, as `metric_name` is of the metric.
         decimals: decimals of the number in the table; `model-index` has two more.
         split: part of the data, such as `test`.
-        value: measured number, None if there is none.
-        low: lower end of the 95 % interval, None if there is none.
-        high: upper end of the interval.
+        value: measured number with its 95 % interval from `low` to `high`; None if undefined.
         units: number and kind of independent items, such as `50 clusters`.
         baselines: text with the numbers of the baselines.
         failed: reason for a missing value.
-        synthetic: whether the data are synthetic, so that they say nothing about real proteins.
+        synthetic: True for synthetic data, which say nothing about real proteins.
     """
 
     task: str
@@ -80,8 +75,7 @@ def model_card(
     before, residue, after = _example(min(longest, shape.maximum_tokens - 2))
     masked = f"{before}<mask>{after}"
     merged = provenance.rare_residues == "replace"
-    template = _environment().get_template("model_card.md.j2")
-    return template.render(
+    return _ENVIRONMENT.get_template("model_card.md.j2").render(
         # Imported weights that were fine-tuned look like released ones: no licence is claimed.
         metadata=_metadata(name, "mit" if "run" in details else "unknown", masked, results),
         name=name,
@@ -179,20 +173,17 @@ def _plain(text: str) -> str:
     return "".join(f"\\{character}" if character in "\\`*<[|" else character for character in line)
 
 
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown, not HTML: `plain` does what is needed
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "known": _known,
-        "number": lambda value, decimals: f"{value:.{decimals}f}",
-        "plain": _plain,
-        "text": _text,
-    }
-    return environment
+_ENVIRONMENT: Final = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=False,  # Markdown, not HTML: `plain` does what is needed
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_ENVIRONMENT.filters |= {
+    "known": _known,
+    "number": lambda value, decimals: f"{value:.{decimals}f}",
+    "plain": _plain,
+    "text": _text,
+}

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from esm1b.alphabet import PAD, TOKENS
 from esm1b.errors import UserError
@@ -25,8 +25,7 @@ from esm1b.weights.save_model import (
     WEIGHTS,
     hugging_face_name,
 )
-from esm1b.weights.state import FileTensors, TrainedModel, read_shape
-from esm1b.weights.torch_file import read_torch_file
+from esm1b.weights.state import FileTensors, TrainedModel, read_shape, read_torch_file
 
 # In the order in which `transformers` looks for them.
 _WEIGHT_FILES: Final = (WEIGHTS, "pytorch_model.bin")
@@ -34,10 +33,13 @@ _WEIGHT_FILES: Final = (WEIGHTS, "pytorch_model.bin")
 # and use. Not the model card or the tokenizer, which nothing here reads.
 _DECISIVE: Final = ("*.safetensors", "*.bin", CONFIG, PROVENANCE_FILE)
 
-_EMBEDDING: Final = hugging_face_name("embed_tokens.weight")
-_PROJECTION: Final = "lm_head.decoder.weight"
 _BIAS: Final = "lm_head.bias"
 _PROJECTION_BIAS: Final = "lm_head.decoder.bias"
+# Tensors that files may repeat under a second name.
+_REPEATED: Final = {
+    "lm_head.decoder.weight": hugging_face_name("embed_tokens.weight"),
+    _PROJECTION_BIAS: _BIAS,
+}
 _REGRESSION: Final = {f"{CONTACT_HEAD}.weight", f"{CONTACT_HEAD}.bias"}
 # Counted numbers, and a layer for sentence classification that masked language models leave out.
 _WITHOUT_MEANING: Final = ("esm.embeddings.position_ids", "esm.pooler.")
@@ -54,17 +56,14 @@ _EXPECTED: Final = {
 }
 
 
+@dataclass(frozen=True, eq=False)
 class ModelDirectory:
     """A model directory, whose files are opened when they are needed, the small ones once.
 
     A file that is missing, damaged or invalid raises a `UserError` that names it.
-
-    Args:
-        path: path of the directory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     @property
     def name(self) -> str:
@@ -94,7 +93,7 @@ class ModelDirectory:
 
     @property
     def is_esm2(self) -> bool:
-        """Whether `config.json` describes an ESM-2, whose positions are rotary."""
+        """True if `config.json` describes an ESM-2, whose positions are rotary."""
         return self.config.get("position_embedding_type") == "rotary"
 
     @property
@@ -106,24 +105,29 @@ class ModelDirectory:
                 f'{path}: position_embedding_type is "rotary", so this is an ESM-2, which embed, '
                 "contacts and fill-mask take as it is; expected ESM-1b or ESM-1v"
             )
-        config = {"layer_norm_eps": _DEFAULT_EPSILON, **self.config}
-        for key, expected in _EXPECTED.items():
-            found = config.get(key)
-            if found != expected or type(found) is not type(expected):
-                raise UserError(
-                    f"{path}: {key} is {json.dumps(found)}; "
-                    f"expected {json.dumps(expected)} (ESM-1b)"
-                )
-        first_norm = config.get("emb_layer_norm_before")
+        shape = self.checked_shape(_EXPECTED, "ESM-1b")
+        first_norm = self.config.get("emb_layer_norm_before")
         if not isinstance(first_norm, bool):
             raise UserError(
                 f"{path}: emb_layer_norm_before is {json.dumps(first_norm)}; expected true or false"
             )
+        return shape
+
+    def checked_shape(self, expected: Mapping[str, Any], model: str) -> EncoderShape:
+        """Return the size of the network after a check of the settings that make it a `model`."""
+        config = {"layer_norm_eps": _DEFAULT_EPSILON, **self.config}
+        for key, value in expected.items():
+            found = config.get(key)
+            if found != value or type(found) is not type(value):
+                raise UserError(
+                    f"{self.path / CONFIG}: {key} is {json.dumps(found)}; "
+                    f"expected {json.dumps(value)} ({model})"
+                )
         return read_shape(
             config,
             SIZES,
-            layer_norm_before=first_norm,
-            source=f"{path}: ",
+            layer_norm_before=bool(config.get("emb_layer_norm_before")),
+            source=f"{self.path / CONFIG}: ",
             rows_of_no_position=PAD + 1,
         )
 
@@ -142,12 +146,12 @@ class ModelDirectory:
             if not name.startswith(_WITHOUT_MEANING)
         }
         if _PROJECTION_BIAS in tensors:
-            _merge_bias(tensors, source)
+            tensors.setdefault(_BIAS, tensors[_PROJECTION_BIAS])
         file = FileTensors(tensors=tensors, source=source, described_by=CONFIG)
         encoder = file.encoder(shape, hugging_face_name)
-        if _PROJECTION in tensors:
-            file.check_tied(_PROJECTION, _EMBEDDING)
-        others = tensors.keys() - {*map(hugging_face_name, encoder.state_dict()), _PROJECTION}
+        for again in sorted(tensors.keys() & _REPEATED):
+            file.check_tied(again, _REPEATED[again])
+        others = tensors.keys() - {*map(hugging_face_name, encoder.state_dict()), *_REPEATED}
         contact_head = file.contact_head(shape, CONTACT_HEAD) if others & _REGRESSION else None
         if unknown := sorted(others - _REGRESSION):
             raise UserError(
@@ -172,16 +176,6 @@ class ModelDirectory:
                 return index, _read_parts(index)
         expected = " or ".join(f"{name}[.index.json]" for name in _WEIGHT_FILES)
         raise UserError(f"{self.path}: holds no weights; expected {expected}")
-
-
-def _merge_bias(tensors: dict[str, Any], source: Path) -> None:
-    """Rename the bias of the projection to that of the head, its name in `EsmForMaskedLM`."""
-    again = tensors.pop(_PROJECTION_BIAS)
-    bias = tensors.setdefault(_BIAS, again)
-    if not (isinstance(bias, Tensor) and isinstance(again, Tensor) and torch.equal(bias, again)):
-        raise UserError(
-            f"{source}: {_PROJECTION_BIAS} differs from {_BIAS}; expected the same vector"
-        )
 
 
 def _read_parts(index: Path) -> dict[str, Any]:

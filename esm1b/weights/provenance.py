@@ -2,12 +2,10 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, get_args
 
 from esm1b.alphabet import RareResidues
 from esm1b.errors import UserError
-from esm1b.files import write_json
 from esm1b.model.shape import EncoderShape
 
 PROVENANCE_FILE: Final = "esm1b.json"
@@ -58,7 +56,7 @@ class Provenance:
 
     @property
     def append_eos(self) -> bool:
-        """Whether `<eos>` closed each sequence in training; it does in released models."""
+        """True if `<eos>` closed each sequence in training; it does in released models."""
         return bool(self._recipe.get("append_eos", True))
 
     def longest_sequence(self, shape: EncoderShape) -> int:
@@ -70,15 +68,3 @@ class Provenance:
     def _recipe(self) -> dict[str, Any]:
         recipe = self.details.get("pretraining", {})
         return recipe if isinstance(recipe, dict) else {}
-
-
-def write_provenance(directory: Path, provenance: Provenance, *, contact_head: bool) -> None:
-    """Write `esm1b.json`; `contact_head` says whether the contact head is fitted."""
-    write_json(
-        directory / PROVENANCE_FILE,
-        {
-            "rare_residues": provenance.rare_residues,
-            "contact_head": "fitted" if contact_head else "unfitted",
-            **provenance.details,
-        },
-    )

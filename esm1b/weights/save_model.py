@@ -2,19 +2,19 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from safetensors.torch import save_file
 
 from esm1b.alphabet import MASK, PAD, TOKENS
-from esm1b.files import atomic_directory
-from esm1b.model.contact_head import ContactHead
+from esm1b.files import atomic_directory, write_json
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_card import CardResult, model_card
-from esm1b.weights.provenance import Provenance, write_provenance
+from esm1b.weights.provenance import PROVENANCE_FILE, Provenance
 from esm1b.weights.state import TrainedModel
 
 CONFIG: Final = "config.json"
@@ -24,8 +24,8 @@ LAYER_NORM_EPSILON: Final = 1e-5
 
 # Key of each size of the network in the configuration.
 SIZES: Final = {
-    "layers": "num_hidden_layers",
     "width": "hidden_size",
+    "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
     "feed_forward": "intermediate_size",
     "maximum_tokens": "max_position_embeddings",
@@ -52,11 +52,7 @@ _OTHER_NAMES: Final = {
     "lm_head.layer_norm": "lm_head.layer_norm",
 }
 _SPECIAL_TOKENS: Final = {
-    "cls_token": "<cls>",
-    "eos_token": "<eos>",
-    "mask_token": "<mask>",
-    "pad_token": "<pad>",
-    "unk_token": "<unk>",
+    f"{name}_token": f"<{name}>" for name in ("cls", "eos", "mask", "pad", "unk")
 }
 
 
@@ -67,14 +63,21 @@ def save_model(
     *,
     contact_head: ContactHead | None = None,
     results: Sequence[CardResult] = (),
+    verify: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a directory that `transformers` loads with no missing and no unexpected key.
 
-    Without a fitted contact head its tensors are zero. The model card shows `results`.
+    Without a fitted contact head its tensors are zero. The model card shows `results`. `verify`
+    reads the finished directory under its temporary name, and raises an error to discard it.
     """
     model = TrainedModel(encoder=encoder, contact_head=contact_head, provenance=provenance)
-    fitted = model.fitted_head is not None
+    fitted = contact_head is not None
     card = model_card(encoder.shape, provenance, contact_head_fitted=fitted, results=results)
+    description = {
+        "rare_residues": provenance.rare_residues,
+        "contact_head": "fitted" if fitted else "unfitted",
+        **provenance.details,
+    }
     tensors = {hugging_face_name(name): tensor for name, tensor in model.state().items()}
     with atomic_directory(directory, "model") as temporary:
         save_file(tensors | model.regression(CONTACT_HEAD), temporary / WEIGHTS)
@@ -83,7 +86,9 @@ def save_model(
         shutil.copymode(temporary / "README.md", temporary / WEIGHTS)
         for name, content in hugging_face_files(encoder.shape).items():
             (temporary / name).write_text(content, encoding="utf-8")
-        write_provenance(temporary, provenance, contact_head=fitted)
+        write_json(temporary / PROVENANCE_FILE, description)
+        if verify is not None:
+            verify(temporary)
 
 
 def hugging_face_name(name: str) -> str:
@@ -99,27 +104,14 @@ def hugging_face_name(name: str) -> str:
 
 def hugging_face_files(shape: EncoderShape) -> dict[str, str]:
     """Return the content of the configuration and the tokenizer's files by file name."""
-    tokenizer = {"tokenizer_class": "EsmTokenizer", "model_max_length": shape.maximum_tokens}
-    return {
-        CONFIG: json.dumps(_config(shape), indent=2) + "\n",
-        "vocab.txt": "\n".join(TOKENS),
-        "special_tokens_map.json": json.dumps(_SPECIAL_TOKENS, indent=2) + "\n",
-        "tokenizer_config.json": json.dumps({**tokenizer, **_SPECIAL_TOKENS}, indent=2) + "\n",
-    }
-
-
-def _config(shape: EncoderShape) -> dict[str, Any]:
-    return {
+    config = {
         "architectures": ["EsmForMaskedLM"],
         "model_type": "esm",
         "vocab_size": len(TOKENS),
         "mask_token_id": MASK,
         "pad_token_id": PAD,
-        "hidden_size": shape.width,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "intermediate_size": shape.feed_forward,
-        "max_position_embeddings": shape.position_rows,
+        **{key: getattr(shape, ours) for ours, key in SIZES.items()},
+        SIZES["maximum_tokens"]: shape.position_rows,
         "position_embedding_type": "absolute",
         "hidden_act": "gelu",
         "layer_norm_eps": LAYER_NORM_EPSILON,
@@ -130,4 +122,11 @@ def _config(shape: EncoderShape) -> dict[str, Any]:
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.02,
         "torch_dtype": "float32",
+    }
+    tokenizer = {"tokenizer_class": "EsmTokenizer", "model_max_length": shape.maximum_tokens}
+    return {
+        CONFIG: json.dumps(config, indent=2) + "\n",
+        "vocab.txt": "\n".join(TOKENS),
+        "special_tokens_map.json": json.dumps(_SPECIAL_TOKENS, indent=2) + "\n",
+        "tokenizer_config.json": json.dumps({**tokenizer, **_SPECIAL_TOKENS}, indent=2) + "\n",
     }

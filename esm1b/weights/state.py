@@ -1,36 +1,37 @@
 """The tensors of a model: as a release holds them, read from a file, compared bit by bit."""
 
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
 
 from esm1b.alphabet import FIRST_AMINO_ACID, MASK, RESIDUES, X
 from esm1b.errors import UserError
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
 
 _LARGEST: Final = 1_000_000  # beyond any size: larger ones may overflow those of tensors
+# A pickle can name any function of any module. PyTorch's own reader of weights knows tensors and
+# plain containers, refuses the rest by name and says so in this form.
+_REFUSED: Final = re.compile(r"GLOBAL (\S+)")
 _RARE: Final = slice(X + 1, FIRST_AMINO_ACID + len(RESIDUES))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedModel:
-    """A network, its contact head if it has one, and where they come from."""
+    """A network, its contact head if it has a fitted one, and where they come from."""
 
     encoder: Encoder
     contact_head: ContactHead | None = None
     provenance: Provenance = field(default_factory=Provenance)
-
-    @property
-    def fitted_head(self) -> ContactHead | None:
-        """The contact head, None without a fitted one."""
-        return self.contact_head if self.contact_head and self.contact_head.is_fitted else None
 
     def state(self) -> dict[str, Tensor]:
         """Return the encoder's tensors by our names as a release holds them: float32, on the CPU.
@@ -52,7 +53,7 @@ class TrainedModel:
         """Return weight `[1, layers * heads]` and bias `[1]` of the contact head, else zeros."""
         channels = self.encoder.shape.layers * self.encoder.shape.heads
         weight, bias = torch.zeros(channels), torch.zeros(1)
-        if head := self.fitted_head:
+        if head := self.contact_head:
             weight, bias = head.coefficients, head.intercept
         return {
             f"{prefix}.weight": _on_its_own(weight).reshape(1, channels).clone(),
@@ -70,12 +71,8 @@ def read_shape(
 ) -> EncoderShape:
     """Return the size of the network that the settings of a file describe.
 
-    Args:
-        settings: settings of the file.
-        keys: key among them for each of our sizes.
-        layer_norm_before: whether the network has the first layer norm.
-        source: beginning of error messages, up to the key.
-        rows_of_no_position: rows of the position table that the file counts as positions.
+    `keys` has the key of each of our sizes, and error messages begin with `source`. The file may
+    count `rows_of_no_position` in its position table as positions.
     """
     sizes = {}
     for ours, key in keys.items():
@@ -96,12 +93,47 @@ def read_shape(
     return shape
 
 
+def read_torch_file(path: Path, *, allowed: Sequence[type] = ()) -> Any:
+    """Return the content of a file, tensors on the CPU and mapped from the file where they can be.
+
+    `path` is a zip archive or the older plain pickle. Classes in `allowed` may occur in it beside
+    tensors, numbers, texts and containers.
+
+    Raises:
+        UserError: the file is missing, damaged or no such file, or it names anything else, which
+            is then neither imported nor run.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    others = torch.serialization.get_safe_globals()  # what libraries have allowed for themselves
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old pickle protocols and storages
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except Exception as error:  # damaged bytes raise almost anything
+        refused = _REFUSED.search(str(error))
+        if refused is None:
+            raise UserError(
+                f"{path}: is cut short, damaged, or not of this kind; "
+                "expected a file that torch.save wrote"
+            ) from error
+        names = ", ".join(["tensors", *(f"{kind.__module__}.{kind.__name__}" for kind in allowed)])
+        raise UserError(
+            f"{path}: its pickle names {refused[1].rstrip('.,')}, which was not run; "
+            f"expected {names} and plain values only"
+        ) from error
+    finally:
+        torch.serialization.add_safe_globals(others)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileTensors:
     """The tensors of a file, by its names, unchecked; a bad one raises a `UserError`.
 
-    `source` is the path of the file, and `described_by` the origin of the expected shapes, both for
-    messages.
+    Messages name the file, `source`, and the origin of the expected shapes, `described_by`.
     """
 
     tensors: Mapping[str, Any]
@@ -134,17 +166,17 @@ class FileTensors:
         )
         return head if head.is_fitted else None
 
-    def check_tied(self, projection: str, embedding: str) -> None:
-        """Check that the projection of the language-model head is the token embedding.
+    def check_tied(self, again: str, first: str) -> None:
+        """Check that one tensor repeats another, but for a matrix's row of `<mask>`.
 
-        Loading zeroes the row of `<mask>`, so it may differ.
+        Loading zeroes that row of the token embedding.
         """
-        matrix = self.tensors[embedding]
-        again = self.tensor(projection, matrix.shape)
-        if not torch.equal(matrix[:MASK].float(), again[:MASK].float()):
+        expected = self.tensors[first]
+        found = self.tensor(again, expected.shape)
+        rows = slice(MASK) if found.dim() == 2 else slice(None)
+        if not torch.equal(found[rows].float(), expected[rows].float()):
             raise UserError(
-                f"{self.source}: {projection} differs from {embedding}; "
-                "expected the same matrix (tied)"
+                f"{self.source}: {again} differs from {first}; expected the same values (tied)"
             )
 
     def tensor(self, name: str, size: torch.Size) -> Tensor:
@@ -181,7 +213,7 @@ def verify_copy(copy: TrainedModel, original: TrainedModel, path: Path) -> None:
     if copy.provenance.as_json() != original.provenance.as_json():
         raise RuntimeError(f"{path}: read back, the provenance differs from what was written")
     expected, found = (
-        {**model.state(), **(model.regression("contact_head") if model.fitted_head else {})}
+        {**model.state(), **(model.regression("contact_head") if model.contact_head else {})}
         for model in (original, copy)
     )
     if copy.encoder.shape != original.encoder.shape or expected.keys() != found.keys():

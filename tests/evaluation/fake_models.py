@@ -85,8 +85,7 @@ class FakeModel:
     attend: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
     represent: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
     seed: int = 0
-    layers: int = SHAPE.layers
-    heads: int = SHAPE.heads
+    shape: EncoderShape = SHAPE
     longest_sequence: int = SHAPE.maximum_tokens - 2
 
     def attentions(self, residues: NDArray[np.uint8]) -> NDArray[np.float32]:

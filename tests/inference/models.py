@@ -11,7 +11,7 @@ import torch
 
 from esm1b.alphabet import AMINO_ACIDS
 from esm1b.cli import main
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model

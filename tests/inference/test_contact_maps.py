@@ -7,9 +7,8 @@ import pytest
 from matplotlib.image import imread
 
 from esm1b.inference import result_file
-from esm1b.inference.contact_maps import predict_contacts
-from esm1b.inference.contact_picture import draw_contact_map, top_long_range_pairs
-from esm1b.inference.load_model import load_model
+from esm1b.inference.contact_maps import draw_contact_map, predict_contacts, top_long_range_pairs
+from esm1b.inference.model import load_model
 from tests.inference.models import (
     LONGEST,
     random_sequences,

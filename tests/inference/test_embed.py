@@ -20,12 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm1b.errors import Stopped, UserError
-from esm1b.inference import embedding_parts, embedding_table, result_file
-from esm1b.inference.embed import embed
-from esm1b.inference.embedding_table import Embedder
+from esm1b.inference import result_file
+from esm1b.inference.embed import Embedder, embed
 from esm1b.inference.fasta_input import EncodedRecord
-from esm1b.inference.load_model import load_model
-from esm1b.inference.model import Model
+from esm1b.inference.model import Model, load_model
 from esm1b.weights.model_directory import ModelDirectory
 from tests.inference.models import LONGEST, random_sequences, refused, write_fasta, write_model
 
@@ -209,7 +207,7 @@ embed(Path({str(model)!r}), {fasta!r}, Path({str(output)!r}), batch_tokens=8, pa
     (tmp_path / "out.parquet.parts" / ".000000000030.arrow.partial").write_bytes(b"PAR1")
     written = [path.stat().st_mtime_ns for path in parts]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(embedding_parts.EmbeddingParts, "remove", lambda parts: None)
+        monkeypatch.setattr(result_file.EmbeddingParts, "remove", lambda parts: None)
         embed(model, fasta, output, **CHUNKED)
     assert [path.stat().st_mtime_ns for path in parts] == written
     embed(model, fasta, tmp_path / "whole.parquet", **CHUNKED)
@@ -243,7 +241,7 @@ def test_a_signal_saves_what_is_finished(
 def test_a_signal_during_a_write_waits_for_its_end(
     model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = embedding_parts.EmbeddingParts.write
+    write = result_file.EmbeddingParts.write
     written: list[int] = []
 
     def interrupted(parts: Any, chunks: Any) -> None:
@@ -252,7 +250,7 @@ def test_a_signal_during_a_write_waits_for_its_end(
         write(parts, chunks)
         written.append(parts.rows)
 
-    monkeypatch.setattr(embedding_parts.EmbeddingParts, "write", interrupted)
+    monkeypatch.setattr(result_file.EmbeddingParts, "write", interrupted)
     with pytest.raises(Stopped):
         embed(model, fasta, tmp_path / "out.parquet", **CHUNKED)
     assert len(written) == 1
@@ -366,14 +364,14 @@ def test_memory_is_bounded(
 ) -> None:
     embed(model, fasta, tmp_path / "at once.parquet", layers=[0, 1, 2])
     # 50 residues of 3 layers of width 8 in float32
-    monkeypatch.setattr(embedding_table, "_CHUNK_BYTES", 50 * 3 * 8 * 4)
-    compute, sizes = Model.layer_representations, []
+    monkeypatch.setattr("esm1b.inference.embed._CHUNK_BYTES", 50 * 3 * 8 * 4)
+    compute, sizes = Model.representations, []
 
     def counting(model: Model, sequences: Sequence[Any], **options: Any) -> Any:
         sizes.append(sum(len(sequence) for sequence in sequences))
         return compute(model, sequences, **options)
 
-    monkeypatch.setattr(Model, "layer_representations", counting)
+    monkeypatch.setattr(Model, "representations", counting)
     for per_residue in (False, True):
         embed(model, fasta, tmp_path / "out.parquet", layers=[0, 1, 2], per_residue=per_residue)
     assert max(sizes) <= 50
@@ -395,7 +393,7 @@ def test_memory_is_bounded(
 def test_chunks_hold_all_records_and_go_on_from_any_of_them(
     lengths: list[int], batch_tokens: int, per_residue: bool, data: st.DataObject
 ) -> None:
-    model: Any = SimpleNamespace(width=4)
+    model: Any = SimpleNamespace(shape=SimpleNamespace(width=4))
     embedder = Embedder(
         model=model,
         layers=(0, 1),

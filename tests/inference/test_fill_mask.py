@@ -1,4 +1,3 @@
-from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,8 @@ from torch import Tensor
 from esm1b.alphabet import TOKENS
 from esm1b.errors import UserError
 from esm1b.inference.fill_mask import candidate_table, fill_mask
-from esm1b.inference.load_model import load_model
-from esm1b.inference.model import Model
+from esm1b.inference.model import Model, load_model
+from esm1b.model.encoder import Encoder
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
@@ -19,32 +18,20 @@ from tests.inference.models import refused, run_command, write_model
 UBIQUITIN = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"
 
 
-class FavouriteNetwork:
+class FavouriteNetwork(Encoder):
     """Expects D with probability 0.6, E 0.3, and the rest alike, at every position."""
 
-    shape = EncoderShape(layers=1, width=4, heads=1)
-    device = torch.device("cpu")
-
-    def __call__(self, packed: PackedTokens, positions: Tensor | None = None) -> Tensor:
+    def forward(self, packed: PackedTokens, masked_positions: Tensor | None = None) -> Tensor:
         probabilities = torch.full((33,), 0.1 / 31)
         probabilities[TOKENS.index("D")] = 0.6
         probabilities[TOKENS.index("E")] = 0.3
         return probabilities.log().expand(len(packed.tokens), -1) + 2
 
-    def representations(self, packed: PackedTokens, layers: Collection[int]) -> dict[int, Tensor]:
-        raise NotImplementedError
-
-    def attention_maps(self, packed: PackedTokens) -> Iterator[list[Tensor]]:
-        raise NotImplementedError
-
-    def untrained(self, seed: int) -> "FavouriteNetwork":
-        raise NotImplementedError
-
 
 @pytest.fixture
 def model() -> Model:
     return Model(
-        network=FavouriteNetwork(),
+        network=FavouriteNetwork(EncoderShape(layers=1, width=4, heads=1, feed_forward=4)),
         rare_residues="keep",
         append_eos=True,
         longest_sequence=30,

@@ -8,10 +8,9 @@ import esm1b
 from esm1b.alphabet import MASK, encode
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
-from esm1b.inference.load_model import load_model, untrained_model
-from esm1b.inference.model import Model
-from esm1b.model.contact_head import ContactHead
+from esm1b.inference.model import Model, load_model, untrained_model
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
@@ -121,7 +120,7 @@ def test_logits_are_the_encoders(directory: Path) -> None:
 
 def test_layers_together_are_layers_alone(directory: Path) -> None:
     model = load_model(directory)
-    together = model.layer_representations(["MKTV", "AC"], layers=[2, 0, -1])
+    together = model.representations(["MKTV", "AC"], layer=[2, 0, -1])
     assert [part.shape for part in together] == [(3, 4, 16), (3, 2, 16)]
     for place, layer in enumerate((2, 0, -1)):
         alone = model.representations(["MKTV", "AC"], layer=layer)

@@ -13,7 +13,7 @@ from transformers import EsmConfig, EsmForMaskedLM
 from esm1b.alphabet import MASK, PAD, TOKENS, encode
 from esm1b.errors import UserError
 from esm1b.inference import transformers_network
-from esm1b.inference.load_model import load_model, untrained_model
+from esm1b.inference.model import load_model, untrained_model
 from esm1b.inference.transformers_network import TransformersNetwork, load_transformers
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.weights.model_directory import ModelDirectory
@@ -80,7 +80,7 @@ def theirs(directory: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def network(directory: Path) -> TransformersNetwork:
-    network = load_transformers(ModelDirectory(directory), CPU, torch.float32).network
+    network = load_model(directory, device="cpu").network
     assert isinstance(network, TransformersNetwork)
     return network
 
@@ -133,8 +133,9 @@ def edit_weights(directory: Path, **changes: Tensor | None) -> None:
 
 
 def test_what_is_loaded(directory: Path, theirs: Any) -> None:
-    model = load_transformers(ModelDirectory(directory), CPU, torch.float32)
-    assert (model.layers, model.width, model.heads, model.network.device) == (3, 24, 2, CPU)
+    model = load_model(directory, device="cpu")
+    shape = model.shape
+    assert (shape.layers, shape.width, shape.heads, model.network.device) == (3, 24, 2, CPU)
     assert model.longest_sequence == 62  # 66 rows, as 1,026 rows are 1,022 residues
     assert model.contact_head is not None
     regression = theirs.esm.contact_head.regression
@@ -215,7 +216,7 @@ def test_contacts_are_those_of_transformers(directory: Path, theirs: Any) -> Non
 
 def test_the_model_uses_it_like_any_other(directory: Path, theirs: Any) -> None:
     model = load_model(directory)
-    assert (model.layers, model.width, model.heads) == (3, 24, 2)
+    assert (model.shape.layers, model.shape.width, model.shape.heads) == (3, 24, 2)
     assert (model.rare_residues, model.append_eos, model.longest_sequence) == ("keep", True, 62)
     (logits,) = model.logits(["MKT<mask>V"])
     expected = theirs(torch.tensor([[0, 20, 15, 11, 32, 7, 2]])).logits[0, 1:-1]
@@ -232,7 +233,7 @@ def test_untrained_depends_on_the_seed_alone(directory: Path) -> None:
     torch.manual_seed(2)
     second = untrained_model(model, 7)
     third = untrained_model(model, 8)
-    assert first.width == 24
+    assert first.shape.width == 24
     (ours,), (same,), (other,) = (m.logits(["MKTVRQG"]) for m in (first, second, third))
     np.testing.assert_array_equal(ours, same)
     assert np.abs(ours - other).max() > 1e-3
@@ -267,9 +268,9 @@ def test_a_saved_model_loads_like_a_released_one(tmp_path: Path, directory: Path
 
 def test_a_contact_head_that_is_missing_or_zero_is_not_fitted(copied: Path) -> None:
     edit_weights(copied, **{"esm.contact_head.regression.weight": torch.zeros(1, 6)})
-    assert load_transformers(ModelDirectory(copied), CPU, torch.float32).contact_head is None
+    assert load_model(copied).contact_head is None
     edit_weights(copied, **{"esm.contact_head.regression.weight": None})
-    assert load_transformers(ModelDirectory(copied), CPU, torch.float32).contact_head is None
+    assert load_model(copied).contact_head is None
 
 
 def test_loading_says_nothing(directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -280,20 +281,20 @@ def test_loading_says_nothing(directory: Path, capfd: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bert"}, "/config.json: model_type is 'bert'; expected 'esm' (ESM-2)"),
+        ({"model_type": "bert"}, '/config.json: model_type is "bert"; expected "esm" (ESM-2)'),
         (
             {"position_embedding_type": "absolute"},
-            "/config.json: position_embedding_type is 'absolute'; expected 'rotary' (ESM-2)",
+            '/config.json: position_embedding_type is "absolute"; expected "rotary" (ESM-2)',
         ),
         ({"vocab_size": 446}, "/config.json: vocab_size is 446; expected 33 (ESM-2)"),
-        ({"mask_token_id": None}, "/config.json: mask_token_id is None; expected 32 (ESM-2)"),
+        ({"mask_token_id": None}, "/config.json: mask_token_id is null; expected 32 (ESM-2)"),
         (
             {"is_folding_model": True},
             "/config.json: is_folding_model is true; expected ESM-2, not ESMFold",
         ),
         (
             {"max_position_embeddings": 4},
-            "/config.json: max_position_embeddings is 4; expected an integer above 4",
+            "/config.json: max_position_embeddings is 4; expected an integer from 5 to 1000000",
         ),
     ],
 )

@@ -16,8 +16,8 @@ from torch.nn import functional
 from transformers import EsmForMaskedLM
 
 from esm1b.alphabet import MASK, PAD
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance

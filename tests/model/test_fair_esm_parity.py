@@ -7,8 +7,8 @@ import torch
 from esm import Alphabet
 
 from esm1b.alphabet import RESIDUES, encode
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 from tests.model.parity import (

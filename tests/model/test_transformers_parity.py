@@ -12,8 +12,8 @@ import torch
 from transformers import EsmTokenizer
 
 from esm1b.alphabet import PAD, RESIDUES, UNK, X, encode
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from tests.model.parity import (
     MASKED_SHARES,

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from esm1b.errors import UserError
 from esm1b.evaluation.results import read_evaluations
 from esm1b.model.shape import EncoderShape
-from esm1b.publishing.card_results import card_results
+from esm1b.publishing.exchange import card_results
 from esm1b.weights.model_card import CardResult, model_card
 from esm1b.weights.provenance import Provenance
 from tests.report import examples

@@ -15,8 +15,8 @@ from esm1b.alphabet import encode
 from esm1b.cli import main
 from esm1b.errors import UserError
 from esm1b.files import sha256_file
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.exchange import export_model, import_model
@@ -444,11 +444,11 @@ def test_refusals_of_files(tmp_path: Path, refusal: Callable[[Path], str]) -> No
         ),
         (
             lambda tensors: tensors.update({"lm_head.decoder.bias": tensors["lm_head.bias"] + 1}),
-            "lm_head.decoder.bias differs from lm_head.bias; expected the same vector",
+            "lm_head.decoder.bias differs from lm_head.bias; expected the same values (tied)",
         ),
         (
             lambda tensors: tensors.update({"lm_head.decoder.weight": tensors[EMBEDDING] + 1}),
-            f"lm_head.decoder.weight differs from {EMBEDDING}; expected the same matrix (tied)",
+            f"lm_head.decoder.weight differs from {EMBEDDING}; expected the same values (tied)",
         ),
     ],
 )

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from esm1b.alphabet import MASK, encode
 from esm1b.errors import UserError
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.packed import pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
@@ -421,7 +421,7 @@ def tensors(**changes: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (
             tensors(**{"encoder.lm_head.weight": torch.zeros(33, 16)}),
-            f"encoder.lm_head.weight differs from {EMBEDDING}; expected the same matrix (tied)",
+            f"encoder.lm_head.weight differs from {EMBEDDING}; expected the same values (tied)",
         ),
         (
             tensors(**{"encoder.lm_head.weight": ...}),

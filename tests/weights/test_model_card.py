@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from esm1b.alphabet import AMINO_ACIDS
 from esm1b.cli import app
 from esm1b.config import PretrainingConfig
-from esm1b.model.contact_head import ContactHead
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.exchange import export_model
 from esm1b.weights.model_card import CardResult, model_card

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from esm1b.alphabet import RareResidues
-from esm1b.model.contact_head import ContactHead
 from esm1b.model.encoder import Encoder
+from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.state import TrainedModel, verify_copy

@@ -26,7 +26,7 @@ from esm1b.evaluation.structures.proteins import (
 )
 from esm1b.evaluation.structures.table import KINDS, read_structures
 from esm1b.files import atomic_directory, check_replaceable, write_json
-from esm1b.inference.load_model import load_model
+from esm1b.inference.model import load_model
 
 
 def evaluate_contacts(
@@ -87,8 +87,8 @@ def evaluate_contacts(
     }
     results, table = summarise_contacts(scores, unit_of(proteins), seed)
     head = {
-        "layers": model.layers,
-        "heads": model.heads,
+        "layers": model.shape.layers,
+        "heads": model.shape.heads,
         "channel": "layer * heads + head",
         **scores.trained.as_json(),
         "coefficients": scores.trained.coefficients.tolist(),

@@ -22,8 +22,7 @@ from esm1b.evaluation.contacts.regression import (
 )
 from esm1b.evaluation.structures.proteins import Protein
 from esm1b.evaluation.structures.summary import ProteinSummary
-from esm1b.inference.load_model import untrained_model
-from esm1b.inference.model import Model
+from esm1b.inference.model import Model, untrained_model
 
 _log = logging.getLogger(__name__)
 

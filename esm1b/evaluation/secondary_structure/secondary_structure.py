@@ -29,8 +29,7 @@ from esm1b.evaluation.secondary_structure.probes import (
 from esm1b.evaluation.secondary_structure.summary import Confusions, summarise_structure
 from esm1b.evaluation.structures.proteins import Protein, draw_kinds, fitting_length, keyed_order
 from esm1b.files import atomic_directory, check_replaceable
-from esm1b.inference.load_model import load_model, untrained_model
-from esm1b.inference.model import Model
+from esm1b.inference.model import Model, load_model, untrained_model
 
 _log = logging.getLogger(__name__)
 
