@@ -7,6 +7,7 @@ from pathlib import Path
 # Several tests run at once; a pool of threads in each would only get in the way of the others.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import hypothesis
 import pytest
 import torch
 
@@ -16,6 +17,14 @@ from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
+
+# On a busy machine anything may be slow; time is measured by the benchmarks.
+hypothesis.settings.register_profile(
+    "unhurried",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("unhurried")
 
 # Residue frequencies of no real protein; every one of the 25 symbols occurs.
 _LETTERS = "LAGVSERTIDPKQNFYMHWC" * 20 + "XBUZO"
