@@ -35,7 +35,7 @@ class ModelConfig(Section):
     maximum_tokens: Annotated[int, Field(ge=3, le=65_000)] = 1024
     """number of positions, `<cls>` and `<eos>` included"""
     rare_residues: Literal["replace", "keep"] = "replace"
-    """treatment of B, U, Z and O: replace them with X (21 symbols), or keep them (25)"""
+    """treatment of B, U, Z and O: replace by X (21 symbols), or keep (25)"""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
@@ -52,7 +52,7 @@ class PretrainingConfig(Section):
     """Masked-language-model pretraining."""
 
     updates: Count = 2200
-    """number of optimizer steps"""
+    """number of optimiser steps"""
     tokens_per_update: Count = 4096
     """mean number of tokens per update over all processes, special tokens included"""
     crop_residues: Count = 1022
@@ -72,7 +72,7 @@ class PretrainingConfig(Section):
     gradient_clipping: Annotated[float, Field(gt=0)] | None = None
     """largest norm of the whole gradient; null: no clipping"""
     precision: TrainingPrecision = "fp32"
-    """precision of forward and backward pass; master weights are fp32, and fp16 scales the loss"""
+    """fp32, bf16 or fp16 in forward and backward pass; master weights are fp32"""
     init_from: str | None = None
     """model directory of the initial weights; null: random weights drawn with the seed"""
     log_interval: Count = 10
@@ -97,7 +97,7 @@ class PerplexityConfig(Section):
     sequences: Count = 2000
     """largest number of held-out sequences to score"""
     draws: Count = 3
-    """number of fixed mask draws"""
+    """number of random masks per sequence, the same for every model"""
 
 
 class ContactsConfig(Section):

@@ -110,7 +110,7 @@ def shard(
         shards: `corpus.shards`
     Split:
         validation_fraction: `corpus.validation_fraction`
-        validation_ids: file of cluster ids to hold out instead
+        validation_ids: file of cluster ids to hold out; replaces --validation-fraction
         allow_partial_list: `corpus.allow_partial_list`
     Selection:
         minimum_length: `corpus.minimum_length`
@@ -170,7 +170,7 @@ def corpus_info(
     directory: Annotated[Path, Argument(metavar="DIR")],
     verify: Annotated[bool, Option("--verify/--no-verify")] = True,
 ) -> None:
-    """Print the facts of a corpus or tokens directory and verify the digest of every file.
+    """Print counts, splits and lengths of a corpus or tokens directory; verify every file's digest.
 
     Input:
         directory: corpus or tokens directory, written by shard or tokenize

@@ -58,16 +58,17 @@ def contacts(
     untrained: options.Count = 3,
     seed: options.Seed = 0,
 ) -> None:
-    """Measure the precision of contacts that a sparse regression reads from attention maps.
+    """Measure the contact precision of an L1 logistic regression on attention maps.
 
     Input:
-        data: folder of PDB / mmCIF files, or a structure table
+        data: folder of PDB / mmCIF files, or structures.parquet as written by synthesize
         glycine: `evaluation.contacts.glycine`
     Measurement:
         regularisation: `evaluation.contacts.regularisation`
         fit_proteins: `evaluation.contacts.fit_proteins`
         untrained: `evaluation.untrained`
-        seed: random seed of the fitted proteins, the untrained networks and the bootstrap
+        seed: random seed of the choice of proteins to fit on, the untrained networks and the
+            bootstrap
 
     Example:
         esm1b evaluate contacts model structures/ --output evaluation/contacts
@@ -86,11 +87,13 @@ def secondary_structure(
     """Measure the three-state accuracy of a linear probe on frozen representations.
 
     Input:
-        data: table with the columns sequence and ss3, CSV or Parquet
+        data: CSV or Parquet table with the columns sequence and ss3 (letters H, E, C); id, split
+            (train, valid, test) and resolved are optional
     Measurement:
         untrained: `evaluation.untrained`
         maximum_residues: `evaluation.secondary_structure.maximum_residues`
-        seed: random seed of the fitted proteins, the untrained networks and the bootstrap
+        seed: random seed of the choice of proteins to fit on, the untrained networks and the
+            bootstrap
 
     Example:
         esm1b evaluate secondary-structure model flip_ss3.csv.gz --output evaluation/ss3

@@ -17,7 +17,10 @@ Directory = Annotated[Path, Option(metavar="DIR")]
 OptionalDirectory = Annotated[Path | None, Option(metavar="DIR")]
 
 _input = partial(Argument, rich_help_panel="Input")
-RunConfig = Annotated[Path, _input(metavar="RUN_CONFIG", help="run configuration, YAML or JSON")]
+RunConfig = Annotated[
+    Path,
+    _input(metavar="RUN_CONFIG", help="configuration file, YAML or JSON, as in config/README.md"),
+]
 ModelDirectory = Annotated[Path, _input(metavar="MODEL_DIR", help="model directory")]
 Fasta = Annotated[str, _input(metavar="FASTA", help="FASTA, plain or .gz; '-': standard input")]
 LongSequences = Annotated[

@@ -29,8 +29,8 @@ def embed(
 
     Output:
         output: Parquet file to write, new or replaced
-        layers: layer to write: 0 is the input of the first layer, -1 the output of the last layer
-            norm; repeat for several (-1 by default)
+        layers: layer to write: 0 for the embeddings, k for the output of layer k; the last layer,
+            also -1, is taken after the final layer norm; repeat for several (-1 by default)
         per_residue: write a vector for each residue instead of their mean
     Hardware:
         batch_tokens: number of tokens in one forward pass

@@ -83,7 +83,7 @@ class CorpusConfig(Section):
     validation_fraction: Share = 0.02
     """share of the sequences to hold out, by a keyed hash of the sequence"""
     validation_ids: str | None = None
-    """file of cluster ids to hold out instead, or published: ESM-1b's own list"""
+    """file of cluster ids to hold out instead of a share, or published: ESM-1b's own list"""
     allow_partial_list: bool = False
     """accept a list with ids that are missing from the sequences, as in another release"""
     synthetic: SyntheticConfig = SyntheticConfig()

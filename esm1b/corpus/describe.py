@@ -72,20 +72,23 @@ def split_text(split: Mapping[str, Any]) -> str:
     if split["method"] == "sequence-hash":
         return f"{100 * split['fraction']:g} % of the sequences, by a keyed hash of the sequence"
     found = "all" if split["found"] == split["ids"] else f"{split['found']:,} of them"
-    return f"by a list of {split['ids']:,} ids, {found} among the records"
+    return f"by a list of {split['ids']:,} ids, {found} found in the input"
 
 
 def selection_text(selection: Mapping[str, Any]) -> str:
     """Return the rules that records had to meet beyond being proteins, in a few words."""
     excluded = selection.get("excluded", {})
     parts = {
-        "strict": "every record had to fit",
+        "strict": "strict: no invalid record allowed",
         "minimum_length": f"at least {selection.get('minimum_length')} residues",
         "maximum_length": f"at most {selection.get('maximum_length')} residues",
         "sample": f"a sample of {100 * selection.get('sample', {}).get('fraction', 1):g} %",
         "excluded": f"without {excluded.get('found', 0):,} of {excluded.get('ids', 0):,} ids",
     }
-    return ", ".join(text for name, text in parts.items() if selection.get(name)) or "all that fit"
+    return (
+        ", ".join(text for name, text in parts.items() if selection.get(name))
+        or "all valid records"
+    )
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:

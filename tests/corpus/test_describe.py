@@ -55,7 +55,7 @@ records
    -100  other characters
      -3  id of another record
   1,000  kept
-  selected: all that fit
+  selected: all valid records
 
 split
                  sequences          residues  mean length
@@ -138,16 +138,19 @@ def test_a_part_of_a_release_is_no_surprise() -> None:
 
 def test_a_list_of_ids_says_how_many_were_found() -> None:
     split = {"method": "ids", "ids": 3_016_000, "found": 3_015_998, "ids_file_sha256": "d" * 64}
-    assert split_text(split) == "by a list of 3,016,000 ids, 3,015,998 of them among the records"
+    assert split_text(split) == "by a list of 3,016,000 ids, 3,015,998 of them found in the input"
     whole = {**split, "found": 3_016_000}
-    assert split_text(whole) == "by a list of 3,016,000 ids, all among the records"
+    assert split_text(whole) == "by a list of 3,016,000 ids, all found in the input"
 
 
 @pytest.mark.parametrize(
     ("selection", "text"),
     [
-        ({"strict": False}, "all that fit"),
-        ({"strict": True, "minimum_length": 30}, "every record had to fit, at least 30 residues"),
+        ({"strict": False}, "all valid records"),
+        (
+            {"strict": True, "minimum_length": 30},
+            "strict: no invalid record allowed, at least 30 residues",
+        ),
         (
             {"strict": False, "maximum_length": 1022, "sample": {"fraction": 0.01}},
             "at most 1022 residues, a sample of 1 %",

@@ -30,7 +30,7 @@ def test_the_corpus_by_step_and_split(tmp_path: Path) -> None:
         ["validation", "10", "100", "10.0"],
     ]
     rule = "10 % of the sequences, by a keyed hash of the sequence"
-    assert f"<p>tiny.fasta. Selected: all that fit. Held out: {rule}.</p>" in page
+    assert f"<p>tiny.fasta. Selected: all valid records. Held out: {rule}.</p>" in page
     assert '<p class="warning">' not in page
 
 
@@ -60,7 +60,7 @@ def test_how_often_sequences_were_seen(tmp_path: Path) -> None:
         ["10 times", "1", "1.11 %"],
     ]
     assert "20 updates cover 2 whole epochs and the first 30 sequences of the next." in page
-    assert "nothing was seen out of turn. No update was skipped." in page
+    assert "lines of the log match that order. No update was skipped." in page
     assert tables_of(page, "skipped update") == []
     once = render_page(tmp_path / "once", audit={**AUDIT, "times_seen": {"1": 90}})
     assert rows_of(tables_of(once, "seen")[0])[1] == ["1 time", "90", "100 %"]
@@ -68,10 +68,10 @@ def test_how_often_sequences_were_seen(tmp_path: Path) -> None:
 
 def test_what_was_compared(tmp_path: Path) -> None:
     whole = render_page(tmp_path / "whole", audit=AUDIT)
-    assert "; all updates one by one, and 4 lines of the log agree with the order" in whole
+    assert " All updates and 4 lines of the log match that order" in whole
     part = {**AUDIT, "updates": 9000, "updates_compared": 256, "lines_compared": 0}
     page = render_page(tmp_path / "part", audit=part)
-    assert "; 256 updates one by one agree with the order" in page
+    assert " 256 updates match that order" in page
 
 
 def test_skipped_updates_by_number_or_id(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_what_was_run_is_on_the_page(complete: Path) -> None:
     assert "20 of 1,000 tokens: 20,000 tokens" in page
     assert "<td>103</td>" in page
     assert f"<code>{'c' * 64}</code>" in page
-    assert "number of optimizer steps" in page
+    assert "number of optimiser steps" in page
     assert "torch 2." in page
 
 

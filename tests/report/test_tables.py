@@ -34,7 +34,7 @@ def test_contacts_by_subset_and_the_lead(tmp_path: Path, unseen: bool) -> None:
     page = render_page(tmp_path, examples.contacts(unseen=unseen))
     head, _, untrained, *_ = rows_of(tables_of(page, "model")[0])
     never_seen = ["never seen\n8 families"] if unseen else []
-    assert head == ["model", "test\n8 families", *never_seen, "trained ahead\ntest"]
+    assert head == ["model", "test\n8 families", *never_seen, "trained minus this\ntest"]
     numbers = [text.split()[0] for text in untrained[1:]]
     assert numbers == ["0.040", *(["0.050"] if unseen else []), "+0.400"]
 
@@ -80,7 +80,7 @@ def test_published_numbers_keep_their_sources(tmp_path: Path) -> None:
 def test_structure_by_subset_and_recalls_on_the_test_families(tmp_path: Path) -> None:
     page = render_page(tmp_path, examples.secondary_structure())
     head, _, _, one_hot, _ = rows_of(tables_of(page, "model")[0])
-    assert head[-1] == "trained ahead\ntest"
+    assert head[-1] == "trained minus this\ntest"
     assert [text.split()[0] for text in one_hot[1:]] == ["0.600", "0.600", "0.600", "+0.100"]
     (recalls,) = tables_of(page, "recall, test")
     assert rows_of(recalls)[:2] == [

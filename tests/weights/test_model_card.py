@@ -261,7 +261,7 @@ def test_drawn_sequences_are_said_to_be_drawn() -> None:
 def test_without_results_there_is_no_index() -> None:
     text = card()
     assert "model-index" not in metadata(text)
-    assert "These weights carry no evaluation." in text
+    assert "No evaluation is recorded." in text
 
 
 def test_what_the_run_recorded_is_on_the_card() -> None:
@@ -277,7 +277,7 @@ def test_what_the_run_recorded_is_on_the_card() -> None:
         "| Training | 31,360 sequences, 1,234,567 residues |",
         f"| Token fingerprint | `{'f' * 64}` |",
         "| Updates | 2,200 of 4,096 tokens on average |",
-        "| Crop | 126 residues, drawn anew each epoch |",
+        "| Crop | 126 residues, drawn again at random in each epoch |",
         "| Optimiser | Adam, betas 0.9 and 0.999, epsilon 1e-08, weight decay 0 |",
         "| Learning rate | 0.006 after 100 updates of linear warmup, then inverse square root |",
         "| Gradient clipping | none |",
@@ -293,7 +293,7 @@ def test_what_the_run_recorded_is_on_the_card() -> None:
 def test_a_recipe_of_which_little_is_known_has_few_rows() -> None:
     details = {"run": "tiny", "pretraining": {"updates": 20, "crop_residues": 30}}
     text = model_card(SHAPE, Provenance(details=details), contact_head_fitted=False)
-    assert "| Crop | 30 residues, drawn anew each epoch |" in text
+    assert "| Crop | 30 residues, drawn again at random in each epoch |" in text
     assert "| Updates |" not in text
     assert "| Seed |" not in text
     assert "The training data are not recorded in this directory." in text
