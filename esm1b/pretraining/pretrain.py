@@ -29,7 +29,6 @@ from esm1b.pretraining.distributed.collectives import gathered, on_first
 from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
-from esm1b.pretraining.give_up import check_progress
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.metrics.monitor import name_log_lines
 from esm1b.pretraining.metrics.weights_and_biases import check_installed
@@ -95,7 +94,7 @@ def pretrain(
             device=device,
         )
         update = trainer.updates
-        on_first(lambda: check_progress(log.path, update=update, layout=description), place)
+        on_first(lambda: log.check_progress(update=update, layout=description), place)
         updates = config.pretraining.updates
         with log.attempt(update=update, updates=updates, layout=description) as number:
             trainer.train(stop, watchdog, number=number)
