@@ -23,8 +23,8 @@ from esm1b.files import atomic_file, check_replaceable, read_json
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
 from esm1b.pretraining.checkpoints.directory_lock import directory_lock
 from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
-from esm1b.pretraining.checkpoints.retention import check_free_space
 from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, check_fingerprint, run_fingerprint
+from esm1b.pretraining.checkpoints.saver import check_free_space
 from esm1b.pretraining.distributed.collectives import gathered, on_first
 from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
 from esm1b.pretraining.distributed.watchdog import Watchdog

@@ -18,9 +18,8 @@ from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.checkpoint import load_newest
-from esm1b.pretraining.checkpoints.files import saved_checkpoints
-from esm1b.pretraining.checkpoints.retention import is_milestone, milestone_path, set_newer_aside
-from esm1b.pretraining.checkpoints.saver import Saver
+from esm1b.pretraining.checkpoints.files import saved_checkpoints, set_newer_aside
+from esm1b.pretraining.checkpoints.saver import Saver, is_milestone, milestone_path
 from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.update_totals import Agreement, Totals

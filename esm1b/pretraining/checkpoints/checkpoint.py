@@ -26,11 +26,12 @@ from esm1b.pretraining.checkpoints.files import (
     check_file,
     checkpoint_path,
     read_state,
+    remove,
+    remove_leftovers,
     saved_checkpoints,
     write_file,
     write_state,
 )
-from esm1b.pretraining.checkpoints.retention import remove, remove_leftovers
 from esm1b.pretraining.checkpoints.run_identity import check_same_run, recorded_fingerprint
 from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
