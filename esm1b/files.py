@@ -174,14 +174,23 @@ class JsonLines:
         self._file.close()
 
 
-def read_json_lines(path: Path, *, having: str) -> list[dict[str, Any]]:
+def read_json_lines(
+    path: Path, *, having: str, last_bytes: int | None = None
+) -> list[dict[str, Any]]:
     """Return the objects of a file that have the key `having`; lines cut short are left out.
+
+    `last_bytes` limits the reading to the end of the file.
 
     Raises:
         OSError: the file cannot be read.
     """
     found = []
-    for text in path.read_bytes().splitlines():
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = 0 if last_bytes is None else max(0, size - last_bytes)
+        file.seek(start)
+        lines = file.read().splitlines()
+    for text in lines[start > 0 :]:
         try:
             line = json.loads(text)
         except ValueError:

@@ -11,7 +11,7 @@ million sequences; every later update then computes its own block only.
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
 from typing import Final
@@ -119,14 +119,14 @@ class SequenceOrder:
         return np.minimum(lengths, self._crop_residues).astype(np.int64) + 2
 
 
+@dataclass
 class _Epoch:
     """An epoch's permutation, and the first tokens of its blocks, computed on demand."""
 
-    def __init__(self, permutation: Permutation, block_sums: Iterator[list[int]]) -> None:
-        self.permutation = permutation
-        self._block_sums = block_sums
-        # the first token of each block and, in the end, the number of tokens
-        self._first_tokens = [0]
+    permutation: Permutation
+    _block_sums: Iterator[list[int]]
+    # the first token of each block and, in the end, the number of tokens
+    _first_tokens: list[int] = field(default_factory=lambda: [0])
 
     def block_of(self, token: int) -> tuple[int, int]:
         """Return the last block that begins before `token`, and its first token."""

@@ -1,16 +1,14 @@
 """How far a run has come, from the files that it writes; the run may be on another machine."""
 
-import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tqdm import tqdm
 
 from esm1b.errors import UserError
-from esm1b.files import read_json
+from esm1b.files import read_json, read_json_lines
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, read_attempts
 from esm1b.pretraining.checkpoints.run_identity import RUN_FILE
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
@@ -63,47 +61,35 @@ def read_progress(directory: Path) -> Progress:
     Raises:
         UserError: the directory holds no run.
     """
+    metrics = directory / METRICS_FILE
     attempts = read_attempts(directory / ATTEMPTS_FILE)
-    lines = _newest_lines(directory / METRICS_FILE)
+    is_measured = metrics.exists()
+    lines = read_json_lines(metrics, having="update", last_bytes=_TAIL_BYTES) if is_measured else []
     if not attempts and not lines:
         missing = f"no {METRICS_FILE} and no {ATTEMPTS_FILE}"
         raise UserError(f"{directory}: {missing}; expected a run's directory")
     started = [line for line in attempts if line["event"] == "started"]
     ended = [line for line in attempts if line["event"] not in ("started", "warning")]
-    training = [line for line in lines if line.get("loss") is not None]
-    update = training[-1]["update"] if training else 0
+    warnings = [line["message"] for line in attempts if line["event"] == "warning"]
+    losses = [line for line in lines if line.get("loss") is not None]
+    newest = losses[-1] if losses else {}
+    update, rate = newest.get("update", 0), newest.get("tokens_per_second")
     updates = started[-1].get("updates") if started else None
-    rate = training[-1].get("tokens_per_second") if training else None
+    state = "training"
+    if started and ended and ended[-1]["attempt"] >= started[-1]["attempt"]:
+        ending = (ended[-1]["event"], ended[-1].get("message"))
+        state = ": ".join(str(part) for part in ending if part)
     return Progress(
         update=update,
         updates=updates,
-        loss=training[-1]["loss"] if training else None,
+        loss=newest.get("loss"),
         tokens_per_second=rate,
         seconds_left=_seconds_left(directory, update, updates, rate),
         attempts=len(started),
-        state=_state(started, ended),
-        warning=next((x["message"] for x in reversed(attempts) if x["event"] == "warning"), None),
-        seconds_ago=_age(directory / METRICS_FILE),
+        state=state,
+        warning=warnings[-1] if warnings else None,
+        seconds_ago=time.time() - metrics.stat().st_mtime if is_measured else None,
     )
-
-
-def _newest_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines in the last 16 KiB of a file, except those cut at either end."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
-        file.seek(start)
-        raw = file.read().split(b"\n")
-    found = []
-    for text in raw[start > 0 :]:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("update"), int):
-            found.append(line)
-    return found
 
 
 def _seconds_left(
@@ -114,14 +100,3 @@ def _seconds_left(
         return None
     tokens = read_json(recorded).get("pretraining.tokens_per_update")
     return None if tokens is None else (updates - update) * tokens / rate
-
-
-def _state(started: list[dict[str, Any]], ended: list[dict[str, Any]]) -> str:
-    if not started or not ended or ended[-1]["attempt"] < started[-1]["attempt"]:
-        return "training"
-    last = ended[-1]
-    return ": ".join(str(part) for part in (last["event"], last.get("message")) if part)
-
-
-def _age(path: Path) -> float | None:
-    return time.time() - path.stat().st_mtime if path.exists() else None

@@ -85,20 +85,17 @@ def _curve(
     losses: list[dict[str, Any]], validations: list[dict[str, Any]], console: Console
 ) -> Text:
     """Return the training loss by update, and the validation loss over it, as characters."""
-    series = {"training loss": (losses, "loss")}
-    if validations:
-        series["validation loss"] = (validations, "validation_loss")
-    points = {
-        name: np.array([(line["update"], line[key]) for line in lines]).T
-        for name, (lines, key) in series.items()
-    }
-    thinned = [xy[:, :: -(-xy.shape[1] // _POINTS)] for xy in points.values()]
+    points = {}
+    for key, lines in (("loss", losses), ("validation_loss", validations)):
+        if lines:
+            thinned = lines[:: -(-len(lines) // _POINTS)]
+            points[key] = np.array([(line["update"], line[key]) for line in thinned]).T
     text = uniplot.plot_to_string(
-        xs=[x for x, _ in thinned],
-        ys=[y for _, y in thinned],
+        xs=[x for x, _ in points.values()],
+        ys=[y for _, y in points.values()],
         width=min(console.width, 100) - 20,
         height=_PLOT_ROWS,
-        legend_labels=list(points),
+        legend_labels=["training loss", "validation loss"][: len(points)],
         character_set="braille",
         color=console.is_terminal,
     )
