@@ -54,16 +54,14 @@ class AttemptLog(logging.Handler):
         """
         failures: dict[int, str] = {}
         cut_short: set[int] = set()
-        is_repeated = False
         for line in read_attempts(self.path):
             attempt, event = line["attempt"], line["event"]
             if event == "started":
-                is_repeated = line["update"] == update and line.get("layout") == layout
-                if not is_repeated:  # progress, or another layout
+                if line["update"] == update and line.get("layout") == layout:
+                    cut_short.add(attempt)
+                else:  # progress, or another layout
                     failures, cut_short = {}, set()
-                    continue
-                cut_short.add(attempt)
-            elif event == "failed" and is_repeated:
+            elif event == "failed" and attempt in cut_short:
                 failures[attempt] = line["message"]
             elif event in ("stopped", "finished"):
                 cut_short.discard(attempt)

@@ -47,7 +47,7 @@ def pretrain(
     directory: Path,
     output: Path,
     layout: Layout,
-    options: RunOptions | None = None,
+    options: RunOptions,
 ) -> None:
     """Train a model from the newest checkpoint in `directory` and write it to `output`.
 
@@ -59,7 +59,6 @@ def pretrain(
         Stopped: a signal, the time budget or the launcher's death asked to stop; all is saved.
         RunFailure: earlier attempts failed where this one would begin, or this one failed.
     """
-    options = RunOptions() if options is None else options
     stop = StopRequest(options.stop_after_seconds)
     place = with_known_address(place_from_environment(os.environ))
     log = AttemptLog(directory, active=place.rank == 0)

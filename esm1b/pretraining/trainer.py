@@ -19,8 +19,8 @@ from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.checkpoint import load_newest
 from esm1b.pretraining.checkpoints.files import saved_checkpoints, set_newer_aside
-from esm1b.pretraining.checkpoints.saver import Saver, is_milestone, milestone_path
-from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
+from esm1b.pretraining.checkpoints.saver import Saver
+from esm1b.pretraining.distributed.collectives import everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.update_totals import Agreement, Totals
 from esm1b.pretraining.distributed.watchdog import Watchdog
@@ -98,7 +98,7 @@ class Trainer:
             batch_tokens=min(BATCH_TOKENS, limit),
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
-        self._saver = Saver(directory, self._recipe, self._engine, place)
+        self._saver = Saver(directory, self._recipe, self._engine, place, self.export)
         self._skips = SkipRecord(self._order, place)
         self.updates = 0
         is_resumed = self._resume()
@@ -131,7 +131,7 @@ class Trainer:
         )
         everywhere(lambda: monitors.append(open_monitor()), self._place)
         with closing(monitors[0]) as monitor:
-            self._export_milestone()
+            self._saver.export_milestone(self.updates)
             with Agreement.open() as agreement:
                 self._throughput.restart()
                 for batches, totals in self._agreed_updates(agreement, stop, watchdog):
@@ -187,7 +187,7 @@ class Trainer:
                 f"at most pretraining.updates {self._recipe.updates}, or another directory"
             )
         self.updates = newest.updates
-        self._skips.restore(newest.skipped, updates=newest.updates)
+        self._skips.skipped = newest.skipped
         on_first(lambda: set_newer_aside(self._directory, than=newest.updates), self._place)
         return True
 
@@ -197,19 +197,6 @@ class Trainer:
         lines = read_metrics(path) if path.exists() else []
         losses = [line.get("loss") for line in lines if line["update"] <= self.updates]
         return [loss for loss in losses if loss is not None][-RECENT_LOSSES:]
-
-    def _export_milestone(self) -> None:
-        """Write the model directory of a milestone that has none yet; a failure is only logged."""
-        if not is_milestone(self.updates, self._recipe.milestone_interval):
-            return
-        path = milestone_path(self._directory, self.updates)
-        if on_first(path.exists, self._place):
-            return
-        try:
-            self.export(path)
-        except ActionError as error:
-            if self._place.rank == 0:
-                _log.warning("%s: not written: %s; the run continues", path, error)
 
     def _agreed_updates(
         self, agreement: Agreement, stop: StopRequest, watchdog: Watchdog
@@ -275,7 +262,7 @@ class Trainer:
             self._throughput.restart()
         if is_saved:
             self._saver.save(self.updates, self._skips.skipped, is_last=is_last)
-            self._export_milestone()
+            self._saver.export_milestone(self.updates)
             self._throughput.restart()
 
     def _training_values(

@@ -1,7 +1,6 @@
 """A run in the terminal, from the files that it writes: `esm1b watch`."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,8 +49,13 @@ def watch(directory: Path, console: Console) -> None:
         console.print(screen(directory, read_progress(directory), console))
         return
     with Live(console=console, screen=False, auto_refresh=False) as live:
-        for progress in _states(directory):
+        while True:
+            began = time.monotonic()
+            progress = read_progress(directory)
             live.update(screen(directory, progress, console), refresh=True)
+            if progress.state == "finished":
+                return
+            time.sleep(max(_SECONDS, _IDLE_SHARE * (time.monotonic() - began)))
 
 
 def screen(directory: Path, progress: Progress, console: Console) -> Group:
@@ -64,21 +68,11 @@ def screen(directory: Path, progress: Progress, console: Console) -> Group:
         width = min(console.width, 100)
         bar = ProgressBar(total=progress.updates, completed=progress.update, width=width)
         rows.append(Padding(bar, 0))  # ends the line
-    rows.append(Text(progress.line()))
+    rows.append(Text(progress.line))
     if losses:
         rows.append(_curve(losses, validations, console))
     rows.append(_facts(progress, validations))
     return Group(*rows)
-
-
-def _states(directory: Path) -> Iterator[Progress]:
-    while True:
-        began = time.monotonic()
-        progress = read_progress(directory)
-        yield progress
-        if progress.state == "finished":
-            return
-        time.sleep(max(_SECONDS, _IDLE_SHARE * (time.monotonic() - began)))
 
 
 def _curve(

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,12 +33,16 @@ _BYTES_BESIDES: Final = 2**20
 
 @dataclass
 class Saver:
-    """Saves at intervals; after a failure training continues and the save is tried again."""
+    """Saves at intervals; after a failure training continues and the save is tried again.
+
+    `export` writes the model directory of the engine's weights; collective.
+    """
 
     directory: Path
     recipe: PretrainingConfig
     engine: Engine
     place: Place
+    export: Callable[[Path], None]
     _failures: int = field(default=0, init=False)
     _retry_at: int | None = field(default=None, init=False)
 
@@ -70,8 +75,8 @@ class Saver:
                 if self.place.rank == 0:
                     _log.warning("failure %d of %d: %s", self._failures, MOST_FAILURES, error)
             if not is_last:
-                wait = max(1, self.recipe.checkpoint_interval // _RETRIES_PER_INTERVAL)
-                self._retry_at = updates + wait
+                interval = self.recipe.checkpoint_interval
+                self._retry_at = updates + max(1, interval // _RETRIES_PER_INTERVAL)
                 return
         self._failures = 0
         self._retry_at = None
@@ -81,6 +86,19 @@ class Saver:
         except ActionError as error:  # the new checkpoint is safe
             if self.place.rank == 0:
                 _log.warning("an old checkpoint was not removed: %s", error)
+
+    def export_milestone(self, updates: int) -> None:
+        """Write the model directory of a milestone that has none yet; a failure is only logged."""
+        if not is_milestone(updates, self.recipe.milestone_interval):
+            return
+        path = milestone_path(self.directory, updates)
+        if on_first(path.exists, self.place):
+            return
+        try:
+            self.export(path)
+        except ActionError as error:
+            if self.place.rank == 0:
+                _log.warning("%s: not written: %s; the run continues", path, error)
 
 
 def remove_old(directory: Path, *, keep: int, every: int | None) -> None:

@@ -23,7 +23,7 @@ from esm1b.pretraining.engine.deepspeed_settings import (
     deepspeed_settings,
 )
 from esm1b.pretraining.engine.zero_state import PARTS, sharding_of
-from esm1b.pretraining.losses import MaskedLosses, masked_losses
+from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.options import Layout
 
 # The attributes of DeepSpeed's DynamicLossScaler that change, by their names in a checkpoint.
@@ -103,7 +103,6 @@ class Engine:
         self.network: nn.Module = self._engine
         self._parameters = dict(zip(self.shapes, self._engine.module.parameters(), strict=True))
         self._sharding = sharding_of(self._optimizer, self._adam)
-        self._sharding.create_adam_state()
         if self._precision == "fp16":
             # An update that overflows at the least loss scale is skipped like any other.
             self._optimizer.loss_scaler.raise_error_at_min_scale = False
@@ -134,12 +133,14 @@ class Engine:
         scale = self._processes / max(masked_in_update, 1)
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for batch in batches[:-1]:
-            self._engine.set_gradient_accumulation_boundary(False)
-            self._accumulate(batch, scale, loss, correct)
-            self._engine.step()
-        self._engine.set_gradient_accumulation_boundary(True)
-        self._accumulate(batches[-1], scale, loss, correct)
+        for missing, batch in enumerate(batches, start=1 - len(batches)):
+            self._engine.set_gradient_accumulation_boundary(missing == 0)
+            sums = masked_losses(self._engine, batch, self.device, self.filling)
+            self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
+            loss += sums.loss.detach()
+            correct += sums.correct
+            if missing < 0:
+                self._engine.step()
         norm = self._gradient_norm()
         skipped = ~torch.isfinite(norm)
         # Fused Adam does nothing if `found_inf` is 1, and divides gradients by `grad_scale`.
@@ -205,13 +206,6 @@ class Engine:
             return None
         scaler = self._optimizer.loss_scaler
         return {name: getattr(scaler, attribute) for name, attribute in _LOSS_SCALE.items()}
-
-    def _accumulate(self, batch: MicroBatch, scale: float, loss: Tensor, correct: Tensor) -> None:
-        """Add the gradient of `batch`, and its sums to `loss` and `correct`."""
-        sums: MaskedLosses = masked_losses(self._engine, batch, self.device, self.filling)
-        self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
-        loss += sums.loss.detach()
-        correct += sums.correct
 
     @torch.no_grad()
     def _gradient_norm(self) -> Tensor:

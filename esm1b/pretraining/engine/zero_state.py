@@ -35,13 +35,14 @@ class Sharding:
     def __init__(self, optimizer: Any, adam: AdamW) -> None:
         self._optimizer = optimizer
         self._adam = adam
+        self._create_adam_state()
 
-    def create_adam_state(self) -> None:
+    def _create_adam_state(self) -> None:
         """Give Adam the state that it would make at its first step.
 
-        DeepSpeed links parameters to that state after the first step of the first parameter group,
-        before the second group has any. With the state created here all links are complete, and a
-        checkpoint can be loaded before the first step.
+        In stages 1 and 2 DeepSpeed links parameters to that state after the first step of the first
+        parameter group, before the second group has any. With the state created here all links are
+        complete, and a checkpoint can be loaded before the first step.
         """
         for master in self._masters():
             self._adam.state[master] = {
@@ -49,7 +50,8 @@ class Sharding:
                 "exp_avg": torch.zeros_like(master),
                 "exp_avg_sq": torch.zeros_like(master),
             }
-        self._link()
+        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state"):
+            self._optimizer._lazy_init_hp_params_optimizer_state()
 
     def decide_alone(self) -> None:
         """Keep DeepSpeed from asking on the host whether a gradient is finite."""
@@ -82,9 +84,6 @@ class Sharding:
     def _masters(self) -> list[Tensor]:
         """Return the float32 tensors that Adam updates in this process."""
         return [p for group in self._adam.param_groups for p in group["params"]]
-
-    def _link(self) -> None:
-        self._optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def sharding_of(optimizer: Any, adam: AdamW) -> Sharding:
@@ -128,9 +127,6 @@ class _Whole(Sharding):
         self.read(parameter, key).copy_(value)
 
     def publish(self) -> None:
-        pass
-
-    def _link(self) -> None:
         pass
 
 
@@ -187,9 +183,6 @@ class _Partitioned(Sharding):
     def _masters(self) -> list[Tensor]:
         masters: list[Tensor] = self._optimizer.fp32_partitioned_groups_flat
         return masters
-
-    def _link(self) -> None:
-        pass
 
     def _piece(self, parameter: Any) -> slice:
         """Return the elements of the flattened parameter that belong to this process."""

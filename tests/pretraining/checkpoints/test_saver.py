@@ -44,7 +44,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def saving(directory: Path) -> Saver:
     engine: Any = None  # what is saved is the disk's affair
-    return Saver(directory, RECIPE, engine, Place())
+    return Saver(directory, RECIPE, engine, Place(), export=Path.mkdir)
 
 
 def test_saves_are_due_at_intervals_at_milestones_and_at_the_end(tmp_path: Path) -> None:
