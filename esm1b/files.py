@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,7 +176,7 @@ class JsonLines:
 
 
 def read_json_lines(
-    path: Path, *, having: str, last_bytes: int | None = None
+    path: Path, *, having: str, last_bytes: int = sys.maxsize
 ) -> list[dict[str, Any]]:
     """Return the objects of a file that have the key `having`; lines cut short are left out.
 
@@ -186,8 +187,7 @@ def read_json_lines(
     """
     found = []
     with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = 0 if last_bytes is None else max(0, size - last_bytes)
+        start = max(0, file.seek(0, os.SEEK_END) - last_bytes)
         file.seek(start)
         lines = file.read().splitlines()
     for text in lines[start > 0 :]:

@@ -28,14 +28,8 @@ class AttemptLog(logging.Handler):
     An attempt has a line when it begins ("started"), one for each of the package's warnings, whose
     handler this is, and one for its end: "finished", "stopped" (as requested), "failed" (a failure
     of the run itself, with its message) or "lost" (another process went away). An attempt that was
-    killed, or that the user's input ended, has no line for its end.
-
-    Args:
-        directory: checkpoint directory.
-        active: True in the first process, the only one that writes.
-
-    Attributes:
-        path: path of the file.
+    killed, or that the user's input ended, has no line for its end. Only the first process, where
+    `active` is true, writes.
     """
 
     def __init__(self, directory: Path, *, active: bool) -> None:
@@ -83,10 +77,8 @@ class AttemptLog(logging.Handler):
     def attempt(self, *, update: int, updates: int, layout: Mapping[str, Any]) -> Iterator[int]:
         """Record an attempt around the block and yield its number, from 1; 0 if not `active`.
 
-        Args:
-            update: number of updates done before the attempt.
-            updates: number of updates of the whole run.
-            layout: layout of the attempt on the hardware, as JSON.
+        `update` of the run's `updates` are done before it. `layout` is its layout on the hardware,
+        as JSON.
         """
         if self._active:
             # the metrics have numbers too, and stay when somebody removes the log

@@ -21,9 +21,13 @@ from esm1b.corpus.verify import verify
 from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
 from esm1b.files import atomic_file, check_replaceable, read_json
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
-from esm1b.pretraining.checkpoints.directory_lock import directory_lock
 from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
-from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, check_fingerprint, run_fingerprint
+from esm1b.pretraining.checkpoints.run_identity import (
+    RUN_FILE,
+    check_fingerprint,
+    directory_lock,
+    run_fingerprint,
+)
 from esm1b.pretraining.checkpoints.saver import check_free_space
 from esm1b.pretraining.distributed.collectives import gathered, on_first
 from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
@@ -133,12 +137,8 @@ def _prepare(
 def _copy_records(directory: Path, records: Path) -> None:
     """Copy what a finished run recorded: the outputs of a workflow, unlike its checkpoints."""
     newest = list(saved_checkpoints(directory).values())[-1]
-    for source in (
-        directory / METRICS_FILE,
-        directory / ATTEMPTS_FILE,
-        directory / RUN_FILE,
-        newest / STATE_FILE,
-    ):
+    sources = [directory / name for name in (METRICS_FILE, ATTEMPTS_FILE, RUN_FILE)]
+    for source in (*sources, newest / STATE_FILE):
         with atomic_file(records / source.name) as temporary:
             shutil.copyfile(source, temporary)
 

@@ -208,22 +208,20 @@ class Trainer:
 
         def start_next() -> list[MicroBatch] | None:
             batches = next(stream, None)
-            if batches is None:
-                return None
-            filling = self._engine.filling
-            tokens = sum(len(batch.tokens) for batch in batches)
-            agreement.start(
-                masked=sum(len(batch.targets) for batch in batches),
-                tokens=sum(len(batch.tokens) for batch in batches if len(batch.targets)),
-                padded=tokens if filling is None else filling.capacity * len(batches),
-                stop=stop.is_made(),
-            )
+            if batches is not None:
+                tokens = sum(len(batch.tokens) for batch in batches)
+                agreement.start(
+                    masked=sum(len(batch.targets) for batch in batches),
+                    tokens=sum(len(batch.tokens) for batch in batches if len(batch.targets)),
+                    padded=tokens if filling is None else filling.capacity * len(batches),
+                    stop=stop.is_made(),
+                )
             return batches
 
+        filling = self._engine.filling
         stream = self._stream.updates(self.updates, self._recipe.updates)
         following = start_next()
-        while following is not None:
-            batches = following
+        while (batches := following) is not None:
             watchdog.arrived(self.updates)
             totals = agreement.finish()
             if totals.stop:

@@ -28,9 +28,8 @@ _POINTS: Final = 2000
 def find_run(run: str) -> Path:
     """Return the directory with the records of a run.
 
-    Args:
-        run: a checkpoint directory, a directory of copied records, or the name of a run whose
-            `checkpoints/NAME` or `results/NAME/training` is in the working directory.
+    `run` is a checkpoint directory, a directory of copied records, or the name of a run whose
+    `checkpoints/NAME` or `results/NAME/training` is in the working directory.
 
     Raises:
         UserError: none of them holds a run.

@@ -121,10 +121,8 @@ class Engine:
         The host waits for the device in fp16, for the loss scale, and wherever DeepSpeed does after
         a backward pass: at stage 3, and with its `overlap_comm`.
 
-        Args:
-            batches: micro-batches of this process; every process has the same number, at least one.
-            masked_in_update: masked positions of the update over all processes.
-            learning_rate: learning rate of this update.
+        Every process has the same number of micro-batches, at least one; `masked_in_update` counts
+        the masked positions of all of them in all processes.
         """
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
@@ -180,11 +178,9 @@ class Engine:
     ) -> None:
         """Resume from a state that was saved under any layout. Collective.
 
-        Args:
-            read: function of a part and a parameter name that returns the whole float32 tensor;
-                called only for tensors with a share in this process.
-            adam_steps: result of `adam_steps` when it was saved.
-            scaler: result of `scaler` then; used in fp16 only.
+        `read` returns the whole float32 tensor of a part and a parameter name; it is called only
+        for tensors with a share in this process. `adam_steps` and `scaler` are what those methods
+        returned when the state was saved; `scaler` is used in fp16 only.
         """
         for part in PARTS:
             self._write(part, partial(read, part))

@@ -88,19 +88,17 @@ class Sharding:
 
 def sharding_of(optimizer: Any, adam: AdamW) -> Sharding:
     """Return how `optimizer`, which DeepSpeed made of `adam`, keeps its state."""
-    if optimizer is adam:
-        return _Whole(optimizer, adam)
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    if isinstance(optimizer, BF16_Optimizer):
-        return _FlatBfloat16(optimizer, adam)
-    if isinstance(optimizer, DeepSpeedZeroOptimizer):
-        return Sharding(optimizer, adam)
-    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
-        return _Partitioned(optimizer, adam)
-    raise TypeError(f"DeepSpeed made a {type(optimizer).__name__} of the optimiser")
+    classes: dict[type, type[Sharding]] = {
+        AdamW: _Whole,
+        BF16_Optimizer: _FlatBfloat16,
+        DeepSpeedZeroOptimizer: Sharding,
+        DeepSpeedZeroOptimizer_Stage3: _Partitioned,
+    }
+    return classes[type(optimizer)](optimizer, adam)
 
 
 class _Whole(Sharding):
