@@ -88,6 +88,7 @@ class Engine:
             )
         self.shapes = {name: parameter.shape for name, parameter in encoder.named_parameters()}
         self._processes = torch.distributed.get_world_size()
+        self._gradient_copies = self._processes if layout.zero_stage == 0 else 1
         self._clipping = config.gradient_clipping
         initial = {name: parameter.data for name, parameter in encoder.named_parameters()}
         self._adam = _adam(encoder.to(device), config)
@@ -214,7 +215,7 @@ class Engine:
             torch.linalg.vector_norm(piece, dtype=torch.float64).square()
             for piece in self._sharding.gradients()
         ]
-        total = torch.stack(squares).sum() / self._sharding.copies
+        total = torch.stack(squares).sum() / self._gradient_copies
         torch.distributed.all_reduce(total)
         if self._precision == "fp16":
             total = total / self._optimizer.loss_scale**2

@@ -29,9 +29,6 @@ class Sharding:
     other stages. Parameters are `Any`: they have attributes that DeepSpeed adds.
     """
 
-    copies = 1
-    """Copies of each element of the gradient, over all processes."""
-
     def __init__(self, optimizer: Any, adam: AdamW) -> None:
         self._optimizer = optimizer
         self._adam = adam
@@ -60,7 +57,7 @@ class Sharding:
     def gradients(self) -> list[Tensor]:
         """Return the pieces of the update's gradient, after the last backward pass.
 
-        Together the pieces of all processes are the gradient, each element `copies` times.
+        Together the pieces of all processes are the gradient; at stage 0 each process has it whole.
         """
         return [piece for group in self._optimizer.averaged_gradients.values() for piece in group]
 
@@ -103,10 +100,6 @@ def sharding_of(optimizer: Any, adam: AdamW) -> Sharding:
 
 class _Whole(Sharding):
     """Stage 0: every process has everything, and the weights are the masters."""
-
-    def __init__(self, optimizer: Any, adam: AdamW) -> None:
-        super().__init__(optimizer, adam)
-        self.copies = torch.distributed.get_world_size()
 
     def decide_alone(self) -> None:
         pass
