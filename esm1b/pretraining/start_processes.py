@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
-from types import ModuleType
-from typing import Final, cast
+from typing import Any, Final
 
 import torch
 import torch.distributed
@@ -65,9 +64,7 @@ def start_processes(
         connect = partial(make_group, store=store, timeout=_LONGEST_WAIT, device_id=device_id)
         _connect(connect, place, backend, limit_seconds)
     else:
-        warning = too_few_processes(os.environ, gpus=gpus)
-        if warning is not None:
-            _log.warning(warning)
+        warn_if_alone(os.environ, gpus=gpus)
         # A store in memory: nothing listens, so single processes never meet.
         make_group(store=torch.distributed.HashStore())  # type: ignore[attr-defined]  # not in __all__
     # DeepSpeed takes the existing process group.
@@ -91,20 +88,19 @@ def gpu_of(place: Place, *, visible: int) -> int:
     return place.local_rank
 
 
-def too_few_processes(environment: Mapping[str, str], *, gpus: int) -> str | None:
-    """Return a warning if a single process seems a mistake, with `gpus` visible; else None."""
+def warn_if_alone(environment: Mapping[str, str], *, gpus: int) -> None:
+    """Warn if a single process seems a mistake, with `gpus` visible."""
     tasks = environment.get("SLURM_NTASKS") or "1"
     found = [f"the SLURM job has {tasks} tasks"] if tasks != "1" else []
     found += [f"{gpus} GPUs are visible"] if gpus > 1 else []
-    if not found:
-        return None
-    return (
-        f"one process trains alone, though {' and '.join(found)}; to start more: srun esm1b "
-        "pretrain ..., or torchrun --nproc-per-node=gpu --no-python esm1b pretrain ..."
-    )
+    if found:
+        _log.warning(
+            f"one process trains alone, though {' and '.join(found)}; to start more: srun esm1b "
+            "pretrain ..., or torchrun --nproc-per-node=gpu --no-python esm1b pretrain ..."
+        )
 
 
-def _import_deepspeed(*, has_cuda: bool) -> ModuleType:
+def _import_deepspeed(*, has_cuda: bool) -> Any:
     if not has_cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
         # Nothing is compiled on CPU, but without this DeepSpeed imports the compiler.
@@ -119,7 +115,7 @@ def _import_deepspeed(*, has_cuda: bool) -> ModuleType:
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
     for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
-    return cast(ModuleType, deepspeed)
+    return deepspeed
 
 
 def _connect(connect: Callable[[], None], place: Place, backend: str, limit_seconds: float) -> None:
