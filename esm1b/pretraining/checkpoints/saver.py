@@ -19,9 +19,8 @@ from esm1b.pretraining.skipped_updates import SkippedUpdate
 
 _log = logging.getLogger(__name__)
 
-MOST_FAILURES: Final = 3
-"""Saves in a row that may fail before the last failure ends the run."""
-
+# Saves in a row that fail before the last failure ends the run.
+_MOST_FAILURES: Final = 3
 # A failed save is tried again after this share of the interval.
 _RETRIES_PER_INTERVAL: Final = 10
 # A float32 weight and its two moments.
@@ -70,10 +69,10 @@ class Saver:
                 break
             except SaveError as error:
                 self._failures += 1
-                if self._failures >= MOST_FAILURES:
+                if self._failures >= _MOST_FAILURES:
                     raise
                 if self.place.rank == 0:
-                    _log.warning("failure %d of %d: %s", self._failures, MOST_FAILURES, error)
+                    _log.warning("failure %d of %d: %s", self._failures, _MOST_FAILURES, error)
             if not is_last:
                 interval = self.recipe.checkpoint_interval
                 self._retry_at = updates + max(1, interval // _RETRIES_PER_INTERVAL)
