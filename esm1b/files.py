@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,14 +175,22 @@ class JsonLines:
         self._file.close()
 
 
-def read_json_lines(path: Path, *, having: str) -> list[dict[str, Any]]:
+def read_json_lines(
+    path: Path, *, having: str, last_bytes: int = sys.maxsize
+) -> list[dict[str, Any]]:
     """Return the objects of a file that have the key `having`; lines cut short are left out.
+
+    `last_bytes` limits the reading to the end of the file.
 
     Raises:
         OSError: the file cannot be read.
     """
     found = []
-    for text in path.read_bytes().splitlines():
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - last_bytes)
+        file.seek(start)
+        lines = file.read().splitlines()
+    for text in lines[start > 0 :]:
         try:
             line = json.loads(text)
         except ValueError:

@@ -67,10 +67,9 @@ class MicroBatch:
         """
         if not torch.cuda.is_available():
             return self
-        blocks = {
-            name: torch.from_numpy(array).pin_memory().numpy() for name, array in vars(self).items()
-        }
-        return MicroBatch(**blocks)
+        return MicroBatch(
+            **{name: torch.from_numpy(a).pin_memory().numpy() for name, a in vars(self).items()}
+        )
 
 
 def make_batch(

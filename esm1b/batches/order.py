@@ -11,7 +11,7 @@ million sequences; every later update then computes its own block only.
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
 from typing import Final
@@ -108,30 +108,29 @@ class SequenceOrder:
         permutation = Permutation(len(self._lengths), seed=self._seed, epoch=epoch)
         return _Epoch(permutation, self._block_sums(permutation))
 
-    def _block_sums(self, permutation: Permutation) -> Iterator[list[int]]:
-        """Yield the tokens of each block of an epoch's ranks, several blocks at a time."""
+    def _block_sums(self, permutation: Permutation) -> Iterator[int]:
+        """Yield the tokens of each block of an epoch's ranks, computed several at a time."""
         for start in range(0, len(self._lengths), _CHUNK):
             ranks = np.arange(start, min(start + _CHUNK, len(self._lengths)))
             tokens = self._tokens(self._lengths.take(permutation(ranks)))
-            yield np.add.reduceat(tokens, np.arange(0, len(tokens), _BLOCK)).tolist()
+            yield from np.add.reduceat(tokens, np.arange(0, len(tokens), _BLOCK)).tolist()
 
     def _tokens(self, lengths: NDArray[np.int32]) -> NDArray[np.int64]:
         return np.minimum(lengths, self._crop_residues).astype(np.int64) + 2
 
 
+@dataclass
 class _Epoch:
     """An epoch's permutation, and the first tokens of its blocks, computed on demand."""
 
-    def __init__(self, permutation: Permutation, block_sums: Iterator[list[int]]) -> None:
-        self.permutation = permutation
-        self._block_sums = block_sums
-        # the first token of each block and, in the end, the number of tokens
-        self._first_tokens = [0]
+    permutation: Permutation
+    _block_sums: Iterator[int]
+    # the first token of each block and, in the end, the number of tokens
+    _first_tokens: list[int] = field(default_factory=lambda: [0])
 
     def block_of(self, token: int) -> tuple[int, int]:
         """Return the last block that begins before `token`, and its first token."""
         while self._first_tokens[-1] < token:
-            for tokens in next(self._block_sums):
-                self._first_tokens.append(self._first_tokens[-1] + tokens)
+            self._first_tokens.append(self._first_tokens[-1] + next(self._block_sums))
         block = bisect_left(self._first_tokens, token) - 1
         return block, self._first_tokens[block]

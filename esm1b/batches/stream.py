@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, field
 from time import perf_counter
 from typing import Final
 
@@ -15,54 +15,45 @@ from esm1b.corpus.tokens.dataset import TokenDataset
 _UPDATES_AHEAD_OF_A_WORKER: Final = 2
 
 
+@dataclass
 class UpdateStream:
     """The micro-batches of one process, update after update; sizes as in `share_out`.
 
-    So many `workers`, threads, prepare updates ahead; 0 prepares each on demand. `pin_memory` puts
+    `workers` threads prepare updates ahead; with 0 each is prepared on demand. `pin_memory` puts
     the arrays in page-locked memory, from which a GPU copies while the host continues.
     """
 
-    def __init__(
-        self,
-        dataset: TokenDataset,
-        order: SequenceOrder,
-        recipe: BatchRecipe,
-        *,
-        micro_batch_tokens: int,
-        width: int,
-        rank: int = 0,
-        processes: int = 1,
-        workers: int = 1,
-        pin_memory: bool = False,
-    ) -> None:
-        self._dataset = dataset
-        self._order = order
-        self._recipe = recipe
-        self._share = partial(
-            share_out,
-            micro_batch_tokens=micro_batch_tokens,
-            maximum_tokens=recipe.maximum_tokens,
-            width=width,
-            processes=processes,
-            mean_tokens=order.tokens_per_update,
-        )
-        self._mine = slice(rank, None, processes)
-        self._workers = workers
-        self._pin_memory = pin_memory
-        self._waited = 0.0
+    dataset: TokenDataset
+    order: SequenceOrder
+    recipe: BatchRecipe
+    _: KW_ONLY
+    micro_batch_tokens: int
+    width: int
+    rank: int = 0
+    processes: int = 1
+    workers: int = 1
+    pin_memory: bool = False
+    _waited: float = field(default=0.0, init=False)
 
     def update(self, number: int) -> list[MicroBatch]:
         """Return this process's micro-batches of update `number`, counted from 0.
 
         Every process has the same number of them.
         """
-        members = self._order.update(number)
-        tokens = self._recipe.framed_lengths(self._dataset.lengths[members.sequences])
+        members = self.order.update(number)
+        shares = share_out(
+            self.recipe.framed_lengths(self.dataset.lengths[members.sequences]),
+            micro_batch_tokens=self.micro_batch_tokens,
+            maximum_tokens=self.recipe.maximum_tokens,
+            width=self.width,
+            processes=self.processes,
+            mean_tokens=self.order.tokens_per_update,
+        )
         batches = [
-            make_batch(self._dataset, members.sequences[share], members.epochs[share], self._recipe)
-            for share in self._share(tokens)[self._mine]
+            make_batch(self.dataset, members.sequences[share], members.epochs[share], self.recipe)
+            for share in shares[self.rank :: self.processes]
         ]
-        return [batch.pinned() for batch in batches] if self._pin_memory else batches
+        return [batch.pinned() for batch in batches] if self.pin_memory else batches
 
     def updates(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
         """Yield updates `first` to `last` - 1, prepared a few updates ahead."""
@@ -78,15 +69,15 @@ class UpdateStream:
         return waited
 
     def _prepared(self, numbers: range) -> Iterator[list[MicroBatch]]:
-        if self._workers == 0:
+        if self.workers == 0:
             yield from map(self.update, numbers)
             return
-        executor = ThreadPoolExecutor(self._workers, thread_name_prefix="batches")
+        executor = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
         ahead: deque[Future[list[MicroBatch]]] = deque()
         try:
             for number in numbers:
                 ahead.append(executor.submit(self.update, number))
-                if len(ahead) > _UPDATES_AHEAD_OF_A_WORKER * self._workers:
+                if len(ahead) > _UPDATES_AHEAD_OF_A_WORKER * self.workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()

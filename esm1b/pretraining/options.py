@@ -11,7 +11,7 @@ from esm1b.model.attention_plan import AttentionPath
 class Layout:
     """How a run is laid out on the hardware: options of `esm1b pretrain`, see its `--help`.
 
-    Attempts with different layouts are different attempts; see `check_progress`.
+    Attempts with different layouts are different attempts; see `AttemptLog`.
     """
 
     micro_batch_tokens: int = 4096

@@ -21,15 +21,18 @@ from esm1b.corpus.verify import verify
 from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
 from esm1b.files import atomic_file, check_replaceable, read_json
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
-from esm1b.pretraining.checkpoints.directory_lock import directory_lock
 from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
-from esm1b.pretraining.checkpoints.retention import check_free_space
-from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, check_fingerprint, run_fingerprint
+from esm1b.pretraining.checkpoints.run_identity import (
+    RUN_FILE,
+    check_fingerprint,
+    directory_lock,
+    run_fingerprint,
+)
+from esm1b.pretraining.checkpoints.saver import check_free_space
 from esm1b.pretraining.distributed.collectives import gathered, on_first
 from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
-from esm1b.pretraining.give_up import check_progress
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.metrics.monitor import name_log_lines
 from esm1b.pretraining.metrics.weights_and_biases import check_installed
@@ -48,7 +51,7 @@ def pretrain(
     directory: Path,
     output: Path,
     layout: Layout,
-    options: RunOptions | None = None,
+    options: RunOptions,
 ) -> None:
     """Train a model from the newest checkpoint in `directory` and write it to `output`.
 
@@ -60,7 +63,6 @@ def pretrain(
         Stopped: a signal, the time budget or the launcher's death asked to stop; all is saved.
         RunFailure: earlier attempts failed where this one would begin, or this one failed.
     """
-    options = RunOptions() if options is None else options
     stop = StopRequest(options.stop_after_seconds)
     place = with_known_address(place_from_environment(os.environ))
     log = AttemptLog(directory, active=place.rank == 0)
@@ -95,7 +97,7 @@ def pretrain(
             device=device,
         )
         update = trainer.updates
-        on_first(lambda: check_progress(log.path, update=update, layout=description), place)
+        on_first(lambda: log.check_progress(update=update, layout=description), place)
         updates = config.pretraining.updates
         with log.attempt(update=update, updates=updates, layout=description) as number:
             trainer.train(stop, watchdog, number=number)
@@ -135,12 +137,8 @@ def _prepare(
 def _copy_records(directory: Path, records: Path) -> None:
     """Copy what a finished run recorded: the outputs of a workflow, unlike its checkpoints."""
     newest = list(saved_checkpoints(directory).values())[-1]
-    for source in (
-        directory / METRICS_FILE,
-        directory / ATTEMPTS_FILE,
-        directory / RUN_FILE,
-        newest / STATE_FILE,
-    ):
+    sources = [directory / name for name in (METRICS_FILE, ATTEMPTS_FILE, RUN_FILE)]
+    for source in (*sources, newest / STATE_FILE):
         with atomic_file(records / source.name) as temporary:
             shutil.copyfile(source, temporary)
 

@@ -2,8 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -33,6 +32,7 @@ class SkippedUpdate:
     sequences: list[int]
 
 
+@dataclass
 class SkipRecord:
     """The updates that were skipped, the same in all processes.
 
@@ -40,24 +40,15 @@ class SkipRecord:
     under way, so that the device never waits for the host.
 
     Attributes:
-        skipped: skipped updates, oldest first.
+        skipped: skipped updates, oldest first; at the start those of the checkpoint.
     """
 
-    def __init__(self, order: SequenceOrder, place: Place) -> None:
-        self._order = order
-        self._place = place
-        self._flags: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
-        self._in_a_row = 0
-        self.skipped: list[SkippedUpdate] = []
-
-    def restore(self, skipped: Sequence[SkippedUpdate], *, updates: int) -> None:
-        """Start from the record of the checkpoint after `updates` updates."""
-        self.skipped = list(skipped)
-        self._in_a_row = 0
-        for one in reversed(skipped):
-            if one.update != updates - self._in_a_row:
-                break
-            self._in_a_row += 1
+    order: SequenceOrder
+    place: Place
+    skipped: list[SkippedUpdate] = field(default_factory=list)
+    _flags: deque[tuple[int, Tensor, torch.cuda.Event | None]] = field(
+        default_factory=deque, init=False
+    )
 
     def push(self, update: int, skipped: Tensor) -> None:
         """Add the flag of `update`, bool `[]` on the device, without waiting for it."""
@@ -79,26 +70,24 @@ class SkipRecord:
             update, flag, copied = self._flags.popleft()
             if copied is not None:
                 copied.synchronize()
-            if not flag:
-                self._in_a_row = 0
-                continue
-            self._record(update)
-            self._in_a_row += 1
-            if self._in_a_row > MOST_IN_A_ROW:
-                raise RunFailure(
-                    f"the gradients of the {self._in_a_row} updates up to {update} are not finite"
-                )
+            if flag:
+                self._record(update)
 
     def _record(self, update: int) -> None:
-        members = self._order.update(update - 1)
+        members = self.order.update(update - 1)
         sequences = members.sequences.tolist()
         self.skipped.append(
             SkippedUpdate(update=update, epochs=members.epochs.tolist(), sequences=sequences)
         )
-        if self._place.rank == 0:
+        if self.place.rank == 0:
             named = [*map(str, sequences[:_SEQUENCES_NAMED])]
             more = ["..."] if len(sequences) > _SEQUENCES_NAMED else []
             _log.warning(
                 f"update {update}: its gradient is not finite, so nothing was changed; it held "
                 f"{len(sequences)} sequences: {' '.join(named + more)}"
+            )
+        in_a_row = range(update - MOST_IN_A_ROW, update + 1)
+        if [one.update for one in self.skipped[-len(in_a_row) :]] == list(in_a_row):
+            raise RunFailure(
+                f"the gradients of the {len(in_a_row)} updates up to {update} are not finite"
             )

@@ -6,12 +6,11 @@ import platform
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from types import ModuleType
-from typing import Final, cast
+from functools import partial
+from typing import Any, Final
 
 import torch
 import torch.distributed
-from torch.distributed import Store  # type: ignore[attr-defined]  # not in __all__
 
 from esm1b.errors import RunFailure, UserError, one_line
 from esm1b.pretraining.distributed.place import Place
@@ -43,31 +42,30 @@ def start_processes(
     """
     has_cuda = layout.device == "cuda" or (layout.device == "auto" and torch.cuda.is_available())
     gpus = torch.cuda.device_count() if has_cuda else 0
-    gpu = gpu_of(place, visible=gpus) if has_cuda else None
+    device, backend, variables = torch.device("cpu"), "gloo", place.environment()
+    if has_cuda:
+        gpu = gpu_of(place, visible=gpus)
+        device, backend = torch.device("cuda", gpu), "nccl"
+        variables["LOCAL_RANK"] = str(gpu)  # which DeepSpeed takes as the number of the GPU
     deepspeed = _import_deepspeed(has_cuda=has_cuda)
     torch.set_num_threads(layout.threads)
-    backend = "gloo" if gpu is None else "nccl"
-    # DeepSpeed takes LOCAL_RANK as the number of the GPU.
-    os.environ.update(place.environment() | ({} if gpu is None else {"LOCAL_RANK": str(gpu)}))
-    device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
-    if gpu is not None:
-        torch.cuda.set_device(gpu)
+    os.environ.update(variables)
+    if has_cuda:
+        torch.cuda.set_device(device)
+    make_group = partial(
+        torch.distributed.init_process_group, backend, rank=place.rank, world_size=place.processes
+    )
     if place.processes > 1:
         limits = RendezvousLimits(come=limit_seconds)
         store = meet(place, is_stopped=is_stopped, limits=limits)
         store.set_timeout(_LONGEST_WAIT)
-        _connect(place, store, backend, device, limit_seconds)
+        device_id = device if has_cuda else None  # as DeepSpeed does
+        connect = partial(make_group, store=store, timeout=_LONGEST_WAIT, device_id=device_id)
+        _connect(connect, place, backend, limit_seconds)
     else:
-        warning = too_few_processes(os.environ, gpus=gpus)
-        if warning is not None:
-            _log.warning(warning)
+        warn_if_alone(os.environ, gpus=gpus)
         # A store in memory: nothing listens, so single processes never meet.
-        torch.distributed.init_process_group(
-            backend,
-            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]  # not in __all__
-            rank=0,
-            world_size=1,
-        )
+        make_group(store=torch.distributed.HashStore())  # type: ignore[attr-defined]  # not in __all__
     # DeepSpeed takes the existing process group.
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return device
@@ -89,20 +87,19 @@ def gpu_of(place: Place, *, visible: int) -> int:
     return place.local_rank
 
 
-def too_few_processes(environment: Mapping[str, str], *, gpus: int) -> str | None:
-    """Return a warning if a single process seems a mistake, with `gpus` visible; else None."""
+def warn_if_alone(environment: Mapping[str, str], *, gpus: int) -> None:
+    """Warn if a single process seems a mistake, with `gpus` visible."""
     tasks = environment.get("SLURM_NTASKS") or "1"
     found = [f"the SLURM job has {tasks} tasks"] if tasks != "1" else []
     found += [f"{gpus} GPUs are visible"] if gpus > 1 else []
-    if not found:
-        return None
-    return (
-        f"one process trains alone, though {' and '.join(found)}; to start more: srun esm1b "
-        "pretrain ..., or torchrun --nproc-per-node=gpu --no-python esm1b pretrain ..."
-    )
+    if found:
+        _log.warning(
+            f"one process trains alone, though {' and '.join(found)}; to start more: srun esm1b "
+            "pretrain ..., or torchrun --nproc-per-node=gpu --no-python esm1b pretrain ..."
+        )
 
 
-def _import_deepspeed(*, has_cuda: bool) -> ModuleType:
+def _import_deepspeed(*, has_cuda: bool) -> Any:
     if not has_cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
         # Nothing is compiled on CPU, but without this DeepSpeed imports the compiler.
@@ -117,29 +114,17 @@ def _import_deepspeed(*, has_cuda: bool) -> ModuleType:
     # DeepSpeed 0.19 calls collectives by names that torch 2.13 deprecates.
     for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
         warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
-    return cast(ModuleType, deepspeed)
+    return deepspeed
 
 
-def _connect(
-    place: Place, store: Store, backend: str, device: torch.device, limit_seconds: float
-) -> None:
-    """Make the process group of the processes that have met.
+def _connect(connect: Callable[[], None], place: Place, backend: str, limit_seconds: float) -> None:
+    """Make the process group of the processes that have met, by `connect`.
 
     Raises:
         RunFailure: they cannot reach each other, or one is gone.
     """
-    outcome = in_thread(
-        lambda: torch.distributed.init_process_group(
-            backend,
-            store=store,
-            rank=place.rank,
-            world_size=place.processes,
-            timeout=_LONGEST_WAIT,
-            device_id=None if device.type == "cpu" else device,  # as DeepSpeed does
-        )
-    )
     try:
-        outcome.result(timeout=limit_seconds)
+        in_thread(connect).result(timeout=limit_seconds)
     except (TimeoutError, RuntimeError) as error:
         reason = f"to the others by {backend}: {one_line(error)}"
         if isinstance(error, TimeoutError):

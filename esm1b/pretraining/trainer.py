@@ -18,16 +18,9 @@ from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.checkpoint import load_newest
-from esm1b.pretraining.checkpoints.files import saved_checkpoints
-from esm1b.pretraining.checkpoints.retention import is_milestone, milestone_path, set_newer_aside
+from esm1b.pretraining.checkpoints.files import saved_checkpoints, set_newer_aside
 from esm1b.pretraining.checkpoints.saver import Saver
-from esm1b.pretraining.distributed.collectives import (
-    ActionError,
-    Agreement,
-    Totals,
-    everywhere,
-    on_first,
-)
+from esm1b.pretraining.distributed.collectives import Agreement, Totals, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.watchdog import Watchdog
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
@@ -103,7 +96,7 @@ class Trainer:
             batch_tokens=min(BATCH_TOKENS, limit),
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
-        self._saver = Saver(directory, self._recipe, self._engine, place)
+        self._saver = Saver(directory, self._recipe, self._engine, place, self.export)
         self._skips = SkipRecord(self._order, place)
         self.updates = 0
         is_resumed = self._resume()
@@ -136,7 +129,7 @@ class Trainer:
         )
         everywhere(lambda: monitors.append(open_monitor()), self._place)
         with closing(monitors[0]) as monitor:
-            self._export_milestone()
+            self._saver.export_milestone(self.updates)
             with Agreement.open() as agreement:
                 self._throughput.restart()
                 for batches, totals in self._agreed_updates(agreement, stop, watchdog):
@@ -192,22 +185,9 @@ class Trainer:
                 f"at most pretraining.updates {self._recipe.updates}, or another directory"
             )
         self.updates = newest.updates
-        self._skips.restore(newest.skipped, updates=newest.updates)
+        self._skips.skipped = newest.skipped
         on_first(lambda: set_newer_aside(self._directory, than=newest.updates), self._place)
         return True
-
-    def _export_milestone(self) -> None:
-        """Write the model directory of a milestone that has none yet; a failure is only logged."""
-        if not is_milestone(self.updates, self._recipe.milestone_interval):
-            return
-        path = milestone_path(self._directory, self.updates)
-        if on_first(path.exists, self._place):
-            return
-        try:
-            self.export(path)
-        except ActionError as error:
-            if self._place.rank == 0:
-                _log.warning("%s: not written: %s; the run continues", path, error)
 
     def _agreed_updates(
         self, agreement: Agreement, stop: StopRequest, watchdog: Watchdog
@@ -219,22 +199,20 @@ class Trainer:
 
         def start_next() -> list[MicroBatch] | None:
             batches = next(stream, None)
-            if batches is None:
-                return None
-            filling = self._engine.filling
-            tokens = sum(len(batch.tokens) for batch in batches)
-            agreement.start(
-                masked=sum(len(batch.targets) for batch in batches),
-                tokens=sum(len(batch.tokens) for batch in batches if len(batch.targets)),
-                padded=tokens if filling is None else filling.capacity * len(batches),
-                stop=stop.is_made(),
-            )
+            if batches is not None:
+                tokens = sum(len(batch.tokens) for batch in batches)
+                agreement.start(
+                    masked=sum(len(batch.targets) for batch in batches),
+                    tokens=sum(len(batch.tokens) for batch in batches if len(batch.targets)),
+                    padded=tokens if filling is None else filling.capacity * len(batches),
+                    stop=stop.is_made(),
+                )
             return batches
 
+        filling = self._engine.filling
         stream = self._stream.updates(self.updates, self._recipe.updates)
         following = start_next()
-        while following is not None:
-            batches = following
+        while (batches := following) is not None:
             watchdog.arrived(self.updates)
             totals = agreement.finish()
             if totals.stop:
@@ -273,7 +251,7 @@ class Trainer:
             self._throughput.restart()
         if is_saved:
             self._saver.save(self.updates, self._skips.skipped, is_last=is_last)
-            self._export_milestone()
+            self._saver.export_milestone(self.updates)
             self._throughput.restart()
 
     def _training_values(

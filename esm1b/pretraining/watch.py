@@ -1,7 +1,6 @@
 """A run in the terminal, from the files that it writes: `esm1b watch`."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +28,8 @@ _POINTS: Final = 2000
 def find_run(run: str) -> Path:
     """Return the directory with the records of a run.
 
-    Args:
-        run: a checkpoint directory, a directory of copied records, or the name of a run whose
-            `checkpoints/NAME` or `results/NAME/training` is in the working directory.
+    `run` is a checkpoint directory, a directory of copied records, or the name of a run whose
+    `checkpoints/NAME` or `results/NAME/training` is in the working directory.
 
     Raises:
         UserError: none of them holds a run.
@@ -50,8 +48,13 @@ def watch(directory: Path, console: Console) -> None:
         console.print(screen(directory, read_progress(directory), console))
         return
     with Live(console=console, screen=False, auto_refresh=False) as live:
-        for progress in _states(directory):
+        while True:
+            began = time.monotonic()
+            progress = read_progress(directory)
             live.update(screen(directory, progress, console), refresh=True)
+            if progress.state == "finished":
+                return
+            time.sleep(max(_SECONDS, _IDLE_SHARE * (time.monotonic() - began)))
 
 
 def screen(directory: Path, progress: Progress, console: Console) -> Group:
@@ -64,41 +67,28 @@ def screen(directory: Path, progress: Progress, console: Console) -> Group:
         width = min(console.width, 100)
         bar = ProgressBar(total=progress.updates, completed=progress.update, width=width)
         rows.append(Padding(bar, 0))  # ends the line
-    rows.append(Text(progress.line()))
+    rows.append(Text(progress.line))
     if losses:
         rows.append(_curve(losses, validations, console))
     rows.append(_facts(progress, validations))
     return Group(*rows)
 
 
-def _states(directory: Path) -> Iterator[Progress]:
-    while True:
-        began = time.monotonic()
-        progress = read_progress(directory)
-        yield progress
-        if progress.state == "finished":
-            return
-        time.sleep(max(_SECONDS, _IDLE_SHARE * (time.monotonic() - began)))
-
-
 def _curve(
     losses: list[dict[str, Any]], validations: list[dict[str, Any]], console: Console
 ) -> Text:
     """Return the training loss by update, and the validation loss over it, as characters."""
-    series = {"training loss": (losses, "loss")}
-    if validations:
-        series["validation loss"] = (validations, "validation_loss")
-    points = {
-        name: np.array([(line["update"], line[key]) for line in lines]).T
-        for name, (lines, key) in series.items()
-    }
-    thinned = [xy[:, :: -(-xy.shape[1] // _POINTS)] for xy in points.values()]
+    points = {}
+    for key, lines in (("loss", losses), ("validation_loss", validations)):
+        if lines:
+            thinned = lines[:: -(-len(lines) // _POINTS)]
+            points[key] = np.array([(line["update"], line[key]) for line in thinned]).T
     text = uniplot.plot_to_string(
-        xs=[x for x, _ in thinned],
-        ys=[y for _, y in thinned],
+        xs=[x for x, _ in points.values()],
+        ys=[y for _, y in points.values()],
         width=min(console.width, 100) - 20,
         height=_PLOT_ROWS,
-        legend_labels=list(points),
+        legend_labels=["training loss", "validation loss"][: len(points)],
         character_set="braille",
         color=console.is_terminal,
     )

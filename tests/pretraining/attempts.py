@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from esm1b.pretraining.attempt_log import AttemptLog
-from esm1b.pretraining.give_up import check_progress
 
 __all__ = ["CLOSED", "FAILURE", "LAYOUT", "attempt", "killed"]
 
@@ -18,7 +17,7 @@ FAILURE = ArithmeticError("the loss is nan")
 def attempt(directory: Path, update: int, error: BaseException | None = None) -> None:
     """Make an attempt that ends with `error`, if it is not refused."""
     log = AttemptLog(directory, active=True)
-    check_progress(log.path, update=update, layout=LAYOUT)
+    log.check_progress(update=update, layout=LAYOUT)
     try:
         with log.attempt(update=update, updates=9, layout=LAYOUT):
             if error is not None:

@@ -34,8 +34,7 @@ def test_a_record_goes_on_from_that_of_a_checkpoint() -> None:
     before = SkipRecord(_order(), _place(1))
     before.push(1, torch.tensor(True))
     before.read()
-    after = SkipRecord(_order(), _place(1))
-    after.restore(before.skipped, updates=1)
+    after = SkipRecord(_order(), _place(1), list(before.skipped))
     after.push(2, torch.tensor(True))
     after.read()
     assert [skipped.update for skipped in after.skipped] == [1, 2]
@@ -60,8 +59,7 @@ def test_those_of_a_checkpoint_that_it_ends_with_count_as_in_a_row() -> None:
         before.push(update, torch.tensor(skipped))
     before.read()
     for updates, fails in ((52, True), (53, False)):
-        after = SkipRecord(_order(), _place(1))
-        after.restore(before.skipped, updates=updates)
+        after = SkipRecord(_order(), _place(1), list(before.skipped))
         after.push(updates + 1, torch.tensor(True))
         with pytest.raises(RunFailure) if fails else nullcontext():
             after.read()

@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from safetensors import safe_open
-from torch import Tensor
 
 from esm1b.batches.packing import balance
 from esm1b.errors import RunFailure, SharedUserError, UserError
@@ -26,11 +25,12 @@ from esm1b.pretraining.checkpoints.files import (
     check_file,
     checkpoint_path,
     read_state,
+    remove,
+    remove_leftovers,
     saved_checkpoints,
     write_file,
     write_state,
 )
-from esm1b.pretraining.checkpoints.retention import remove, remove_leftovers
 from esm1b.pretraining.checkpoints.run_identity import check_same_run, recorded_fingerprint
 from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
@@ -202,13 +202,9 @@ def _load(path: Path, state: StoredState, engine: Engine) -> None:
         for name in stored.names
     }
     with ExitStack() as opened:
-
-        @cache
-        def reader(file: Path) -> Any:
-            return opened.enter_context(safe_open(file, framework="pt"))
-
-        def read(part: str, name: str) -> Tensor:
-            tensor: Tensor = reader(files[part, name]).get_tensor(name)
-            return tensor
-
-        engine.load(read, adam_steps=state.adam_steps, scaler=state.scaler)
+        open_once = cache(lambda file: opened.enter_context(safe_open(file, framework="pt")))
+        engine.load(
+            lambda part, name: open_once(files[part, name]).get_tensor(name),
+            adam_steps=state.adam_steps,
+            scaler=state.scaler,
+        )

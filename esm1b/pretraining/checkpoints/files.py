@@ -7,7 +7,9 @@ parameter name), and `state.json` with the digest of each file and of itself.
 
 import hashlib
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +61,35 @@ def saved_checkpoints(directory: Path) -> dict[int, Path]:
         if (match := _NAME.fullmatch(path.name))
     }
     return dict(sorted(found.items()))
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint; interrupted, it leaves no damaged one behind."""
+    hidden = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.rename(path, hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what interrupted saves and removals left.
+
+    Whatever cannot be removed, such as a file that NFS keeps while it is read, waits for next time.
+    """
+    for path in directory.glob(".update-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def set_newer_aside(directory: Path, *, than: int) -> None:
+    """Rename the damaged checkpoints that `load_newest` passed over: those after update `than`.
+
+    They are not removed: they may become readable again, which only their owner can tell.
+    """
+    for updates, path in saved_checkpoints(directory).items():
+        if updates > than:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
 
 
 def write_file(path: Path, part: str, tensors: Mapping[str, Tensor]) -> StoredFile:

@@ -23,7 +23,7 @@ from esm1b.pretraining.engine.deepspeed_settings import (
     deepspeed_settings,
 )
 from esm1b.pretraining.engine.zero_state import PARTS, sharding_of
-from esm1b.pretraining.losses import MaskedLosses, masked_losses
+from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.options import Layout
 
 # The attributes of DeepSpeed's DynamicLossScaler that change, by their names in a checkpoint.
@@ -88,6 +88,7 @@ class Engine:
             )
         self.shapes = {name: parameter.shape for name, parameter in encoder.named_parameters()}
         self._processes = torch.distributed.get_world_size()
+        self._gradient_copies = self._processes if layout.zero_stage == 0 else 1
         self._clipping = config.gradient_clipping
         initial = {name: parameter.data for name, parameter in encoder.named_parameters()}
         self._adam = _adam(encoder.to(device), config)
@@ -103,7 +104,6 @@ class Engine:
         self.network: nn.Module = self._engine
         self._parameters = dict(zip(self.shapes, self._engine.module.parameters(), strict=True))
         self._sharding = sharding_of(self._optimizer, self._adam)
-        self._sharding.create_adam_state()
         if self._precision == "fp16":
             # An update that overflows at the least loss scale is skipped like any other.
             self._optimizer.loss_scaler.raise_error_at_min_scale = False
@@ -122,10 +122,8 @@ class Engine:
         The host waits for the device in fp16, for the loss scale, and wherever DeepSpeed does after
         a backward pass: at stage 3, and with its `overlap_comm`.
 
-        Args:
-            batches: micro-batches of this process; every process has the same number, at least one.
-            masked_in_update: masked positions of the update over all processes.
-            learning_rate: learning rate of this update.
+        Every process has the same number of micro-batches, at least one; `masked_in_update` counts
+        the masked positions of all of them in all processes.
         """
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
@@ -134,12 +132,14 @@ class Engine:
         scale = self._processes / max(masked_in_update, 1)
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for batch in batches[:-1]:
-            self._engine.set_gradient_accumulation_boundary(False)
-            self._accumulate(batch, scale, loss, correct)
-            self._engine.step()
-        self._engine.set_gradient_accumulation_boundary(True)
-        self._accumulate(batches[-1], scale, loss, correct)
+        for missing, batch in enumerate(batches, start=1 - len(batches)):
+            self._engine.set_gradient_accumulation_boundary(missing == 0)
+            sums = masked_losses(self._engine, batch, self.device, self.filling)
+            self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
+            loss += sums.loss.detach()
+            correct += sums.correct
+            if missing < 0:
+                self._engine.step()
         norm = self._gradient_norm()
         skipped = ~torch.isfinite(norm)
         # Fused Adam does nothing if `found_inf` is 1, and divides gradients by `grad_scale`.
@@ -179,11 +179,9 @@ class Engine:
     ) -> None:
         """Resume from a state that was saved under any layout. Collective.
 
-        Args:
-            read: function of a part and a parameter name that returns the whole float32 tensor;
-                called only for tensors with a share in this process.
-            adam_steps: result of `adam_steps` when it was saved.
-            scaler: result of `scaler` then; used in fp16 only.
+        `read` returns the whole float32 tensor of a part and a parameter name; it is called only
+        for tensors with a share in this process. `adam_steps` and `scaler` are what those methods
+        returned when the state was saved; `scaler` is used in fp16 only.
         """
         for part in PARTS:
             self._write(part, partial(read, part))
@@ -206,13 +204,6 @@ class Engine:
         scaler = self._optimizer.loss_scaler
         return {name: getattr(scaler, attribute) for name, attribute in _LOSS_SCALE.items()}
 
-    def _accumulate(self, batch: MicroBatch, scale: float, loss: Tensor, correct: Tensor) -> None:
-        """Add the gradient of `batch`, and its sums to `loss` and `correct`."""
-        sums: MaskedLosses = masked_losses(self._engine, batch, self.device, self.filling)
-        self._engine.backward(sums.loss * scale, scale_wrt_gas=False)
-        loss += sums.loss.detach()
-        correct += sums.correct
-
     @torch.no_grad()
     def _gradient_norm(self) -> Tensor:
         """Return the norm of the whole gradient, float32 `[]`.
@@ -224,7 +215,7 @@ class Engine:
             torch.linalg.vector_norm(piece, dtype=torch.float64).square()
             for piece in self._sharding.gradients()
         ]
-        total = torch.stack(squares).sum() / self._sharding.copies
+        total = torch.stack(squares).sum() / self._gradient_copies
         torch.distributed.all_reduce(total)
         if self._precision == "fp16":
             total = total / self._optimizer.loss_scale**2

@@ -16,13 +16,9 @@ from esm1b.pretraining.options import Layout
 # A user's file may set how DeepSpeed moves data and what it reports. All other keys decide the
 # arithmetic of an update, which belongs to the recipe, or where its state is.
 _REPORTS: Final[dict[str, type]] = {
-    "comms_logger": dict,
-    "dump_state": bool,
-    "flops_profiler": dict,
-    "memory_breakdown": bool,
+    **dict.fromkeys(("comms_logger", "flops_profiler", "timers"), dict),
+    **dict.fromkeys(("dump_state", "memory_breakdown", "wall_clock_breakdown"), bool),
     "steps_per_print": int,
-    "timers": dict,
-    "wall_clock_breakdown": bool,
 }
 _TYPE_NAMES: Final = {dict: "an object", bool: "true or false", int: "a number, 1 or more"}
 _ZERO: Final = (
@@ -133,7 +129,7 @@ def _users_settings(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path}: {unknown[0]}: decides what an update computes or where its state is, "
                 "which belongs to the recipe and the options of pretrain; expected only "
-                f"zero_optimization ({', '.join(_ZERO)}), {', '.join(_REPORTS)}"
+                f"zero_optimization ({', '.join(_ZERO)}), {', '.join(sorted(_REPORTS))}"
             )
     return settings
 

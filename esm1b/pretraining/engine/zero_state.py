@@ -29,19 +29,17 @@ class Sharding:
     other stages. Parameters are `Any`: they have attributes that DeepSpeed adds.
     """
 
-    copies = 1
-    """Copies of each element of the gradient, over all processes."""
-
     def __init__(self, optimizer: Any, adam: AdamW) -> None:
         self._optimizer = optimizer
         self._adam = adam
+        self._create_adam_state()
 
-    def create_adam_state(self) -> None:
+    def _create_adam_state(self) -> None:
         """Give Adam the state that it would make at its first step.
 
-        DeepSpeed links parameters to that state after the first step of the first parameter group,
-        before the second group has any. With the state created here all links are complete, and a
-        checkpoint can be loaded before the first step.
+        In stages 1 and 2 DeepSpeed links parameters to that state after the first step of the first
+        parameter group, before the second group has any. With the state created here all links are
+        complete, and a checkpoint can be loaded before the first step.
         """
         for master in self._masters():
             self._adam.state[master] = {
@@ -49,7 +47,8 @@ class Sharding:
                 "exp_avg": torch.zeros_like(master),
                 "exp_avg_sq": torch.zeros_like(master),
             }
-        self._link()
+        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state"):
+            self._optimizer._lazy_init_hp_params_optimizer_state()
 
     def decide_alone(self) -> None:
         """Keep DeepSpeed from asking on the host whether a gradient is finite."""
@@ -58,7 +57,7 @@ class Sharding:
     def gradients(self) -> list[Tensor]:
         """Return the pieces of the update's gradient, after the last backward pass.
 
-        Together the pieces of all processes are the gradient, each element `copies` times.
+        Together the pieces of all processes are the gradient; at stage 0 each process has it whole.
         """
         return [piece for group in self._optimizer.averaged_gradients.values() for piece in group]
 
@@ -83,33 +82,24 @@ class Sharding:
         """Return the float32 tensors that Adam updates in this process."""
         return [p for group in self._adam.param_groups for p in group["params"]]
 
-    def _link(self) -> None:
-        self._optimizer._lazy_init_hp_params_optimizer_state()
-
 
 def sharding_of(optimizer: Any, adam: AdamW) -> Sharding:
     """Return how `optimizer`, which DeepSpeed made of `adam`, keeps its state."""
-    if optimizer is adam:
-        return _Whole(optimizer, adam)
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    if isinstance(optimizer, BF16_Optimizer):
-        return _FlatBfloat16(optimizer, adam)
-    if isinstance(optimizer, DeepSpeedZeroOptimizer):
-        return Sharding(optimizer, adam)
-    if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
-        return _Partitioned(optimizer, adam)
-    raise TypeError(f"DeepSpeed made a {type(optimizer).__name__} of the optimiser")
+    classes: dict[type, type[Sharding]] = {
+        AdamW: _Whole,
+        BF16_Optimizer: _FlatBfloat16,
+        DeepSpeedZeroOptimizer: Sharding,
+        DeepSpeedZeroOptimizer_Stage3: _Partitioned,
+    }
+    return classes[type(optimizer)](optimizer, adam)
 
 
 class _Whole(Sharding):
     """Stage 0: every process has everything, and the weights are the masters."""
-
-    def __init__(self, optimizer: Any, adam: AdamW) -> None:
-        super().__init__(optimizer, adam)
-        self.copies = torch.distributed.get_world_size()
 
     def decide_alone(self) -> None:
         pass
@@ -128,9 +118,6 @@ class _Whole(Sharding):
         self.read(parameter, key).copy_(value)
 
     def publish(self) -> None:
-        pass
-
-    def _link(self) -> None:
         pass
 
 
@@ -187,9 +174,6 @@ class _Partitioned(Sharding):
     def _masters(self) -> list[Tensor]:
         masters: list[Tensor] = self._optimizer.fp32_partitioned_groups_flat
         return masters
-
-    def _link(self) -> None:
-        pass
 
     def _piece(self, parameter: Any) -> slice:
         """Return the elements of the flattened parameter that belong to this process."""

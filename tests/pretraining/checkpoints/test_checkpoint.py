@@ -21,8 +21,7 @@ from esm1b.errors import UserError
 from esm1b.files import sha256_file
 from esm1b.pretraining.checkpoints import checkpoint
 from esm1b.pretraining.checkpoints.checkpoint import SaveError, load_newest, save, shares
-from esm1b.pretraining.checkpoints.files import StoredFile, StoredState
-from esm1b.pretraining.checkpoints.retention import set_newer_aside
+from esm1b.pretraining.checkpoints.files import StoredFile, StoredState, set_newer_aside
 from esm1b.pretraining.checkpoints.run_identity import check_fingerprint
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine

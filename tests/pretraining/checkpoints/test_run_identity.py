@@ -1,9 +1,27 @@
+import errno
+import fcntl
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.pretraining.checkpoints.run_identity import check_fingerprint, recorded_fingerprint
+from esm1b.pretraining.checkpoints.run_identity import (
+    check_fingerprint,
+    directory_lock,
+    recorded_fingerprint,
+)
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from esm1b.pretraining.checkpoints.run_identity import directory_lock
+with directory_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
 
 
 def test_another_run_is_refused(tmp_path: Path) -> None:
@@ -44,3 +62,55 @@ def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("[]")
     with pytest.raises(UserError, match=r"run\.json: list; expected an object of keys"):
         check_fingerprint(tmp_path, {})
+
+
+def holder(directory: Path, seconds: float) -> "subprocess.Popen[str]":
+    """Return a process that holds the lock by now."""
+    command = [sys.executable, "-c", HOLD, str(directory), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path) -> None:
+    process = holder(tmp_path, 60)
+    try:
+        with (
+            pytest.raises(UserError, match=rf"training here \(process {process.pid} on .+\)"),
+            directory_lock(tmp_path, patience_seconds=0.5),
+        ):
+            pytest.fail("two hold the lock")
+    finally:
+        process.kill()
+        process.wait()
+    # the lock went with the process; what it wrote into the file does not matter
+    with directory_lock(tmp_path, patience_seconds=0):
+        assert (tmp_path / "lock").read_text().startswith("process ")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with directory_lock(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith("process ")
+    assert caplog.messages == [
+        f"{tmp_path}/lock: this file system has no locks (no locks here), so nothing keeps a "
+        "second run away"
+    ]
+
+
+def test_a_run_waits_for_one_that_is_about_to_end(tmp_path: Path) -> None:
+    process = holder(tmp_path, 0.7)
+    started = time.monotonic()
+    with directory_lock(tmp_path, patience_seconds=30):
+        assert time.monotonic() - started > 0.3
+    assert process.wait() == 0

@@ -1,13 +1,22 @@
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from esm1b.config import PretrainingConfig
-from esm1b.pretraining.checkpoints import checkpoint, retention
+from esm1b.errors import UserError
+from esm1b.pretraining.checkpoints import checkpoint, saver
 from esm1b.pretraining.checkpoints.checkpoint import SaveError
-from esm1b.pretraining.checkpoints.saver import Saver
+from esm1b.pretraining.checkpoints.files import remove_leftovers, set_newer_aside
+from esm1b.pretraining.checkpoints.saver import (
+    Saver,
+    check_free_space,
+    is_milestone,
+    milestone_path,
+    remove_old,
+)
 from esm1b.pretraining.distributed.place import Place
 
 RECIPE = PretrainingConfig(
@@ -35,7 +44,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def saving(directory: Path) -> Saver:
     engine: Any = None  # what is saved is the disk's affair
-    return Saver(directory, RECIPE, engine, Place())
+    return Saver(directory, RECIPE, engine, Place(), export=Path.mkdir)
 
 
 def test_saves_are_due_at_intervals_at_milestones_and_at_the_end(tmp_path: Path) -> None:
@@ -62,7 +71,7 @@ def test_an_old_checkpoint_that_does_not_go_is_told_and_the_run_goes_on(
     def busy(path: Path) -> None:
         raise OSError(errno.EBUSY, "Device or resource busy", str(path))
 
-    monkeypatch.setattr(retention, "remove", busy)
+    monkeypatch.setattr(saver, "remove", busy)
     keeper = saving(tmp_path)
     for update in (20, 40, 60):
         keeper.save(update, [])
@@ -99,3 +108,99 @@ def test_the_last_save_is_tried_again_at_once(tmp_path: Path, disk: dict[str, An
     disk["failing"] = 3
     with pytest.raises(SaveError):
         saving(tmp_path).save(100, [], is_last=True)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for updates in (100, 200, 250, 300, 350, 100_000_000):
+        (tmp_path / f"update-{updates:08d}").mkdir()
+        (tmp_path / f"update-{updates:08d}" / "state.json").touch()
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / ".update-00000400.partial").mkdir()
+    return tmp_path
+
+
+def numbers(directory: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("update-")) for path in directory.glob("update-*"))
+
+
+def test_the_newest_stay(directory: Path) -> None:
+    remove_old(directory, keep=2, every=None)
+    assert numbers(directory) == [350, 100_000_000]
+    remove_old(directory, keep=2, every=None)
+    assert numbers(directory) == [350, 100_000_000]
+    assert (directory / "metrics.jsonl").exists()
+
+
+def test_every_so_many_stay_too(directory: Path) -> None:
+    remove_old(directory, keep=1, every=100)
+    assert numbers(directory) == [100, 200, 300, 100_000_000]
+
+
+def test_a_milestone_stays_when_others_are_to_be_milestones(directory: Path) -> None:
+    milestone_path(directory, 250).mkdir(parents=True)
+    remove_old(directory, keep=1, every=100)
+    assert numbers(directory) == [100, 200, 250, 300, 100_000_000]
+    remove_old(directory, keep=1, every=None)
+    assert numbers(directory) == [250, 100_000_000]
+
+
+def test_a_count_of_zero_removes_nothing(directory: Path) -> None:
+    remove_old(directory, keep=0, every=None)
+    assert len(numbers(directory)) == 6
+
+
+def test_newer_ones_are_set_aside_and_not_lost(directory: Path) -> None:
+    before = numbers(directory)
+    set_newer_aside(directory, than=250)
+    assert numbers(directory) == [100, 200, 250]
+    aside = sorted(path.name for path in directory.glob("damaged-*"))
+    assert aside == [f"damaged-update-{number:08d}" for number in before if number > 250]
+    set_newer_aside(directory, than=250)
+    assert sorted(path.name for path in directory.glob("damaged-*")) == aside
+
+
+def test_the_beginning_is_no_milestone() -> None:
+    assert [updates for updates in range(0, 31, 5) if is_milestone(updates, 10)] == [10, 20, 30]
+    assert not is_milestone(10, None)
+
+
+def test_leftovers_go(directory: Path) -> None:
+    remove_leftovers(directory)
+    assert not list(directory.glob(".*"))
+    assert len(numbers(directory)) == 6
+
+
+def test_room_for_the_checkpoints_to_come(directory: Path) -> None:
+    check_free_space(directory, PretrainingConfig(checkpoints_kept=6), parameters=1000)
+    with pytest.raises(UserError) as caught:
+        check_free_space(directory, PretrainingConfig(checkpoints_kept=8), parameters=10**15)
+    message = str(caught.value)
+    assert message.startswith(f"{directory}: ")
+    assert message.endswith(
+        " bytes are free; expected 36,000,000,003,145,728 for 3 more checkpoints of "
+        "12,000,000,001,048,576 bytes, or fewer pretraining.checkpoints_kept"
+    )
+    with pytest.raises(UserError, match="for 1 more checkpoints"):
+        check_free_space(directory, PretrainingConfig(checkpoints_kept=2), parameters=10**15)
+
+
+def test_missing_room_for_milestones_is_told(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 100 * 2**20
+    usage = shutil._ntuple_diskusage(free, 0, free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    # a checkpoint is 12,000,000 + 2^20 bytes, a milestone 4,000,000 more
+    recipe = PretrainingConfig(checkpoints_kept=6, milestone_interval=10**8, updates=5 * 10**8)
+    check_free_space(directory, recipe, parameters=10**6)
+    assert caplog.messages == []
+    longer = recipe.model_copy(update={"updates": 8 * 10**8})
+    check_free_space(directory, longer, parameters=10**6)
+    # the newest is the first milestone, 5 others are there: 2 more checkpoints and 7 milestones
+    needed = 2 * (12_000_000 + 2**20) + 7 * (16_000_000 + 2**20)
+    assert needed == 145_437_184
+    assert caplog.messages == [
+        f"{directory}: 104,857,600 bytes are free, and 145,437,184 needed for the 7 milestones to "
+        "come; make room, or raise pretraining.milestone_interval"
+    ]

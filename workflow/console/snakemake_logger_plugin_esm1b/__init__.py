@@ -45,7 +45,7 @@ class _Stage:
         if self.checkpoints is None:
             return ""
         try:
-            return read_progress(self.checkpoints).line()
+            return read_progress(self.checkpoints).line
         except (OSError, UserError):  # nothing is written yet
             return ""
 
