@@ -68,7 +68,7 @@ def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
         write_statistics=["length", "member_count", "taxon_id"],
     ) as writer:
         for table in _row_groups(pieces):
-            column = SequenceColumn.of(table["sequence"])
+            column = SequenceColumn.of(table["sequence"].combine_chunks())
             column.update(digest)
             composition += byte_counts(column.characters)
             lengths.update(column.lengths().tolist())

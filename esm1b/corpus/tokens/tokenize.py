@@ -132,7 +132,8 @@ def _row_groups(path: Path) -> Iterator[SequenceColumn]:
     try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                yield SequenceColumn.of(file.read_row_group(group, columns=["sequence"])[0])
+                table = file.read_row_group(group, columns=["sequence"])
+                yield SequenceColumn.of(table[0].combine_chunks())
     except (pa.ArrowException, OSError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: {reason}; expected a Parquet shard of a corpus") from error
