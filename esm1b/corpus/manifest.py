@@ -58,6 +58,17 @@ def read_manifest(directory: Path, *formats: str) -> dict[str, Any]:
     return manifest
 
 
+def shard_entry(path: Path, rows: int, residues: int) -> dict[str, Any]:
+    """Return the entry of a manifest for a shard, in the folder of its split."""
+    return {
+        "file": f"{path.parent.name}/{path.name}",
+        "rows": rows,
+        "residues": residues,
+        "bytes": path.stat().st_size,
+        "sha256": sha256_file(path),
+    }
+
+
 def checked_shards(
     directory: Path, manifest: Mapping[str, Any], splits: Sequence[SplitName] = SPLITS
 ) -> list[dict[str, Any]]:
