@@ -1,4 +1,4 @@
-"""Configuration of a run: the one definition, from which schema, defaults and table follow.
+"""Configuration of a run: the one definition, from which checks, defaults and table follow.
 
 The configuration holds what decides the result; hardware settings (processes, ZeRO stage,
 micro-batch) are in the workflow profiles.

@@ -4,13 +4,12 @@ import ctypes
 import gc
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, Generic, TypeVar
@@ -78,7 +77,8 @@ class WorkerPool(Generic[State]):
     ) -> Iterator[Result]:
         """Yield `function(state, task)` for each task, in the order of the tasks.
 
-        Tasks are taken from `tasks` as workers become free; each goes to any free worker.
+        Tasks are taken from `tasks` as workers become free; each goes to any free worker. Of large
+        tasks (200 kB) the results must be small: the next task waits in the worker's pipe.
 
         Raises:
             ChildProcessError: a worker died.
@@ -173,26 +173,30 @@ def _work(connection: Connection, build: Callable[[int], Any], number: int) -> N
     """Do the tasks of a worker process."""
     # Ctrl-C reaches all processes of a terminal; the one that started this one deals with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _keep_freed_memory()
     gc.freeze()  # what was imported stays, so the collector need not look at it again
-    tasks: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = queue.SimpleQueue()
-    threading.Thread(target=_read_ahead, args=(connection, tasks), daemon=True).start()
     state: Any = None
-    while True:
-        function, arguments = tasks.get()
-        result: tuple[Any, Exception | None]
-        try:
-            if state is None:
-                state = build(number)
-            result = function(state, *arguments), None
-        except Exception as error:
-            error.add_note("".join(traceback.format_exception(error)))
-            result = None, error
-        del arguments  # or their memory is held while the next task is awaited
-        try:
+    with suppress(EOFError, ConnectionResetError, BrokenPipeError):  # no more tasks, or no parent
+        while True:
+            function, arguments = connection.recv()
+            result: tuple[Any, Exception | None]
+            try:
+                if state is None:
+                    state = build(number)
+                result = function(state, *arguments), None
+            except Exception as error:
+                error.add_note("".join(traceback.format_exception(error)))
+                result = None, error
+            del arguments  # or their memory is held while the next task is awaited
             connection.send(result)
-        except BrokenPipeError:
-            os._exit(1)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # true of a worker
+    parent.join()
+    os._exit(1)
 
 
 def _keep_freed_memory() -> None:
@@ -208,15 +212,3 @@ def _keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)
     mallopt(_M_TRIM_THRESHOLD, 4 * LARGEST_KEPT)
-
-
-def _read_ahead(connection: Connection, tasks: "queue.SimpleQueue[Any]") -> None:
-    """Receive tasks while others are worked on; end the process when there can be no more."""
-    try:
-        while True:
-            tasks.put(connection.recv())
-    except (EOFError, ConnectionResetError):
-        pass  # the other end is closed: the process that started this one has died
-    except Exception:
-        traceback.print_exc()  # a task that cannot be unpickled
-    os._exit(1)

@@ -8,12 +8,15 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from esm1b.alphabet import MASK, PAD
 from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
+from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.encoder import Encoder
 from esm1b.model.shape import EncoderShape
@@ -56,6 +59,12 @@ def random_tokens(folder: Path) -> Path:
     shard([str(folder / "proteins.fasta")], corpus, Selection(validation_fraction=0.2), shards=3)
     tokenize(corpus, folder / "tokens")
     return folder / "tokens"
+
+
+def residues(dataset: TokenDataset, index: int) -> NDArray[np.uint8]:
+    """Return the tokens `[length]` of one sequence."""
+    lengths = dataset.lengths[[index]].astype(np.int64)
+    return dataset.gather(np.array([index]), np.zeros(1, np.int64), lengths)
 
 
 def random_encoder(shape: EncoderShape, seed: int = 0) -> Encoder:

@@ -181,7 +181,7 @@ def corpus_info(
     """
     from esm1b.corpus.describe import cluster_warning, manifest_text
     from esm1b.corpus.manifest import CORPUS_FORMAT, TOKENS_FORMAT, read_manifest
-    from esm1b.corpus.verify import verify as run
+    from esm1b.corpus.manifest import verify as run
 
     manifest = read_manifest(directory, CORPUS_FORMAT, TOKENS_FORMAT)
     if verify:

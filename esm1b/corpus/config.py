@@ -24,7 +24,7 @@ def _text_like(pattern: str, expected: str) -> BeforeValidator:
     """Return a validator for text that matches `pattern`, described as `expected` in errors."""
 
     def check(value: Any) -> Any:
-        if value is not None and not (isinstance(value, str) and re.fullmatch(pattern, value)):
+        if not (isinstance(value, str) and re.fullmatch(pattern, value)):
             raise PydanticCustomError("text_like", "expected {expected}", {"expected": expected})
         return value
 
@@ -33,15 +33,10 @@ def _text_like(pattern: str, expected: str) -> BeforeValidator:
 
 Release = Annotated[
     str,
-    Field(json_schema_extra={"pattern": f"^({RELEASE_PATTERN})$"}),
     _text_like(RELEASE_PATTERN, "current or a release such as 2018_03"),
     BeforeValidator(_release_text),
 ]
-Limit = Annotated[
-    str,
-    Field(json_schema_extra={"pattern": f"^{LIMIT_PATTERN}$"}),
-    _text_like(LIMIT_PATTERN, "bytes or records such as 10MB or 1000records"),
-]
+Limit = Annotated[str, _text_like(LIMIT_PATTERN, "bytes or records such as 10MB or 1000records")]
 
 
 class SyntheticConfig(Section):

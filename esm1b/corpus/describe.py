@@ -99,14 +99,19 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
         for one in manifest["inputs"]:
             name, size, digest = one["file"], one["bytes"], one["sha256"]
             lines.append(f"input        {name}, {size:,} bytes, SHA-256 {digest}")
-        for title, section in (
-            ("records", _step_lines(manifest)),
-            ("split", _split_lines(manifest)),
-            ("length", _length_lines(manifest["length_histogram"])),
-            ("composition, %", _composition_lines(manifest["composition"])),
-        ):
-            lines += ["", title, *(f"  {line}" for line in section)]
-        lines.append("")
+        numbers = [(f"{count:,}", label) for label, count in steps(manifest)]
+        width = max(len(number) for number, _ in numbers)
+        lines += ["", "records", *(f"  {number:>{width}}  {label}" for number, label in numbers)]
+        lines.append(f"  selected: {selection_text(manifest['selection'])}")
+        heading = f"{'sequences':>13} {'residues':>17} {'mean length':>12}"
+        lines += ["", "split", f"  {'':10} {heading}"]
+        for split in SPLITS:
+            sequences, residues = manifest["sequences"][split], manifest["residues"][split]
+            mean = f"{residues / sequences:.1f}" if sequences else "-"
+            lines.append(f"  {SPLIT_NAMES[split]:10} {sequences:13,} {residues:17,} {mean:>12}")
+        lines.append(f"  held out: {split_text(manifest['split'])}")
+        lines += ["", "length", *_length_lines(manifest["length_histogram"])]
+        lines += ["", "composition, %", *_composition_lines(manifest["composition"]), ""]
     for split in SPLITS:
         shards = manifest["shards"][split]
         rows, residues, size = (
@@ -121,23 +126,6 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"fingerprint  {manifest['fingerprint']}"])
 
 
-def _step_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
-    rows = [(f"{count:,}", label) for label, count in steps(manifest)]
-    width = max(len(number) for number, _ in rows)
-    for number, label in rows:
-        yield f"{number:>{width}}  {label}"
-    yield f"selected: {selection_text(manifest['selection'])}"
-
-
-def _split_lines(manifest: Mapping[str, Any]) -> Iterator[str]:
-    sequences, residues = manifest["sequences"], manifest["residues"]
-    yield f"{'':10} {'sequences':>13} {'residues':>17} {'mean length':>12}"
-    for split in SPLITS:
-        mean = f"{residues[split] / sequences[split]:.1f}" if sequences[split] else "-"
-        yield f"{SPLIT_NAMES[split]:10} {sequences[split]:13,} {residues[split]:17,} {mean:>12}"
-    yield f"held out: {split_text(manifest['split'])}"
-
-
 def _length_lines(histogram: Mapping[str, Sequence[int]]) -> Iterator[str]:
     edges = histogram["edges"]
     counts = [sum(both) for both in zip(*(histogram[split] for split in SPLITS), strict=True)]
@@ -150,7 +138,7 @@ def _length_lines(histogram: Mapping[str, Sequence[int]]) -> Iterator[str]:
         low, high = edges[first], edges[end] - 1
         bar = "#" * round(count / (max(bars) or 1) * _BAR_WIDTH)
         to = f" to {high:>{width},}" if high > low else " " * (width + 4)
-        yield f"{low:>{width},}{to}  {count / (sum(bars) or 1):7.2%}  {bar}".rstrip()
+        yield f"  {low:>{width},}{to}  {count / (sum(bars) or 1):7.2%}  {bar}".rstrip()
 
 
 def _composition_lines(composition: Mapping[str, int]) -> Iterator[str]:
@@ -158,4 +146,4 @@ def _composition_lines(composition: Mapping[str, int]) -> Iterator[str]:
     ordered = sorted(composition.items(), key=lambda item: (-item[1], item[0]))
     cells = [f"{symbol} {100 * count / total:<8.3g}" for symbol, count in ordered]
     for start in range(0, len(cells), 7):
-        yield "".join(cells[start : start + 7]).rstrip()
+        yield f"  {''.join(cells[start : start + 7])}".rstrip()

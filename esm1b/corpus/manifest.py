@@ -1,4 +1,4 @@
-"""Manifests of corpora and token directories: schema, fingerprints, and reading them."""
+"""Manifests of corpora and token directories: schema, fingerprints, and what they say of files."""
 
 import hashlib
 import json
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from esm1b.alphabet import TOKENS
 from esm1b.errors import UserError
-from esm1b.files import read_json
+from esm1b.files import read_json, sha256_file
 
 SplitName = Literal["train", "validation"]
 SPLITS: Final[tuple[SplitName, SplitName]] = ("train", "validation")
@@ -57,6 +58,17 @@ def read_manifest(directory: Path, *formats: str) -> dict[str, Any]:
     return manifest
 
 
+def shard_entry(path: Path, rows: int, residues: int) -> dict[str, Any]:
+    """Return the entry of a manifest for a shard, in the folder of its split."""
+    return {
+        "file": f"{path.parent.name}/{path.name}",
+        "rows": rows,
+        "residues": residues,
+        "bytes": path.stat().st_size,
+        "sha256": sha256_file(path),
+    }
+
+
 def checked_shards(
     directory: Path, manifest: Mapping[str, Any], splits: Sequence[SplitName] = SPLITS
 ) -> list[dict[str, Any]]:
@@ -73,6 +85,53 @@ def checked_shards(
             found = "missing" if size is None else f"{size} bytes"
             raise UserError(f"{path}: {found}; expected {shard['bytes']} bytes, as in {MANIFEST}")
     return shards
+
+
+def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Check sums, fingerprint, and the digest of every shard of a corpus or of tokens.
+
+    Raises:
+        UserError: naming the first thing that differs: a sum or the fingerprint within the
+            manifest, a shard that is missing, damaged or not in the manifest.
+    """
+    _check_manifest(directory / MANIFEST, manifest)
+    listed = checked_shards(directory, manifest)
+    names = {shard["file"] for shard in listed}
+    for path in sorted(path for split in SPLITS for path in (directory / split).iterdir()):
+        if f"{path.parent.name}/{path.name}" not in names:
+            raise UserError(f"{path}: is not in {MANIFEST}; expected only the shards there")
+    size = sum(shard["bytes"] for shard in listed)
+    with tqdm(desc="verify", total=size, unit="B", unit_scale=True, disable=None) as bar:
+        for shard in listed:
+            path = directory / shard["file"]
+            digest = sha256_file(path)
+            if digest != shard["sha256"]:
+                raise UserError(
+                    f"{path}: SHA-256 {digest}; expected {shard['sha256']}, as in {MANIFEST}"
+                )
+            bar.update(shard["bytes"])
+
+
+def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    def check(key: str, found: Any, expected: Any, source: str) -> None:
+        if found != expected:
+            raise UserError(f"{path}: {key}: {found}; expected {expected}, from {source}")
+
+    shards = manifest["shards"]
+    if manifest["format"] == TOKENS_FORMAT:
+        fingerprint = tokens_fingerprint(manifest["corpus_fingerprint"])
+    else:
+        fingerprint = corpus_fingerprint(shards)
+        counts, letters = manifest["counts"], sum(manifest["composition"].values())
+        for name, field in (("sequences", "rows"), ("residues", "residues")):
+            for split in SPLITS:
+                total = sum(shard[field] for shard in shards[split])
+                check(f"{name}.{split}", manifest[name][split], total, "its shards")
+        check("counts.kept", counts["kept"], sum(manifest["sequences"].values()), "its splits")
+        read = counts["kept"] + sum(counts["dropped"].values())
+        check("counts.read", counts["read"], read, "what was kept and dropped")
+        check("composition", letters, sum(manifest["residues"].values()), "its splits")
+    check("fingerprint", manifest["fingerprint"], fingerprint, "its shards")
 
 
 def corpus_fingerprint(shards: Mapping[SplitName, Sequence[Mapping[str, Any]]]) -> str:
@@ -116,7 +175,6 @@ def length_histogram(counts: Mapping[SplitName, Mapping[int, int]]) -> dict[str,
         edges.append(longest + 1)
     histogram = {"edges": edges}
     for split, per_length in counts.items():
-        occurring, weights = list(per_length), list(per_length.values())
-        bins = np.histogram(np.array(occurring, np.int64), edges, weights=np.array(weights))[0]
+        bins = np.histogram(list(per_length), edges, weights=list(per_length.values()))[0]
         histogram[split] = [int(count) for count in bins]
     return histogram

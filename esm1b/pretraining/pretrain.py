@@ -15,9 +15,8 @@ import torch
 import torch.distributed
 
 from esm1b.config import Config
-from esm1b.corpus.manifest import TOKENS_FORMAT, read_manifest
+from esm1b.corpus.manifest import TOKENS_FORMAT, read_manifest, verify
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
-from esm1b.corpus.verify import verify
 from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
 from esm1b.files import atomic_file, check_replaceable, read_json
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog

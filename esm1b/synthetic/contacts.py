@@ -61,7 +61,10 @@ def draw_contacts(
             if len(contacts) == wanted:
                 break
             first, second = sorted(generator.choice(len(choice), size=2, replace=False).tolist())
-            for i, j in _ladder(choice[first], choice[second], generator):
+            ascending, descending = (_face(choice[one], generator) for one in (first, second))
+            # antiparallel, from a random place in the second
+            offset = int(generator.integers(len(descending)))
+            for i, j in zip(ascending, descending[::-1][offset:], strict=False):
                 if (
                     len(contacts) < wanted
                     and facing[i] * facing[j] >= 0
@@ -73,15 +76,6 @@ def draw_contacts(
                     degrees[i] += 1
                     degrees[j] += 1
     return np.array(sorted(contacts), dtype=np.int64).reshape(-1, 2)
-
-
-def _ladder(
-    first: Segment, second: Segment, generator: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Pair residues of two segments antiparallel, from a random offset in the second."""
-    ascending, descending = _face(first, generator), _face(second, generator)[::-1]
-    offset = int(generator.integers(len(descending)))
-    return list(zip(ascending, descending[offset:], strict=False))
 
 
 def _face(segment: Segment, generator: np.random.Generator) -> list[int]:

@@ -90,20 +90,18 @@ def load_truth(path: Path) -> list[SyntheticFamily]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             truth = {name: archive[name] for name in archive.files}
-        sites = np.concatenate([[0], np.cumsum(truth["lengths"])])
-        edges = np.concatenate([[0], np.cumsum(truth["edge_counts"])])
+        sites, edges = (np.cumsum(truth[key])[:-1] for key in ("lengths", "edge_counts"))
+        columns = [truth[key] for key in ("names", "kinds", "ss3")]
+        columns += [np.split(truth["fields"], sites)]
+        columns += [np.split(truth[key], edges) for key in ("edges", "couplings")]
         return [
             SyntheticFamily(
-                name=str(truth["names"][k]),
-                kind=cast(FamilyKind, str(truth["kinds"][k])),
-                ss3=str(truth["ss3"][k]),
-                potts=PottsForest(
-                    fields=truth["fields"][sites[k] : sites[k + 1]],
-                    edges=truth["edges"][edges[k] : edges[k + 1]],
-                    couplings=truth["couplings"][edges[k] : edges[k + 1]],
-                ),
+                name=str(name),
+                kind=cast(FamilyKind, str(kind)),
+                ss3=str(ss3),
+                potts=PottsForest(fields=fields, edges=pairs, couplings=couplings),
             )
-            for k in range(len(truth["names"]))
+            for name, kind, ss3, fields, pairs, couplings in zip(*columns, strict=True)
         ]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}") from error

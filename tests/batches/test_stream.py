@@ -16,6 +16,7 @@ from esm1b.batches.order import SequenceOrder
 from esm1b.batches.packing import share_out
 from esm1b.batches.stream import UpdateStream
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
+from tests.conftest import residues
 
 RECIPE = BatchRecipe(crop_residues=50, append_eos=True, rare_residues="replace", seed=1)
 KEEP = BatchRecipe(crop_residues=50, append_eos=True, rare_residues="keep", seed=1)
@@ -76,12 +77,12 @@ def restored(batch: MicroBatch) -> list[list[int]]:
 def test_sequences_are_framed_and_merged(dataset: TokenDataset) -> None:
     short = np.flatnonzero(dataset.lengths <= 50)[:20]
     batch = make_batch(dataset, short, np.zeros_like(short), RECIPE)
-    expected = [[0, *merge_rare_residues(dataset.residues(i)).tolist(), 2] for i in short.tolist()]
+    expected = [[0, *merge_rare_residues(residues(dataset, i)).tolist(), 2] for i in short.tolist()]
     assert restored(batch) == expected
     assert batch.lengths.tolist() == [len(part) for part in expected]
     assert {array.dtype for array in vars(batch).values()} == {np.dtype(np.int64)}
     kept = make_batch(dataset, short, np.zeros_like(short), KEEP)
-    assert restored(kept) == [[0, *dataset.residues(i).tolist(), 2] for i in short.tolist()]
+    assert restored(kept) == [[0, *residues(dataset, i).tolist(), 2] for i in short.tolist()]
 
 
 def test_merged_residues_are_never_masked(dataset: TokenDataset) -> None:
@@ -100,7 +101,7 @@ def test_crops_keep_both_special_tokens(dataset: TokenDataset) -> None:
         batch = make_batch(dataset, long, np.full_like(long, epoch), RECIPE)
         assert set(batch.lengths.tolist()) == {52}
         for index, part in zip(long.tolist(), restored(batch), strict=True):
-            whole = bytes(merge_rare_residues(dataset.residues(index)).tolist())
+            whole = bytes(merge_rare_residues(residues(dataset, index)).tolist())
             assert part[0] == 0
             assert part[-1] == 2
             assert bytes(part[1:-1]) in whole
@@ -116,7 +117,7 @@ def test_without_eos(dataset: TokenDataset) -> None:
 
 def test_crops_are_uniform_and_new_each_epoch(dataset: TokenDataset) -> None:
     longest = int(np.argmax(dataset.lengths))
-    whole = bytes(dataset.residues(longest).tolist())
+    whole = bytes(residues(dataset, longest).tolist())
     epochs = np.arange(4000)
     batch = make_batch(dataset, np.full_like(epochs, longest), epochs, KEEP)
     places = [whole.find(bytes(part[1:-1])) for part in restored(batch)]
@@ -186,7 +187,7 @@ def test_sequences_are_seen_as_often_as_the_position_says(
 ) -> None:
     """Counted in the batches themselves, by the residues of sequences that are not cropped."""
     order = SequenceOrder(dataset.lengths, crop_residues=50, tokens_per_update=601, seed=1)
-    names = [bytes(merge_rare_residues(dataset.residues(i)).tolist()) for i in range(len(dataset))]
+    names = [bytes(merge_rare_residues(residues(dataset, i)).tolist()) for i in range(len(dataset))]
     ranks = [
         stream(dataset, 200, rank, processes, tokens_per_update=601) for rank in range(processes)
     ]

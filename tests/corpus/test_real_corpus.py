@@ -15,6 +15,7 @@ from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
+from tests.conftest import residues
 
 REAL_DATA = os.environ.get("ESM1B_REAL_DATA")
 pytestmark = [
@@ -79,7 +80,7 @@ def test_parquet_holds_what_biopython_reads(
     tokens = open_tokens(tmp_path / "tokens", "train")
     assert len(tokens) == len(train)
     for index, row in enumerate(train):
-        np.testing.assert_array_equal(tokens.residues(index), encode(row["sequence"]))
+        np.testing.assert_array_equal(residues(tokens, index), encode(row["sequence"]))
 
 
 def test_all_files_at_once_in_any_order(tmp_path: Path) -> None:

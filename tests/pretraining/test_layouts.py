@@ -21,6 +21,7 @@ from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.packed import pack_sequences
 from esm1b.weights.model_directory import ModelDirectory
+from tests.conftest import residues
 from tests.pretraining.batch_record import FOLDER, digests_by_update, record_batches
 from tests.pretraining.fork_server import ForkServer
 from tests.pretraining.runs import Run
@@ -175,7 +176,7 @@ def difference(run: Run, single: Run, tokens: Path, *, first: int = 0) -> Differ
         encoder = ModelDirectory(each.model).read().encoder
         dataset = open_tokens(tokens, "validation")
         packed = pack_sequences(
-            [dataset.residues(number)[:100] for number in range(10)], torch.device("cpu")
+            [residues(dataset, number)[:100] for number in range(10)], torch.device("cpu")
         )
         with torch.no_grad():
             logits.append(encoder(packed))

@@ -127,15 +127,15 @@ class SequenceColumn:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def of(cls, column: pa.ChunkedArray) -> "SequenceColumn":
-        """Return the content of a column of strings or large strings without nulls."""
-        array = column.combine_chunks().cast(pa.large_string())
+    def of(cls, array: pa.Array) -> "SequenceColumn":
+        """Return the content of an array of strings or bytes without nulls."""
+        array = array.cast(pa.large_binary())
         _, offset_buffer, values = array.buffers()
         if not len(array):
             return cls(characters=np.empty(0, np.uint8), offsets=np.zeros(1, np.int64))
         offsets = np.frombuffer(offset_buffer, np.int64)[array.offset :][: len(array) + 1]
         characters = np.frombuffer(values, np.uint8)[offsets[0] : offsets[-1]]
-        return cls(characters=characters, offsets=offsets - offsets[0])
+        return cls(characters=characters, offsets=offsets - offsets[0] if offsets[0] else offsets)
 
     def lengths(self) -> NDArray[np.int32]:
         """Return `[sequences]` residues per sequence."""

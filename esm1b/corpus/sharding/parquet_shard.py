@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from esm1b.corpus.manifest import shard_entry
 from esm1b.corpus.records.table import NONE, Rows, SequenceColumn, gather
-from esm1b.files import sha256_file
 
 CORPUS_SCHEMA: Final = pa.schema(
     [
@@ -68,19 +68,13 @@ def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
         write_statistics=["length", "member_count", "taxon_id"],
     ) as writer:
         for table in _row_groups(pieces):
-            column = SequenceColumn.of(table["sequence"])
+            column = SequenceColumn.of(table["sequence"].combine_chunks())
             column.update(digest)
             composition += byte_counts(column.characters)
             lengths.update(column.lengths().tolist())
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-    entry = {
-        "file": f"{path.parent.name}/{path.name}",
-        "rows": lengths.total(),
-        "residues": int(composition.sum()),
-        "bytes": path.stat().st_size,
-        "sha256": sha256_file(path),
-        "sequences_sha256": digest.hexdigest(),
-    }
+    entry = shard_entry(path, lengths.total(), int(composition.sum()))
+    entry["sequences_sha256"] = digest.hexdigest()
     return ShardFacts(entry=entry, lengths=lengths, composition=composition)
 
 
@@ -104,14 +98,9 @@ def _row_groups(pieces: Iterable[Rows]) -> Iterator[pa.Table]:
 
 def byte_counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return `[256]` number of occurrences of each byte."""
-    # two bytes at a time take half as many steps
-    even = values[: len(values) // 2 * 2].view(np.uint16)
-    pairs = np.zeros(1 << 16, dtype=np.int64)
-    for start in range(0, len(even), _COUNTED_AT_ONCE):
-        pairs += np.bincount(even[start : start + _COUNTED_AT_ONCE], minlength=1 << 16)
-    last = np.bincount(values[2 * len(even) :], minlength=256)
-    square = pairs.reshape(256, 256)
-    counts: NDArray[np.int64] = square.sum(axis=0) + square.sum(axis=1) + last
+    counts: NDArray[np.int64] = np.zeros(256, np.int64)
+    for start in range(0, len(values), _COUNTED_AT_ONCE):
+        counts += np.bincount(values[start : start + _COUNTED_AT_ONCE], minlength=256)
     return counts
 
 

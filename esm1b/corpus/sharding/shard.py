@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +23,13 @@ from esm1b.corpus.manifest import (
 )
 from esm1b.corpus.records.selection import Counts, Selection
 from esm1b.corpus.records.table import DROP_REASONS
+from esm1b.corpus.sharding.inputs import Inputs, SharedBlock, share_blocks
 from esm1b.corpus.sharding.parquet_shard import ShardFacts
-from esm1b.corpus.sharding.read_inputs import Inputs, read_inputs
 from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardTask, ShardWorker
 from esm1b.download.release import VALIDATION_LIST_RELEASE
 from esm1b.errors import UserError
 from esm1b.files import atomic_directory, explain_full_disk, write_json
+from esm1b.sequences.formats import RawBlock
 from esm1b.sequences.input_file import STANDARD_INPUT
 from esm1b.worker_pool import WorkerPool, start_workers
 
@@ -82,7 +83,12 @@ def shard(
         for folder in (spill, *(directory / name for name in SPLITS)):
             folder.mkdir()
         with start_workers(partial(ShardWorker, directory, spill, selection), workers) as pool:
-            counts = read_inputs(opened, pool, spill)
+            blocks: Iterator[RawBlock | SharedBlock] = opened.blocks()
+            if pool.has_processes:
+                blocks = share_blocks(opened.blocks(), spill, pool.window)
+            for _ in pool.map(ShardWorker.add, blocks):
+                pass
+            counts = sum(pool.each(ShardWorker.flush), start=Counts())
             _check_sides(counts, counts.selected - counts.held_out, counts.held_out, selection)
             _check_list(counts, selection, allow_partial=allow_partial)
             facts, counts = _write_shards(pool, counts, spill, shards)

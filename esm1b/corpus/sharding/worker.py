@@ -19,8 +19,8 @@ from esm1b.corpus.records.table import (
     drop_duplicate_ids,
     sort_rows,
 )
+from esm1b.corpus.sharding.inputs import SharedBlock
 from esm1b.corpus.sharding.parquet_shard import ShardFacts, write_parquet
-from esm1b.corpus.sharding.shared_blocks import SharedBlock, load_block
 from esm1b.corpus.sharding.spill import read_interval, write_run
 from esm1b.sequences.formats import RawBlock
 from esm1b.worker_pool import LARGEST_KEPT
@@ -78,7 +78,8 @@ class ShardWorker:
 
     def add(self, block: RawBlock | SharedBlock) -> None:
         """Select the records of a block, and spill them once there are enough."""
-        rows, counts = select_rows(load_block(block), self._selection)
+        raw = block.load() if isinstance(block, SharedBlock) else block
+        rows, counts = select_rows(raw, self._selection)
         self._counts += counts
         # the text still holds what was dropped
         self._waiting.append(rows if len(rows) > counts.read // 2 else rows.compact())

@@ -18,6 +18,7 @@ from esm1b.corpus.manifest import (
     checked_shards,
     read_manifest,
 )
+from esm1b.corpus.records.table import SequenceColumn
 from esm1b.errors import UserError
 
 
@@ -83,19 +84,6 @@ class TokenDataset:
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reopen, ()
 
-    def residues(self, index: int) -> NDArray[np.uint8]:
-        """Return the tokens `[length]` of one sequence: a read-only view, no copy.
-
-        Raises:
-            IndexError: no sequence has this index.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"sequence {index} of {len(self)}")
-        shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        offsets, values = self._shards[shard]
-        start, end = offsets[index - self._first[shard] :][:2]
-        return np.frombuffer(values[start:end], dtype=np.uint8)
-
     def gather(
         self,
         indices: NDArray[np.int64],
@@ -105,7 +93,7 @@ class TokenDataset:
         before: bytes = b"",
         after: bytes = b"",
     ) -> NDArray[np.uint8]:
-        """Return `residues(index)[start : start + count]` of many sequences, end to end.
+        """Return residues `start` to `start + count - 1` of many sequences, end to end.
 
         Args:
             indices: `[pieces]` indices of sequences.
@@ -148,21 +136,15 @@ def _open_shard(
     """Return `[rows + 1]` offsets and `[residues]` tokens of a file, mapped or read."""
     try:
         with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
-            column = reader.get_batch(0).column("tokens")
-            _, offset_buffer, value_buffer = column.buffers()
+            column = SequenceColumn.of(pa.ipc.open_file(source).get_batch(0).column("tokens"))
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: {reason}; expected an Arrow file of tokens") from error
-    if not len(column):
-        offsets, values = np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.uint8)
-    else:
-        offsets = np.frombuffer(offset_buffer, dtype=np.int64, count=len(column) + 1)
-        values = np.frombuffer(value_buffer, dtype=np.uint8, count=int(offsets[-1]))
-    if (len(column), len(values)) != (shard["rows"], shard["residues"]):
+    offsets, values = column.offsets, column.characters
+    if (len(offsets) - 1, len(values)) != (shard["rows"], shard["residues"]):
         raise UserError(
-            f"{path}: {len(column)} rows with {len(values)} residues; expected {shard['rows']} "
-            f"with {shard['residues']}, as in {MANIFEST}"
+            f"{path}: {len(offsets) - 1} rows with {len(values)} residues; expected "
+            f"{shard['rows']} with {shard['residues']}, as in {MANIFEST}"
         )
     if preload:
         offsets, values = offsets.copy(), values.copy()

@@ -22,11 +22,12 @@ from esm1b.corpus.manifest import (
     TOKENS_FORMAT,
     checked_shards,
     read_manifest,
+    shard_entry,
     tokens_fingerprint,
 )
 from esm1b.corpus.records.table import SequenceColumn
 from esm1b.errors import UserError
-from esm1b.files import atomic_directory, explain_full_disk, sha256_file, size_in_words, write_json
+from esm1b.files import atomic_directory, explain_full_disk, size_in_words, write_json
 from esm1b.worker_pool import start_workers
 
 _log = logging.getLogger(__name__)
@@ -117,22 +118,17 @@ class _Tokenizer:
             )
         offsets = np.zeros(shard["rows"] + 1, dtype=np.int64)
         np.cumsum(np.concatenate([*lengths, np.empty(0, np.int32)]), out=offsets[1:])
-        name = f"{Path(shard['file']).with_suffix('.arrow')}"
-        _write_tokens(self._directory / name, tokens, offsets)
-        return {
-            "file": name,
-            "rows": shard["rows"],
-            "residues": shard["residues"],
-            "bytes": (self._directory / name).stat().st_size,
-            "sha256": sha256_file(self._directory / name),
-        }
+        output = (self._directory / shard["file"]).with_suffix(".arrow")
+        _write_tokens(output, tokens, offsets)
+        return shard_entry(output, shard["rows"], shard["residues"])
 
 
 def _row_groups(path: Path) -> Iterator[SequenceColumn]:
     try:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                yield SequenceColumn.of(file.read_row_group(group, columns=["sequence"])[0])
+                table = file.read_row_group(group, columns=["sequence"])
+                yield SequenceColumn.of(table[0].combine_chunks())
     except (pa.ArrowException, OSError, KeyError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: {reason}; expected a Parquet shard of a corpus") from error

@@ -193,7 +193,7 @@ def test_order_and_division_of_the_input_change_nothing(
     ]
     Path(parts[1]).write_bytes(gzip.compress("".join(records[100:]).encode()))
     # many small blocks, runs and pieces of shards instead of one of each
-    monkeypatch.setattr("esm1b.corpus.sharding.read_inputs._BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("esm1b.corpus.sharding.inputs._BLOCK_BYTES", 1_000)
     monkeypatch.setattr("esm1b.corpus.sharding.worker._RUN_BYTES", 5_000)
     monkeypatch.setattr("esm1b.corpus.sharding.worker._PIECE_BYTES", 2_000)
     second = shard(parts, tmp_path / "b", Selection(validation_fraction=0.2), shards=3)
@@ -332,7 +332,7 @@ def test_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     random.Random(2).shuffle(records)
     path = fasta(tmp_path, "".join(records))
     ids = Path(fasta(tmp_path, "".join(f"UniRef50_{n}\n" for n in range(0, 600, 9)), "ids"))
-    monkeypatch.setattr("esm1b.corpus.sharding.read_inputs._BLOCK_BYTES", 2_000)
+    monkeypatch.setattr("esm1b.corpus.sharding.inputs._BLOCK_BYTES", 2_000)
     selection = Selection(validation_ids=ids, minimum_length=7)
     shard([path], tmp_path / "one", selection, shards=5)
     expected = corpus_files(tmp_path / "one")
@@ -366,7 +366,7 @@ def test_any_order_and_division_give_the_same_bytes(
     for name in ("first", "second"):
         with pytest.MonkeyPatch.context() as patch:
             for module, size in (
-                ("read_inputs._BLOCK", 4000),
+                ("inputs._BLOCK", 4000),
                 ("worker._RUN", 9000),
                 ("worker._PIECE", 9000),
             ):
@@ -403,7 +403,7 @@ def test_any_order_and_division_give_the_same_bytes(
 def test_one_id_over_and_over_takes_no_more_memory_than_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("esm1b.corpus.sharding.read_inputs._BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("esm1b.corpus.sharding.inputs._BLOCK_BYTES", 1_000)
     monkeypatch.setattr("esm1b.corpus.sharding.worker._RUN_BYTES", 20_000)
     sizes: list[int] = []
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from esm1b.corpus.manifest import CORPUS_FORMAT, TOKENS_FORMAT, read_manifest
+from esm1b.corpus.manifest import CORPUS_FORMAT, TOKENS_FORMAT, read_manifest, verify
 from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
-from esm1b.corpus.verify import verify
 from esm1b.errors import UserError
 
 

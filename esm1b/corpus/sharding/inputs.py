@@ -1,20 +1,18 @@
-"""Reading all inputs of a corpus, in order and once."""
+"""Reading all inputs of a corpus, in order and once, and handing their blocks to workers."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
 from tqdm import tqdm
 
-from esm1b.corpus.records.selection import Counts
-from esm1b.corpus.sharding.shared_blocks import SharedBlock, share_blocks
-from esm1b.corpus.sharding.worker import ShardWorker
 from esm1b.errors import UserError
 from esm1b.files import size_in_words
 from esm1b.sequences.formats import RawBlock, raw_blocks
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
-from esm1b.worker_pool import WorkerPool
 
 # Large enough that NumPy's overhead does not count, small enough to stay in the cache.
 _BLOCK_BYTES: Final = CHUNK_BYTES
@@ -66,14 +64,31 @@ class Inputs:
         return f"about {size_in_words(_DISK_SHARE * self._text_bytes / share_read)}"
 
 
-def read_inputs(inputs: Inputs, pool: WorkerPool[ShardWorker], spill: Path) -> Counts:
-    """Have the workers select and spill the records of all inputs; return the counts of all.
+@dataclass(frozen=True, kw_only=True)
+class SharedBlock:
+    """A block whose text is the first `size` bytes of the file at `path`."""
 
-    A file in the folder `spill` hands over the blocks.
+    empty: RawBlock
+    path: Path
+    size: int
+
+    def load(self) -> RawBlock:
+        """Return the block with its text."""
+        with self.path.open("rb") as file:
+            return replace(self.empty, text=file.read(self.size))
+
+
+def share_blocks(blocks: Iterable[RawBlock], folder: Path, slots: int) -> Iterator[SharedBlock]:
+    """Yield `blocks` with their texts in `slots` new files of `folder`, used in turn.
+
+    When block k is asked for, block k - `slots` must be done with. A pipe would copy a text several
+    times and 64 kB at a time, which costs as much as parsing it.
     """
-    blocks: Iterator[RawBlock | SharedBlock] = inputs.blocks()
-    if pool.has_processes:
-        blocks = share_blocks(inputs.blocks(), spill / "blocks", pool.window)
-    for _ in pool.map(ShardWorker.add, blocks):
-        pass
-    return sum(pool.each(ShardWorker.flush), start=Counts())
+    paths = [folder / f"block-{slot:06d}" for slot in range(slots)]
+    for path in paths:
+        path.touch()
+    for path, block in zip(cycle(paths), blocks, strict=False):
+        # not truncated: the file system would allocate its blocks again each time
+        with path.open("r+b") as file:
+            file.write(block.text)
+        yield SharedBlock(empty=replace(block, text=b""), path=path, size=len(block.text))
