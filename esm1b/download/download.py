@@ -18,7 +18,7 @@ from esm1b.download.excerpt import fetch_excerpt, parse_limit
 from esm1b.download.find_release import DamagedFileError, Source, find_release, validation_list
 from esm1b.download.lock import ALGORITHMS, LOCK, file_digests, intact_download, make_lock
 from esm1b.download.metalink import DIGEST_DIGITS
-from esm1b.download.mirrors import MirroredFile, Patience
+from esm1b.download.mirrors import FileChangedError, MirroredFile, Patience
 from esm1b.download.partial_file import PartialFile
 from esm1b.download.release import (
     CURRENT,
@@ -115,15 +115,6 @@ def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) 
     """Fetch a whole file, write its lock and return it."""
     path = output / source.file
 
-    def verified(path: Path, remote: MirroredFile | None) -> dict[str, Any]:
-        size = path.stat().st_size
-        if source.size not in (None, size):
-            raise DamagedFileError(f"{size} bytes; expected {source.size}")
-        digests = file_digests(path, sorted({*ALGORITHMS, *source.digests}))
-        source.check(digests)
-        more = _list_facts(path) if source.file == VALIDATION_LIST.name else {}
-        return make_lock(source, remote, path, digests, verified_by=source.verified_by, **more)
-
     def attempt(remote: MirroredFile) -> dict[str, Any]:
         identity = {"name": source.name, "release": source.release, **source.facts()}
         incomplete = PartialFile(path, identity, remote)
@@ -131,10 +122,10 @@ def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) 
         _check_room(output, (source.size or 0) - held, path.name)
         size = "size unknown" if source.size is None else _size(source.size)
         _log.info("%s: fetching %s (%s), %s already here", source, path.name, size, _size(held))
-        incomplete.fill()
         try:
-            lock = verified(incomplete.path, remote)
-        except DamagedFileError:
+            incomplete.fill()
+            lock = _verified(source, incomplete.path, remote)
+        except (DamagedFileError, FileChangedError):
             incomplete.discard()
             raise
         with stops.held_back():
@@ -146,12 +137,23 @@ def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) 
     if not (path.exists() and source.digests):
         return source.fetch(attempt, patience, has_digest=bool(source.digests))
     try:  # a file without a lock: the user's own, or the lock was deleted
-        lock = verified(path, None)
+        lock = _verified(source, path, None)
     except DamagedFileError as error:
         raise UserError(f"{path}: not {source}: {error}; expected no such file") from error
     write_json(output / LOCK, lock)
     _log.info("%s: already downloaded", path)
     return lock
+
+
+def _verified(source: Source, path: Path, remote: MirroredFile | None) -> dict[str, Any]:
+    """Return the lock of a whole file, or raise `DamagedFileError`."""
+    size = path.stat().st_size
+    if source.size not in (None, size):
+        raise DamagedFileError(f"{size} bytes; expected {source.size}")
+    digests = file_digests(path, sorted({*ALGORITHMS, *source.digests}))
+    source.check(digests)
+    more = _list_facts(path) if source.file == VALIDATION_LIST.name else {}
+    return make_lock(source, remote, path, digests, **more)
 
 
 def _list_facts(path: Path) -> dict[str, Any]:

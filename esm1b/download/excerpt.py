@@ -70,10 +70,9 @@ def fetch_excerpt(
 
     def attempt(remote: MirroredFile) -> dict[str, Any]:
         facts: dict[str, Any] = {"limit": limit, "sample": sample}
-        facts["verified_by"] = source.verified_by if limit is None else None
         with atomic_file(path) as temporary:
             if limit is not None:
-                facts |= _write_beginning(remote, temporary, limit)
+                facts |= {"verified_by": None, **_write_beginning(remote, temporary, limit)}
             elif sample is not None:
                 facts |= _write_sample(source, remote, temporary, sample)
         digests = file_digests(path, ALGORITHMS)

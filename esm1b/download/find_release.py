@@ -31,14 +31,9 @@ class DamagedFileError(Exception):
 class Source:
     """A file to fetch.
 
-    Attributes:
-        name: data set, for messages and the lock.
-        release: number of the release, never `current`.
-        file: file name on every mirror.
-        urls: addresses, the preferred ones first.
-        size: bytes, or None if unknown.
-        digests: published and given digests by algorithm; empty if there are none.
-        verified_by: origin of the digests in words, or None.
+    `release` is never `current`, `file` is its name on every mirror, `urls` has the preferred
+    ones first, and `size` is in bytes. Digests, by algorithm, are from RELEASE.metalink
+    (`published`) and from the user (`given`).
     """
 
     name: str
@@ -46,15 +41,26 @@ class Source:
     file: str
     urls: Sequence[str]
     size: int | None = None
-    digests: Mapping[str, str]
-    verified_by: str | None
+    published: Mapping[str, str]
+    given: Mapping[str, str]
 
     def __str__(self) -> str:
         return f"{self.name} {self.release}"
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Published and given digests by algorithm."""
+        return {**self.published, **self.given}
+
+    @property
+    def verified_by(self) -> str | None:
+        """Origin of the digests in words, or None."""
+        origins = [METALINK] * bool(self.published) + ["a given digest"] * bool(self.given)
+        return " and ".join(origins) or None
+
     def facts(self) -> dict[str, Any]:
         """Return the published facts about the file as JSON."""
-        return {"file": self.file, "size": self.size, "digests": dict(self.digests)}
+        return {"file": self.file, "size": self.size, "digests": self.digests}
 
     def check(self, digests: Mapping[str, str]) -> None:
         """Raise `DamagedFileError` if `digests` are not those of the file."""
@@ -124,15 +130,14 @@ def find_release(
                 f"digest {algorithm}:{digest}: {METALINK} of {version} says "
                 f"{listed.digests[algorithm]} of {path.name}; expected the same"
             )
-    origins = [METALINK] * bool(listed.digests) + ["a given digest"] * bool(given)
     return Source(
         name="UniRef50",
         release=version,
         file=path.name,
         urls=_urls(path, mirrors),
         size=listed.size,
-        digests={**listed.digests, **given},
-        verified_by=" and ".join(origins),
+        published=listed.digests,
+        given=given,
     )
 
 
@@ -143,8 +148,8 @@ def validation_list(mirrors: Sequence[str], given: Mapping[str, str]) -> Source:
         release=VALIDATION_LIST_RELEASE,
         file=VALIDATION_LIST.name,
         urls=_urls(VALIDATION_LIST, mirrors),
-        digests=given,
-        verified_by="a given digest" if given else None,
+        published={},
+        given=given,
     )
 
 

@@ -139,7 +139,7 @@ def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
             end = match.end() if match else found + len(_ENTRY_END) if found >= 0 else len(text)
             if match and (plain or not _OTHER_REFERENCE.search(text, position, end)):
                 *values, residues = match.groups()
-                texts = [None if text is None else html.unescape(text.decode()) for text in values]
+                texts = [None if part is None else html.unescape(part.decode()) for part in values]
                 entries: list[_Entry] = [(texts, residues)]
             else:
                 entries = _read(text[position:end])
