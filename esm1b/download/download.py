@@ -52,16 +52,12 @@ def download_release(
     """Fetch a release of UniRef50 to `output` and return its lock, `download.json`.
 
     A file that is already downloaded is only verified. After an interruption a whole release is
-    resumed; an excerpt starts over.
+    resumed; an excerpt starts over: its beginning, as `limit` (`10MB`, `1000records`), or the
+    share `sample` of its records, by a keyed hash of their sequence.
 
-    Args:
-        release: `current`, or a name such as `2018_03`.
-        output: directory to write to.
-        mirrors: root URLs instead of UniProt's own, the preferred ones first.
-        limit: size of the beginning to fetch, `10MB` or `1000records`; None for everything.
-        sample: share of the records to keep, by a keyed hash of their sequence.
-        digest: expected digest of the file, as `md5:...`, beside those that the mirrors publish.
-        patience: limits and waits.
+    `release` is `current` or a name such as `2018_03`, `mirrors` has root URLs instead of
+    UniProt's own, the preferred ones first, and `digest` (`md5:...`) is checked beside those that
+    the mirrors publish.
 
     Raises:
         UserError: an argument is wrong, no mirror has the release, there is no room for it, or
@@ -199,9 +195,8 @@ def _parse_digest(text: str | None) -> dict[str, str]:
     algorithm, _, digest = text.lower().partition(":")
     digits = DIGEST_DIGITS.get(algorithm)
     if digits is None or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", digest):
-        raise UserError(
-            f"digest {text!r}: expected {', '.join(DIGEST_DIGITS)}, ':' and hexadecimal digits"
-        )
+        expected = f"{', '.join(DIGEST_DIGITS)}, ':' and hexadecimal digits"
+        raise UserError(f"digest {text!r}: expected {expected}")
     return {algorithm: digest}
 
 
@@ -210,7 +205,8 @@ def _check_part(limit: str | None, sample: float | None, given: Mapping[str, str
         raise UserError(f"limit {limit!r} and sample {sample}: expected one of the two")
     if sample is not None and not 0 < sample < 1:
         raise UserError(f"sample {sample}: expected a number above 0 and below 1")
-    if limit is not None and given:
-        raise UserError(f"limit {limit!r} and a digest of the whole file: expected one of the two")
     if limit is not None:
         parse_limit(limit)
+        if given:
+            problem = f"limit {limit!r} and a digest of the whole file"
+            raise UserError(f"{problem}: expected one of the two")

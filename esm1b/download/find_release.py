@@ -104,25 +104,24 @@ def find_release(
         DownloadError: the mirrors do not answer, or without the necessary facts.
     """
     path = CURRENT_FILE
-    version: str | None = None
+    version, listed = "", ListedFile(size=None, digests={})
     try:
         version, listed = _look_up(path, release, mirrors, patience)
     except RefusedError:
         if release == CURRENT:
             raise
-    if version is None or release not in (CURRENT, version):
+    if release not in (CURRENT, version):
         path = previous_file(release)
+        version, listed = release, ListedFile(size=None, digests={})
         try:
-            version, listed = _look_up(path, release, mirrors, patience)
+            listed = _look_up(path, release, mirrors, patience)[1]
         except RefusedError as error:
-            if given:
-                version, listed = release, ListedFile(size=None, digests={})
-            elif isinstance(error, MissingFileError):
+            if not given and isinstance(error, MissingFileError):
                 raise UserError(
                     f"release {release!r}: no mirror has it ({error}); expected a published "
                     "release, or its digest if it was published without one"
                 ) from error
-            else:
+            if not given:
                 raise
     for algorithm, digest in given.items():
         if listed.digests.get(algorithm, digest) != digest:

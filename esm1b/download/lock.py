@@ -64,9 +64,8 @@ def intact_download(
     lock: dict[str, Any] = read_json(output / LOCK)
     is_known = isinstance(lock, dict) and _FORMAT.items() <= lock.items()
     if not is_known or not {*_WANTED, "file", "digests"} <= lock.keys():
-        raise UserError(
-            f"{output / LOCK}: not of this version of the program; expected another directory"
-        )
+        problem = "not of this version of the program"
+        raise UserError(f"{output / LOCK}: {problem}; expected another directory")
     path = output / lock["file"]
     if not path.exists():
         return None

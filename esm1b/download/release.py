@@ -20,8 +20,9 @@ MIRRORS: Final = (
     "https://ftp.expasy.org/databases/uniprot",
 )
 # Scheme, user, host name or IPv6 address, port, and path; no query, fragment or white space.
-_MIRROR_PATTERN: Final = (
-    r"https?://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[^\s?#]*)?"
+_MIRROR: Final = re.compile(
+    r"https?://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[^\s?#]*)?",
+    re.IGNORECASE,
 )
 CURRENT_FILE: Final = PurePosixPath("current_release/uniref/uniref50/uniref50.fasta.gz")
 
@@ -59,7 +60,7 @@ def check_mirror(url: str) -> str:
     Raises:
         UserError: it is not the URL of a web server.
     """
-    if not re.fullmatch(_MIRROR_PATTERN, url, re.ASCII | re.IGNORECASE):
+    if not _MIRROR.fullmatch(url):
         raise UserError(f"mirror {url!r}: expected a URL such as {MIRRORS[0]}")
     return url.rstrip("/")
 

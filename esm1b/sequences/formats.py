@@ -83,10 +83,8 @@ def cut_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator
     others = [what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)]
     others += ["a web page (HTML)"] * bool(_HTML.match(text))
     if others:
-        raise UserError(
-            f"{name}: {others[0]}; expected FASTA, UniRef XML or a UniProt release archive, plain "
-            "or gzip-compressed"
-        )
+        expected = "FASTA, UniRef XML or a UniProt release archive, plain or gzip-compressed"
+        raise UserError(f"{name}: {others[0]}; expected {expected}")
     kind: Literal["fasta", "uniref-xml"] = "uniref-xml" if text.startswith(b"<") else "fasta"
     cut = cut_uniref_xml if kind == "uniref-xml" else cut_fasta
     for first_record, block in cut(whole, name):

@@ -159,14 +159,10 @@ class _Fault(Exception):  # noqa: N818 (of the input; the error names it)
 
 
 class _Frame:
-    """Reads the XML around the entries: declaration, root element, end.
-
-    Attributes:
-        root: name of the root element, empty before the first entry.
-    """
+    """Reads the XML around the entries: declaration, root element, end."""
 
     def __init__(self) -> None:
-        self.root = ""
+        self.root = ""  # name of the root element, empty before the first entry
         self._latin = False
         self._parser = expat.ParserCreate()
         self._parser.XmlDeclHandler = self._declaration
@@ -216,10 +212,8 @@ class _Frame:
         self._latin = (encoding or "").lower() == "iso-8859-1"
 
     def _document_type(self, root: str, *_: object) -> None:
-        raise _Fault(
-            f"a document type declaration (DOCTYPE {root}), which can define entities; "
-            "expected UniRef XML, which has none"
-        )
+        problem = f"a document type declaration (DOCTYPE {root}), which can define entities"
+        raise _Fault(f"{problem}; expected UniRef XML, which has none")
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if self.root:
@@ -239,10 +233,8 @@ def _record(entry: _Entry) -> tuple[Header, bytes]:
         raise _Fault(f": id {identifier!r}; expected one word")
     sequence = residues.translate(None, WHITE_SPACE)
     if length is not None and length != str(len(sequence)):
-        raise _Fault(
-            f" ({identifier}): a sequence of {len(sequence)} residues with length {length!r}; "
-            "expected them to agree"
-        )
+        problem = f"a sequence of {len(sequence)} residues with length {length!r}"
+        raise _Fault(f" ({identifier}): {problem}; expected them to agree")
     cluster = name and name.strip().removeprefix("Cluster: ")
     return header_of(identifier, cluster, *others), sequence
 
