@@ -18,7 +18,7 @@ from esm1b.download.excerpt import fetch_excerpt, parse_limit
 from esm1b.download.find_release import DamagedFileError, Source, find_release, validation_list
 from esm1b.download.lock import ALGORITHMS, LOCK, file_digests, intact_download, make_lock
 from esm1b.download.metalink import DIGEST_DIGITS
-from esm1b.download.mirrors import FileChangedError, MirroredFile, Patience
+from esm1b.download.mirrors import FileChangedError, MirroredFile
 from esm1b.download.partial_file import PartialFile
 from esm1b.download.release import (
     CURRENT,
@@ -47,7 +47,6 @@ def download_release(
     limit: str | None = None,
     sample: float | None = None,
     digest: str | None = None,
-    patience: Patience | None = None,
 ) -> dict[str, Any]:
     """Fetch a release of UniRef50 to `output` and return its lock, `download.json`.
 
@@ -69,8 +68,7 @@ def download_release(
     roots = [check_mirror(mirror) for mirror in mirrors or MIRRORS]
     given = _parse_digest(digest)
     _check_part(limit, sample, given)
-    patience = patience or Patience()
-    find = partial(find_release, release, roots, given, patience)
+    find = partial(find_release, release, roots, given)
     with _only_download(output) as stops:
         source = find() if release == CURRENT else None
         number = source.release if source else release
@@ -79,19 +77,15 @@ def download_release(
             return lock
         source = source or find()
         if limit is None and sample is None:
-            return _fetch(source, output, patience, stops)
+            return _fetch(source, output, stops)
         _check_room(output, int((sample or 0) * (source.size or 0)), str(source))
-        lock = fetch_excerpt(source, output, limit, sample, patience)
+        lock = fetch_excerpt(source, output, limit, sample)
         write_json(output / LOCK, lock)
         return lock
 
 
 def download_validation_list(
-    output: Path,
-    *,
-    mirrors: Sequence[str] = (),
-    digest: str | None = None,
-    patience: Patience | None = None,
+    output: Path, *, mirrors: Sequence[str] = (), digest: str | None = None
 ) -> dict[str, Any]:
     """Fetch the list of the clusters that ESM-1b held out; see `download_release`.
 
@@ -102,12 +96,10 @@ def download_validation_list(
     source = validation_list(roots, given)
     wanted = {"name": source.name, "release": source.release, "limit": None, "sample": None}
     with _only_download(output) as stops:
-        return intact_download(output, wanted, given) or _fetch(
-            source, output, patience or Patience(), stops
-        )
+        return intact_download(output, wanted, given) or _fetch(source, output, stops)
 
 
-def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) -> dict[str, Any]:
+def _fetch(source: Source, output: Path, stops: StopAtOnce) -> dict[str, Any]:
     """Fetch a whole file, write its lock and return it."""
     path = output / source.file
 
@@ -131,7 +123,7 @@ def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) 
         return lock
 
     if not (path.exists() and source.digests):
-        return source.fetch(attempt, patience, has_digest=bool(source.digests))
+        return source.fetch(attempt, has_digest=bool(source.digests))
     try:  # a file without a lock: the user's own, or the lock was deleted
         lock = _verified(source, path, None)
     except DamagedFileError as error:

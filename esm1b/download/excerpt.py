@@ -16,7 +16,7 @@ import numpy as np
 
 from esm1b.download.find_release import Source
 from esm1b.download.lock import ALGORITHMS, file_digests, make_lock
-from esm1b.download.mirrors import MirroredFile, Patience
+from esm1b.download.mirrors import MirroredFile
 from esm1b.download.partial_file import tracked
 from esm1b.download.release import LIMIT_PATTERN
 from esm1b.errors import DownloadError, UserError
@@ -49,7 +49,7 @@ def parse_limit(text: str) -> tuple[int | None, int | None]:
 
 
 def fetch_excerpt(
-    source: Source, output: Path, limit: str | None, sample: float | None, patience: Patience
+    source: Source, output: Path, limit: str | None, sample: float | None
 ) -> dict[str, Any]:
     """Write the beginning of a release, or a share of its records, as .fasta.gz; return its lock.
 
@@ -75,7 +75,7 @@ def fetch_excerpt(
         digests = file_digests(path, ALGORITHMS)
         return make_lock(source, remote, path, digests, **facts, part_of=source.facts())
 
-    return source.fetch(attempt, patience, has_digest=limit is None)
+    return source.fetch(attempt, has_digest=limit is None)
 
 
 def _write_beginning(remote: MirroredFile, path: Path, limit: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from esm1b.download.metalink import ListedFile, MetalinkError, parse_metalink
-from esm1b.download.mirrors import MirroredFile, MissingFileError, Patience, RefusedError, Result
+from esm1b.download.mirrors import MirroredFile, MissingFileError, RefusedError, Result
 from esm1b.download.release import (
     CURRENT,
     CURRENT_FILE,
@@ -68,9 +68,7 @@ class Source:
             if digests[name] != expected:
                 raise DamagedFileError(f"{name} {digests[name]}; expected {expected}")
 
-    def fetch(
-        self, attempt: Callable[[MirroredFile], Result], patience: Patience, *, has_digest: bool
-    ) -> Result:
+    def fetch(self, attempt: Callable[[MirroredFile], Result], *, has_digest: bool) -> Result:
         """Return the result of `attempt`, which reads the file and may find it damaged.
 
         Then it is tried a second time, from the other mirrors first.
@@ -81,7 +79,7 @@ class Source:
         name, urls = f"{self}: {self.file}", self.urls
         problems = []
         for _ in range(2):
-            remote = MirroredFile(name, urls, patience, size=self.size, has_digest=has_digest)
+            remote = MirroredFile(name, urls, size=self.size, has_digest=has_digest)
             try:
                 return remote.from_start(attempt)
             except DamagedFileError as error:
@@ -91,9 +89,7 @@ class Source:
         raise DownloadError(f"{self}: {'; '.join(problems)}; failed verification twice, deleted")
 
 
-def find_release(
-    release: str, mirrors: Sequence[str], given: Mapping[str, str], patience: Patience
-) -> Source:
+def find_release(release: str, mirrors: Sequence[str], given: Mapping[str, str]) -> Source:
     """Return the file of a release of UniRef50.
 
     The current release is FASTA, also if it is named by its number; an earlier one is an archive.
@@ -106,7 +102,7 @@ def find_release(
     path = CURRENT_FILE
     version, listed = "", ListedFile(size=None, digests={})
     try:
-        version, listed = _look_up(path, release, mirrors, patience)
+        version, listed = _look_up(path, release, mirrors)
     except RefusedError:
         if release == CURRENT:
             raise
@@ -114,7 +110,7 @@ def find_release(
         path = previous_file(release)
         version, listed = release, ListedFile(size=None, digests={})
         try:
-            listed = _look_up(path, release, mirrors, patience)[1]
+            listed = _look_up(path, release, mirrors)[1]
         except RefusedError as error:
             if not given and isinstance(error, MissingFileError):
                 raise UserError(
@@ -156,9 +152,7 @@ def _urls(path: PurePosixPath, mirrors: Sequence[str]) -> list[str]:
     return [f"{mirror}/{path}" for mirror in mirrors]
 
 
-def _look_up(
-    path: PurePosixPath, release: str, mirrors: Sequence[str], patience: Patience
-) -> tuple[str, ListedFile]:
+def _look_up(path: PurePosixPath, release: str, mirrors: Sequence[str]) -> tuple[str, ListedFile]:
     """Return the name of the release and the facts about a file from the metalink beside it.
 
     Raises:
@@ -186,4 +180,4 @@ def _look_up(
         return version, files[path.name]
 
     urls = _urls(path.with_name(METALINK), mirrors)
-    return MirroredFile(f"UniRef50 {release}", urls, patience).from_start(listed)
+    return MirroredFile(f"UniRef50 {release}", urls).from_start(listed)

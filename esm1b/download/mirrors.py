@@ -66,6 +66,9 @@ class Patience:
         return seconds * random.uniform(0.5, 1)
 
 
+PATIENCE: Final = Patience()
+
+
 class MirroredFile:
     """A file under several URLs, read from the first one that works.
 
@@ -80,20 +83,14 @@ class MirroredFile:
     """
 
     def __init__(
-        self,
-        name: str,
-        urls: Sequence[str],
-        patience: Patience,
-        *,
-        size: int | None = None,
-        has_digest: bool = False,
+        self, name: str, urls: Sequence[str], *, size: int | None = None, has_digest: bool = False
     ) -> None:
         self.size = self._expected_size = size
         self.url: str | None = None
         self.validators: dict[str, Validator] = {}
         self._name = name
         self._urls = urls
-        self._patience = patience
+        self._patience = PATIENCE
         self._has_digest = has_digest
         self._session = Session()
         self._refusals: dict[str, Refusal] = {}
