@@ -18,7 +18,7 @@ from esm1b.download.excerpt import fetch_excerpt, parse_limit
 from esm1b.download.find_release import DamagedFileError, Source, find_release, validation_list
 from esm1b.download.lock import ALGORITHMS, LOCK, file_digests, intact_download, make_lock
 from esm1b.download.metalink import DIGEST_DIGITS
-from esm1b.download.mirrors import MirroredFile, Patience
+from esm1b.download.mirrors import FileChangedError, MirroredFile
 from esm1b.download.partial_file import PartialFile
 from esm1b.download.release import (
     CURRENT,
@@ -47,21 +47,16 @@ def download_release(
     limit: str | None = None,
     sample: float | None = None,
     digest: str | None = None,
-    patience: Patience | None = None,
 ) -> dict[str, Any]:
     """Fetch a release of UniRef50 to `output` and return its lock, `download.json`.
 
     A file that is already downloaded is only verified. After an interruption a whole release is
-    resumed; an excerpt starts over.
+    resumed; an excerpt starts over: its beginning, as `limit` (`10MB`, `1000records`), or the
+    share `sample` of its records, by a keyed hash of their sequence.
 
-    Args:
-        release: `current`, or a name such as `2018_03`.
-        output: directory to write to.
-        mirrors: root URLs instead of UniProt's own, the preferred ones first.
-        limit: size of the beginning to fetch, `10MB` or `1000records`; None for everything.
-        sample: share of the records to keep, by a keyed hash of their sequence.
-        digest: expected digest of the file, as `md5:...`, beside those that the mirrors publish.
-        patience: limits and waits.
+    `release` is `current` or a name such as `2018_03`, `mirrors` has root URLs instead of
+    UniProt's own, the preferred ones first, and `digest` (`md5:...`) is checked beside those that
+    the mirrors publish.
 
     Raises:
         UserError: an argument is wrong, no mirror has the release, there is no room for it, or
@@ -73,8 +68,7 @@ def download_release(
     roots = [check_mirror(mirror) for mirror in mirrors or MIRRORS]
     given = _parse_digest(digest)
     _check_part(limit, sample, given)
-    patience = patience or Patience()
-    find = partial(find_release, release, roots, given, patience)
+    find = partial(find_release, release, roots, given)
     with _only_download(output) as stops:
         source = find() if release == CURRENT else None
         number = source.release if source else release
@@ -83,19 +77,15 @@ def download_release(
             return lock
         source = source or find()
         if limit is None and sample is None:
-            return _fetch(source, output, patience, stops)
+            return _fetch(source, output, stops)
         _check_room(output, int((sample or 0) * (source.size or 0)), str(source))
-        lock = fetch_excerpt(source, output, limit, sample, patience)
+        lock = fetch_excerpt(source, output, limit, sample)
         write_json(output / LOCK, lock)
         return lock
 
 
 def download_validation_list(
-    output: Path,
-    *,
-    mirrors: Sequence[str] = (),
-    digest: str | None = None,
-    patience: Patience | None = None,
+    output: Path, *, mirrors: Sequence[str] = (), digest: str | None = None
 ) -> dict[str, Any]:
     """Fetch the list of the clusters that ESM-1b held out; see `download_release`.
 
@@ -106,23 +96,12 @@ def download_validation_list(
     source = validation_list(roots, given)
     wanted = {"name": source.name, "release": source.release, "limit": None, "sample": None}
     with _only_download(output) as stops:
-        return intact_download(output, wanted, given) or _fetch(
-            source, output, patience or Patience(), stops
-        )
+        return intact_download(output, wanted, given) or _fetch(source, output, stops)
 
 
-def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) -> dict[str, Any]:
+def _fetch(source: Source, output: Path, stops: StopAtOnce) -> dict[str, Any]:
     """Fetch a whole file, write its lock and return it."""
     path = output / source.file
-
-    def verified(path: Path, remote: MirroredFile | None) -> dict[str, Any]:
-        size = path.stat().st_size
-        if source.size not in (None, size):
-            raise DamagedFileError(f"{size} bytes; expected {source.size}")
-        digests = file_digests(path, sorted({*ALGORITHMS, *source.digests}))
-        source.check(digests)
-        more = _list_facts(path) if source.file == VALIDATION_LIST.name else {}
-        return make_lock(source, remote, path, digests, verified_by=source.verified_by, **more)
 
     def attempt(remote: MirroredFile) -> dict[str, Any]:
         identity = {"name": source.name, "release": source.release, **source.facts()}
@@ -131,10 +110,10 @@ def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) 
         _check_room(output, (source.size or 0) - held, path.name)
         size = "size unknown" if source.size is None else _size(source.size)
         _log.info("%s: fetching %s (%s), %s already here", source, path.name, size, _size(held))
-        incomplete.fill()
         try:
-            lock = verified(incomplete.path, remote)
-        except DamagedFileError:
+            incomplete.fill()
+            lock = _verified(source, incomplete.path, remote)
+        except (DamagedFileError, FileChangedError):
             incomplete.discard()
             raise
         with stops.held_back():
@@ -144,14 +123,25 @@ def _fetch(source: Source, output: Path, patience: Patience, stops: StopAtOnce) 
         return lock
 
     if not (path.exists() and source.digests):
-        return source.fetch(attempt, patience, has_digest=bool(source.digests))
+        return source.fetch(attempt, has_digest=bool(source.digests))
     try:  # a file without a lock: the user's own, or the lock was deleted
-        lock = verified(path, None)
+        lock = _verified(source, path, None)
     except DamagedFileError as error:
         raise UserError(f"{path}: not {source}: {error}; expected no such file") from error
     write_json(output / LOCK, lock)
     _log.info("%s: already downloaded", path)
     return lock
+
+
+def _verified(source: Source, path: Path, remote: MirroredFile | None) -> dict[str, Any]:
+    """Return the lock of a whole file, or raise `DamagedFileError`."""
+    size = path.stat().st_size
+    if source.size not in (None, size):
+        raise DamagedFileError(f"{size} bytes; expected {source.size}")
+    digests = file_digests(path, sorted({*ALGORITHMS, *source.digests}))
+    source.check(digests)
+    more = _list_facts(path) if source.file == VALIDATION_LIST.name else {}
+    return make_lock(source, remote, path, digests, **more)
 
 
 def _list_facts(path: Path) -> dict[str, Any]:
@@ -197,9 +187,8 @@ def _parse_digest(text: str | None) -> dict[str, str]:
     algorithm, _, digest = text.lower().partition(":")
     digits = DIGEST_DIGITS.get(algorithm)
     if digits is None or not re.fullmatch(rf"[0-9a-f]{{{digits}}}", digest):
-        raise UserError(
-            f"digest {text!r}: expected {', '.join(DIGEST_DIGITS)}, ':' and hexadecimal digits"
-        )
+        expected = f"{', '.join(DIGEST_DIGITS)}, ':' and hexadecimal digits"
+        raise UserError(f"digest {text!r}: expected {expected}")
     return {algorithm: digest}
 
 
@@ -208,7 +197,8 @@ def _check_part(limit: str | None, sample: float | None, given: Mapping[str, str
         raise UserError(f"limit {limit!r} and sample {sample}: expected one of the two")
     if sample is not None and not 0 < sample < 1:
         raise UserError(f"sample {sample}: expected a number above 0 and below 1")
-    if limit is not None and given:
-        raise UserError(f"limit {limit!r} and a digest of the whole file: expected one of the two")
     if limit is not None:
         parse_limit(limit)
+        if given:
+            problem = f"limit {limit!r} and a digest of the whole file"
+            raise UserError(f"{problem}: expected one of the two")

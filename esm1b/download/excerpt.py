@@ -16,7 +16,7 @@ import numpy as np
 
 from esm1b.download.find_release import Source
 from esm1b.download.lock import ALGORITHMS, file_digests, make_lock
-from esm1b.download.mirrors import MirroredFile, Patience
+from esm1b.download.mirrors import MirroredFile
 from esm1b.download.partial_file import tracked
 from esm1b.download.release import LIMIT_PATTERN
 from esm1b.errors import DownloadError, UserError
@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 
 _UNITS: Final = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _CHUNK_BYTES: Final = 1 << 14  # of the beginning, so that a small one is found early
-_LINE_LENGTH: Final = 60  # as UniProt writes it
 
 
 def parse_limit(text: str) -> tuple[int | None, int | None]:
@@ -50,7 +49,7 @@ def parse_limit(text: str) -> tuple[int | None, int | None]:
 
 
 def fetch_excerpt(
-    source: Source, output: Path, limit: str | None, sample: float | None, patience: Patience
+    source: Source, output: Path, limit: str | None, sample: float | None
 ) -> dict[str, Any]:
     """Write the beginning of a release, or a share of its records, as .fasta.gz; return its lock.
 
@@ -61,25 +60,22 @@ def fetch_excerpt(
         DownloadError: the mirrors do not deliver the release, or not the right one.
     """
     if limit is not None and source.file.endswith(".tar.gz"):
-        raise UserError(
-            f"limit {limit!r}: {source} is an archive in which UniRef50 comes last; expected "
-            "the current release, or a sample"
-        )
+        problem = f"{source} is an archive in which UniRef50 comes last"
+        raise UserError(f"limit {limit!r}: {problem}; expected the current release, or a sample")
     what = f"sample-{sample}" if limit is None else f"first-{limit}"
     path = output / f"uniref50.{source.release}.{what}.fasta.gz"
 
     def attempt(remote: MirroredFile) -> dict[str, Any]:
         facts: dict[str, Any] = {"limit": limit, "sample": sample}
-        facts["verified_by"] = source.verified_by if limit is None else None
         with atomic_file(path) as temporary:
             if limit is not None:
-                facts |= _write_beginning(remote, temporary, limit)
+                facts |= {"verified_by": None, **_write_beginning(remote, temporary, limit)}
             elif sample is not None:
                 facts |= _write_sample(source, remote, temporary, sample)
         digests = file_digests(path, ALGORITHMS)
         return make_lock(source, remote, path, digests, **facts, part_of=source.facts())
 
-    return source.fetch(attempt, patience, has_digest=limit is None)
+    return source.fetch(attempt, has_digest=limit is None)
 
 
 def _write_beginning(remote: MirroredFile, path: Path, limit: str) -> dict[str, Any]:
@@ -113,9 +109,7 @@ def _first_records(pieces: Iterable[bytes]) -> Iterator[bytes]:
             raise DownloadError(str(error)) from error
 
 
-def _write_sample(
-    source: Source, remote: MirroredFile, path: Path, fraction: float
-) -> dict[str, Any]:
+def _write_sample(source: Source, remote: MirroredFile, path: Path, share: float) -> dict[str, Any]:
     """Write the records with a sequence hash in the sample and return their facts for the lock.
 
     They are the ones that `esm1b shard --sample` keeps of the whole file.
@@ -138,7 +132,7 @@ def _write_sample(
             block = parse_block(raw)
             read += len(block.sequences)
             hashes = sequence_hashes(map(clean, block.sequences), SAMPLE_KEY)
-            for index in np.flatnonzero(below(hashes, fraction)):
+            for index in np.flatnonzero(below(hashes, share)):
                 yield _fasta(block.headers[index], block.sequences[index])
 
     unreadable = None
@@ -168,11 +162,10 @@ def _write_fasta(records: Iterable[bytes], path: Path) -> dict[str, Any]:
 
 
 def _fasta(header: Header, sequence: bytes) -> bytes:
-    """Return a record as UniProt writes it."""
+    """Return a record as UniProt writes it, 60 residues a line."""
     identifier, name, *values = header
     words = [identifier] if name is None else [identifier, name]
     tags = zip(("n", "Tax", "TaxID", "RepID"), values, strict=True)
     words += [f"{tag}={value}" for tag, value in tags if value is not None]
-    starts = range(0, len(sequence), _LINE_LENGTH)
-    lines = [sequence[start : start + _LINE_LENGTH] for start in starts]
+    lines = [sequence[start : start + 60] for start in range(0, len(sequence), 60)]
     return b"\n".join([b">" + " ".join(words).encode(), *lines, b""])

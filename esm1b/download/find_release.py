@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from esm1b.download.metalink import ListedFile, MetalinkError, parse_metalink
-from esm1b.download.mirrors import MirroredFile, MissingFileError, Patience, RefusedError, Result
+from esm1b.download.mirrors import MirroredFile, MissingFileError, RefusedError, Result
 from esm1b.download.release import (
     CURRENT,
     CURRENT_FILE,
@@ -31,14 +31,9 @@ class DamagedFileError(Exception):
 class Source:
     """A file to fetch.
 
-    Attributes:
-        name: data set, for messages and the lock.
-        release: number of the release, never `current`.
-        file: file name on every mirror.
-        urls: addresses, the preferred ones first.
-        size: bytes, or None if unknown.
-        digests: published and given digests by algorithm; empty if there are none.
-        verified_by: origin of the digests in words, or None.
+    `release` is never `current`, `file` is its name on every mirror, `urls` has the preferred
+    ones first, and `size` is in bytes. Digests, by algorithm, are from RELEASE.metalink
+    (`published`) and from the user (`given`).
     """
 
     name: str
@@ -46,15 +41,26 @@ class Source:
     file: str
     urls: Sequence[str]
     size: int | None = None
-    digests: Mapping[str, str]
-    verified_by: str | None
+    published: Mapping[str, str]
+    given: Mapping[str, str]
 
     def __str__(self) -> str:
         return f"{self.name} {self.release}"
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Published and given digests by algorithm."""
+        return {**self.published, **self.given}
+
+    @property
+    def verified_by(self) -> str | None:
+        """Origin of the digests in words, or None."""
+        origins = [METALINK] * bool(self.published) + ["a given digest"] * bool(self.given)
+        return " and ".join(origins) or None
+
     def facts(self) -> dict[str, Any]:
         """Return the published facts about the file as JSON."""
-        return {"file": self.file, "size": self.size, "digests": dict(self.digests)}
+        return {"file": self.file, "size": self.size, "digests": self.digests}
 
     def check(self, digests: Mapping[str, str]) -> None:
         """Raise `DamagedFileError` if `digests` are not those of the file."""
@@ -62,9 +68,7 @@ class Source:
             if digests[name] != expected:
                 raise DamagedFileError(f"{name} {digests[name]}; expected {expected}")
 
-    def fetch(
-        self, attempt: Callable[[MirroredFile], Result], patience: Patience, *, has_digest: bool
-    ) -> Result:
+    def fetch(self, attempt: Callable[[MirroredFile], Result], *, has_digest: bool) -> Result:
         """Return the result of `attempt`, which reads the file and may find it damaged.
 
         Then it is tried a second time, from the other mirrors first.
@@ -75,7 +79,7 @@ class Source:
         name, urls = f"{self}: {self.file}", self.urls
         problems = []
         for _ in range(2):
-            remote = MirroredFile(name, urls, patience, size=self.size, has_digest=has_digest)
+            remote = MirroredFile(name, urls, size=self.size, has_digest=has_digest)
             try:
                 return remote.from_start(attempt)
             except DamagedFileError as error:
@@ -85,9 +89,7 @@ class Source:
         raise DownloadError(f"{self}: {'; '.join(problems)}; failed verification twice, deleted")
 
 
-def find_release(
-    release: str, mirrors: Sequence[str], given: Mapping[str, str], patience: Patience
-) -> Source:
+def find_release(release: str, mirrors: Sequence[str], given: Mapping[str, str]) -> Source:
     """Return the file of a release of UniRef50.
 
     The current release is FASTA, also if it is named by its number; an earlier one is an archive.
@@ -98,25 +100,24 @@ def find_release(
         DownloadError: the mirrors do not answer, or without the necessary facts.
     """
     path = CURRENT_FILE
-    version: str | None = None
+    version, listed = "", ListedFile(size=None, digests={})
     try:
-        version, listed = _look_up(path, release, mirrors, patience)
+        version, listed = _look_up(path, release, mirrors)
     except RefusedError:
         if release == CURRENT:
             raise
-    if version is None or release not in (CURRENT, version):
+    if release not in (CURRENT, version):
         path = previous_file(release)
+        version, listed = release, ListedFile(size=None, digests={})
         try:
-            version, listed = _look_up(path, release, mirrors, patience)
+            listed = _look_up(path, release, mirrors)[1]
         except RefusedError as error:
-            if given:
-                version, listed = release, ListedFile(size=None, digests={})
-            elif isinstance(error, MissingFileError):
+            if not given and isinstance(error, MissingFileError):
                 raise UserError(
                     f"release {release!r}: no mirror has it ({error}); expected a published "
                     "release, or its digest if it was published without one"
                 ) from error
-            else:
+            if not given:
                 raise
     for algorithm, digest in given.items():
         if listed.digests.get(algorithm, digest) != digest:
@@ -124,15 +125,14 @@ def find_release(
                 f"digest {algorithm}:{digest}: {METALINK} of {version} says "
                 f"{listed.digests[algorithm]} of {path.name}; expected the same"
             )
-    origins = [METALINK] * bool(listed.digests) + ["a given digest"] * bool(given)
     return Source(
         name="UniRef50",
         release=version,
         file=path.name,
         urls=_urls(path, mirrors),
         size=listed.size,
-        digests={**listed.digests, **given},
-        verified_by=" and ".join(origins),
+        published=listed.digests,
+        given=given,
     )
 
 
@@ -143,8 +143,8 @@ def validation_list(mirrors: Sequence[str], given: Mapping[str, str]) -> Source:
         release=VALIDATION_LIST_RELEASE,
         file=VALIDATION_LIST.name,
         urls=_urls(VALIDATION_LIST, mirrors),
-        digests=given,
-        verified_by="a given digest" if given else None,
+        published={},
+        given=given,
     )
 
 
@@ -152,9 +152,7 @@ def _urls(path: PurePosixPath, mirrors: Sequence[str]) -> list[str]:
     return [f"{mirror}/{path}" for mirror in mirrors]
 
 
-def _look_up(
-    path: PurePosixPath, release: str, mirrors: Sequence[str], patience: Patience
-) -> tuple[str, ListedFile]:
+def _look_up(path: PurePosixPath, release: str, mirrors: Sequence[str]) -> tuple[str, ListedFile]:
     """Return the name of the release and the facts about a file from the metalink beside it.
 
     Raises:
@@ -182,4 +180,4 @@ def _look_up(
         return version, files[path.name]
 
     urls = _urls(path.with_name(METALINK), mirrors)
-    return MirroredFile(f"UniRef50 {release}", urls, patience).from_start(listed)
+    return MirroredFile(f"UniRef50 {release}", urls).from_start(listed)

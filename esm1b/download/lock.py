@@ -26,7 +26,7 @@ _BUFFER_BYTES: Final = 1 << 20
 def make_lock(
     source: Source, remote: MirroredFile | None, file: Path, digests: Mapping[str, str], **more: Any
 ) -> dict[str, Any]:
-    """Return the lock of a file; `more` has its limit and sample, if any, and further entries.
+    """Return the lock of a file; `more` has entries to add or to replace.
 
     `remote` is None if the file was found on the disk. A partial file gets its final name.
     """
@@ -43,6 +43,7 @@ def make_lock(
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "size": file.stat().st_size,
         "digests": dict(digests),
+        "verified_by": source.verified_by,
         **more,
     }
 
@@ -63,9 +64,8 @@ def intact_download(
     lock: dict[str, Any] = read_json(output / LOCK)
     is_known = isinstance(lock, dict) and _FORMAT.items() <= lock.items()
     if not is_known or not {*_WANTED, "file", "digests"} <= lock.keys():
-        raise UserError(
-            f"{output / LOCK}: not of this version of the program; expected another directory"
-        )
+        problem = "not of this version of the program"
+        raise UserError(f"{output / LOCK}: {problem}; expected another directory")
     path = output / lock["file"]
     if not path.exists():
         return None

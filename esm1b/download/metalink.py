@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import Final
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, fromstring
 
-from esm1b.download.mirrors import UnusableFileError
+from esm1b.download.answer import Refusal
 
 # Hexadecimal digits of the digests that are checked.
 DIGEST_DIGITS: Final = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 
 
-class MetalinkError(UnusableFileError):
-    """The text is not a metalink, or without the necessary facts; the message says why."""
+@dataclass(eq=False)
+class MetalinkError(Refusal):
+    """The text is not a metalink, or without the necessary facts; the reason says which."""
+
+    is_final: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

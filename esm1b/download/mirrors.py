@@ -33,10 +33,6 @@ class FileChangedError(Exception):
     """A server's file may not be the one that the first bytes came from."""
 
 
-class UnusableFileError(Exception):
-    """A server's file is not what it should be; the message says why."""
-
-
 class RefusedError(DownloadError):
     """Every server refused the file for good."""
 
@@ -70,17 +66,15 @@ class Patience:
         return seconds * random.uniform(0.5, 1)
 
 
+PATIENCE: Final = Patience()
+
+
 class MirroredFile:
     """A file under several URLs, read from the first one that works.
 
-    Proxies come from the environment (`https_proxy`, `no_proxy`).
-
-    Args:
-        name: description of the file, for messages.
-        urls: addresses, the preferred ones first.
-        size: bytes of the file; a server whose file has another size is not read.
-        has_digest: presence of a digest, which shows if bytes of different servers do not
-            belong together; without one they are not combined.
+    Proxies come from the environment (`https_proxy`, `no_proxy`). A server whose file has another
+    `size`, if given, is not read. Bytes of different servers are combined only if a digest will
+    show whether they belong together.
 
     Attributes:
         size: bytes, or None until a server has said it.
@@ -89,20 +83,14 @@ class MirroredFile:
     """
 
     def __init__(
-        self,
-        name: str,
-        urls: Sequence[str],
-        patience: Patience,
-        *,
-        size: int | None = None,
-        has_digest: bool = False,
+        self, name: str, urls: Sequence[str], *, size: int | None = None, has_digest: bool = False
     ) -> None:
         self.size = self._expected_size = size
         self.url: str | None = None
         self.validators: dict[str, Validator] = {}
         self._name = name
         self._urls = urls
-        self._patience = patience
+        self._patience = PATIENCE
         self._has_digest = has_digest
         self._session = Session()
         self._refusals: dict[str, Refusal] = {}
@@ -155,15 +143,15 @@ class MirroredFile:
     def from_start(self, action: Callable[["MirroredFile"], Result]) -> Result:
         """Return the result of `action`, which reads the file; repeat it if the file changes.
 
-        A server whose file makes it raise `UnusableFileError` is asked no more.
+        A server whose file makes it raise a final `Refusal` is asked no more.
         """
         while True:
             try:
                 return action(self)
             except FileChangedError as error:
                 _log.warning("%s; fetched again from its beginning", error)
-            except UnusableFileError as error:
-                self._refusals[self.url or ""] = Refusal(str(error), is_final=True)
+            except Refusal as refusal:
+                self._refusals[self.url or ""] = refusal
             self.validators.clear()
             self.size = self._expected_size
 
@@ -196,31 +184,29 @@ class MirroredFile:
         timeouts = (self._patience.connection_seconds, self._patience.silence_seconds)
         try:
             with self._session.get(url, headers=headers, stream=True, timeout=timeouts) as response:
-                offset, size = self._place(url, response, position)
-                get = response.headers.get
-                found = Validator(size=size, etag=get("ETag"), last_modified=get("Last-Modified"))
+                offset, found = self._place(url, response, position)
                 is_safe = self._has_digest or known.condition is not None
                 if position and (known.contradicts(found) or not is_safe):
                     raise self._changed(url)
-                self.size = self.size if size is None else size
+                self.size = self.size if found.size is None else found.size
                 self.url = url
                 self.validators.setdefault(url, found)
                 yield from self._body(response, offset, position, stop)
         except (RequestException, HTTPError) as error:
             raise broken_connection(error) from error
 
-    def _place(self, url: str, response: Response, position: int) -> tuple[int, int | None]:
-        """Return the place in the file where the body begins, and the size of the file if known."""
-        status = response.status_code
-        offset, text = 0, response.headers.get("Content-Length", "")
+    def _place(self, url: str, response: Response, position: int) -> tuple[int, Validator]:
+        """Return the place in the file where the body begins, and the facts about the file."""
+        status, get = response.status_code, response.headers.get
+        offset, text = 0, get("Content-Length", "")
         if position and status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise self._changed(url)
         if status == HTTPStatus.PARTIAL_CONTENT:
-            place = response.headers.get("Content-Range", "")
+            place = get("Content-Range", "")
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", place, re.ASCII | re.IGNORECASE)
             if found is None or int(found[1]) != position:
-                expected = f"expected from byte {position} on"
-                raise Refusal(f"Content-Range {place!r}; {expected}", is_final=True)
+                problem = f"Content-Range {place!r}; expected from byte {position} on"
+                raise Refusal(problem, is_final=True)
             offset, text = position, found[2]
         elif status != HTTPStatus.OK:
             raise _status_refusal(response)
@@ -228,7 +214,7 @@ class MirroredFile:
         if size is not None and self._expected_size not in (None, size):
             problem = f"its file has {size} bytes; expected {self._expected_size}"
             raise Refusal(problem, is_final=True)
-        return offset, size
+        return offset, Validator(size=size, etag=get("ETag"), last_modified=get("Last-Modified"))
 
     def _changed(self, url: str) -> Exception:
         self._changes += 1

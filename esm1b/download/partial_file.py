@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from esm1b.download.mirrors import FileChangedError, MirroredFile
+from esm1b.download.mirrors import MirroredFile
 from esm1b.errors import DownloadError, UserError
 from esm1b.files import fsync, read_json, write_json
 
@@ -25,18 +25,15 @@ class PartialFile:
 
     The bytes count only together with the account, so that those of another release, or of a file
     that has changed since, are never continued.
-
-    Attributes:
-        path: path of NAME.partial.
     """
 
     def __init__(self, final: Path, identity: Mapping[str, Any], remote: MirroredFile) -> None:
         """Keep the bytes that an earlier process left of the file `identity`; delete any others."""
         self.path = final.with_name(f"{final.name}.partial")
-        self._final = final
-        self._remote = remote
         self._account_path = final.with_name(f"{final.name}.partial.json")
+        self._final = final
         self._identity = identity
+        self._remote = remote
         self._account: dict[str, Any] = {}
         with suppress(UserError, KeyError, TypeError, AttributeError):
             account = read_json(self._account_path)
@@ -56,22 +53,21 @@ class PartialFile:
 
         Raises:
             OSError: the disk is full.
-            FileChangedError: the bytes so far are of another file, and are deleted.
+            FileChangedError: the bytes so far are of another file.
             DownloadError: no server delivers the file; the bytes so far are kept.
         """
-        if self.bytes_held == self._remote.size:
+        held, remote = self.bytes_held, self._remote
+        if held == remote.size:
             return
         try:
             with self.path.open("ab", buffering=_BUFFER_BYTES) as file:
-                held = file.tell()
-                pieces = self._remote.read(held)
-                for piece in tracked(pieces, self._final.name, self._remote.size, held):
-                    self._record_source()
+                for piece in tracked(remote.read(held), self._final.name, remote.size, held):
+                    seen = {url: asdict(value) for url, value in remote.validators.items()}
+                    account = {"identity": self._identity, "url": remote.url, "validators": seen}
+                    if account != self._account:  # a new source, on disk before its first bytes
+                        self._account = account
+                        write_json(self._account_path, account)
                     file.write(piece)
-            self._record_source()  # a file without bytes has a source too
-        except FileChangedError:
-            self.discard()
-            raise
         except DownloadError as error:
             if not self.bytes_held:
                 self.discard()
@@ -91,14 +87,6 @@ class PartialFile:
         self.path.unlink(missing_ok=True)
         self._account_path.unlink(missing_ok=True)
 
-    def _record_source(self) -> None:
-        """Write the account of a new source, before the first of its bytes is written."""
-        validators = {url: asdict(value) for url, value in self._remote.validators.items()}
-        account = {"identity": self._identity, "url": self._remote.url, "validators": validators}
-        if account != self._account:
-            self._account = account
-            write_json(self._account_path, account)
-
 
 def tracked(pieces: Iterable[bytes], name: str, size: int | None, held: int = 0) -> Iterator[bytes]:
     """Yield the pieces of a file after its first `held` bytes, and show the progress.
@@ -113,5 +101,4 @@ def tracked(pieces: Iterable[bytes], name: str, size: int | None, held: int = 0)
             bar.update(len(piece))
             if bar.disable and size and held - logged >= _LOGGED_SHARE * size:
                 logged = held
-                parts = (tqdm.format_sizeof(held), tqdm.format_sizeof(size))
-                _log.info("%s: %s of %s", name, *parts)
+                _log.info("%s: %s of %s", name, *map(tqdm.format_sizeof, (held, size)))

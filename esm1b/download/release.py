@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
-from urllib.parse import urlsplit
 
 from esm1b.errors import UserError
 
@@ -19,6 +18,11 @@ MIRRORS: Final = (
     "https://ftp.uniprot.org/pub/databases/uniprot",
     "https://ftp.ebi.ac.uk/pub/databases/uniprot",
     "https://ftp.expasy.org/databases/uniprot",
+)
+# Scheme, user, host name or IPv6 address, port, and path; no query, fragment or white space.
+_MIRROR: Final = re.compile(
+    r"https?://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[^\s?#]*)?",
+    re.IGNORECASE,
 )
 CURRENT_FILE: Final = PurePosixPath("current_release/uniref/uniref50/uniref50.fasta.gz")
 
@@ -56,12 +60,7 @@ def check_mirror(url: str) -> str:
     Raises:
         UserError: it is not the URL of a web server.
     """
-    try:
-        parts = urlsplit(url)
-        is_root = parts.scheme in ("https", "http") and parts.hostname and parts.port != 0
-    except ValueError:  # the port is not a number, or brackets do not match
-        is_root = False
-    if not is_root or parts.query or parts.fragment or url.split() != [url]:
+    if not _MIRROR.fullmatch(url):
         raise UserError(f"mirror {url!r}: expected a URL such as {MIRRORS[0]}")
     return url.rstrip("/")
 

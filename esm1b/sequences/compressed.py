@@ -18,13 +18,11 @@ _HEADER_BYTES: Final = 1 << 17  # the longest optional field has 64 KiB, the oth
 class DamagedInputError(Exception):
     """The input is cut short or corrupt; the message says which."""
 
-    def __init__(self, message: str, *, expected: str = "a complete .gz file") -> None:
-        super().__init__(message)
-        self._expected = expected
+    kind = "gz"
 
     def for_user(self, name: str, place: str = "") -> UserError:
         """Return the error that names the input and the place."""
-        return UserError(f"{name}: {self}{place}; expected {self._expected}")
+        return UserError(f"{name}: {self}{place}; expected a complete .{self.kind} file")
 
 
 class CutShortError(DamagedInputError):

@@ -78,10 +78,8 @@ def parse_fasta(text: bytes, name: str, first_record: int) -> RecordBlock:
         except UnicodeDecodeError:
             line = header.decode("latin-1").strip()  # old files; there every byte is a character
         if not line:
-            raise UserError(
-                f"{name}: record {number}: a header line without an id; "
-                "expected '>' followed by an id"
-            )
+            problem = f"record {number}: a header line without an id"
+            raise UserError(f"{name}: {problem}; expected '>' followed by an id")
         block.headers.append(parse_header(line))
         block.sequences.append(lines.translate(None, WHITE_SPACE))
     return block

@@ -83,10 +83,8 @@ def cut_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator
     others = [what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)]
     others += ["a web page (HTML)"] * bool(_HTML.match(text))
     if others:
-        raise UserError(
-            f"{name}: {others[0]}; expected FASTA, UniRef XML or a UniProt release archive, plain "
-            "or gzip-compressed"
-        )
+        expected = "FASTA, UniRef XML or a UniProt release archive, plain or gzip-compressed"
+        raise UserError(f"{name}: {others[0]}; expected {expected}")
     kind: Literal["fasta", "uniref-xml"] = "uniref-xml" if text.startswith(b"<") else "fasta"
     cut = cut_uniref_xml if kind == "uniref-xml" else cut_fasta
     for first_record, block in cut(whole, name):
@@ -109,46 +107,8 @@ def _raising(error: Exception) -> Iterator[bytes]:
     raise error
 
 
-def _archived_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
-    """Yield the blocks of the archive's UniRef50; what follows it in the archive is not read."""
-    try:
-        member, content = _open_uniref50(chunks, name, block_bytes)
-        yield from cut_blocks(prefetch(content), f"{name}: {member}", block_bytes)
-        # A release archive ends here, but for padding: one more chunk checks its checksum.
-        next(chunks, None)
-    except DamagedInputError as error:
-        raise error.for_user(name) from error
-
-
-def _open_uniref50(chunks: Iterator[bytes], name: str, size: int) -> tuple[str, Iterator[bytes]]:
-    """Return the name and the content of the first member of an archive that is UniRef50's.
-
-    Nothing is written to disk; the members before it are skipped. The content is decompressed, in
-    chunks of `size` bytes.
-
-    Raises:
-        UserError: there is no such member, or one has a name that leads out of the archive.
-        DamagedInputError: the archive is cut short or corrupt; the content raises it too.
-    """
-    found: list[str] = []
-    with _damage_reported():
-        # not closed here: the content is read after this function returns
-        archive = tarfile.open(  # type: ignore[call-overload]  # a stream needs only `read`  # noqa: SIM115
-            fileobj=ChunkReader(chunks), mode="r|", bufsize=_TAR_BYTES
-        )
-        for member in archive:
-            path = PurePosixPath(member.name)
-            if path.is_absolute() or ".." in path.parts:
-                raise UserError(
-                    f"{name}: member {member.name!r} leads out of the archive; expected plain names"
-                )
-            if member.isfile() and _UNIREF50.fullmatch(path.name.lower()):
-                read = _damage_reported()(archive.extractfile(member).read)
-                return member.name, decompressed_chunks(read, size)
-            _log.info("%s: passing over %s (%d bytes)", name, member.name, member.size)
-            found.append(member.name)
-    shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
-    raise UserError(f"{name}: an archive of {shown or 'nothing'}; {_EXPECTED_MEMBER}")
+class _DamagedArchiveError(DamagedInputError):
+    kind = "tar"
 
 
 @contextmanager
@@ -157,6 +117,35 @@ def _damage_reported() -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, ValueError) as error:
-        raise DamagedInputError(
-            "the tar archive ends early or is corrupt", expected="a complete .tar file"
-        ) from error
+        raise _DamagedArchiveError("the tar archive ends early or is corrupt") from error
+
+
+def _archived_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator[RawBlock]:
+    """Yield the blocks of the first member of an archive that is UniRef50's.
+
+    Nothing is written to disk; the members before it are skipped, those after it are not read.
+    """
+    found: list[str] = []
+    try:
+        with _damage_reported():
+            archive = tarfile.open(  # type: ignore[call-overload]  # a stream needs only `read`  # noqa: SIM115
+                fileobj=ChunkReader(chunks), mode="r|", bufsize=_TAR_BYTES
+            )
+            for member in archive:
+                path = PurePosixPath(member.name)
+                if path.is_absolute() or ".." in path.parts:
+                    problem = f"member {member.name!r} leads out of the archive"
+                    raise UserError(f"{name}: {problem}; expected plain names")
+                if member.isfile() and _UNIREF50.fullmatch(path.name.lower()):
+                    read = _damage_reported()(archive.extractfile(member).read)
+                    content = prefetch(decompressed_chunks(read, block_bytes))
+                    yield from cut_blocks(content, f"{name}: {member.name}", block_bytes)
+                    # The archive ends here, but for padding: one more chunk checks its checksum.
+                    next(chunks, None)
+                    return
+                _log.info("%s: passing over %s (%d bytes)", name, member.name, member.size)
+                found.append(member.name)
+    except DamagedInputError as error:
+        raise error.for_user(name) from error
+    shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+    raise UserError(f"{name}: an archive of {shown or 'nothing'}; {_EXPECTED_MEMBER}")

@@ -20,10 +20,7 @@ CHUNK_BYTES: Final = 1 << 20
 class InputFile:
     """One input, read once from start to end; its content tells whether it is compressed.
 
-    Attributes:
-        name: path as the user gave it, or "standard input" for `-`.
-        bytes_read: bytes read so far, before decompression.
-        size: bytes of the file before decompression, or None for standard input.
+    `size` (None for standard input) and `bytes_read` (so far) count bytes before decompression.
     """
 
     def __init__(self, name: str) -> None:

@@ -84,9 +84,7 @@ def drop_reason(cleaned: bytes) -> str | None:
     """
     if not cleaned:
         return EMPTY_SEQUENCE
-    if cleaned.translate(None, _ACCEPTED):
-        return OTHER_CHARACTERS
-    return None
+    return OTHER_CHARACTERS if cleaned.translate(None, _ACCEPTED) else None
 
 
 def fault(cleaned: bytes) -> str:

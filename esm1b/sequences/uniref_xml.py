@@ -79,15 +79,14 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
         UserError: it is not UniRef XML, has a document type declaration (and with it entities), is
             cut short, or has an entry too long for a protein.
     """
-    frame = _Frame(name)
+    frame = _Frame()
     records = 0
     text = b""
     parted = False  # whether the beginning of the entry at the start of `text` has been passed on
     try:
         for chunk in chunks:
             if b"\0" in chunk:
-                problem = f"a NUL byte after {records} complete entries"
-                raise frame.error(f"{problem}; expected XML as text")
+                raise _Fault(f"a NUL byte after {records} complete entries; expected XML as text")
             text += frame.recoded(chunk)
             if not frame.root:
                 text = frame.open(text)
@@ -108,12 +107,14 @@ def cut_uniref_xml(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, by
                 text = text[end:]
             elif len(text) > LONGEST_RECORD:
                 problem = f"entry {records + 1}: longer than {LONGEST_RECORD} characters"
-                raise frame.error(f"{problem}; expected protein sequences")
+                raise _Fault(f"{problem}; expected protein sequences")
+        if parted or (frame.root and _ENTRY_START in text):
+            raise frame.ends_early(records - parted)
+        frame.close(text, records)
     except DamagedInputError as error:
         raise error.for_user(name, f" after {records - parted} complete entries") from error
-    if parted or (frame.root and _ENTRY_START in text):
-        raise frame.ends_early(records - parted)
-    frame.close(text, records)
+    except _Fault as fault:
+        raise UserError(f"{name}: {fault}") from fault
 
 
 def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
@@ -138,15 +139,8 @@ def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
             end = match.end() if match else found + len(_ENTRY_END) if found >= 0 else len(text)
             if match and (plain or not _OTHER_REFERENCE.search(text, position, end)):
                 *values, residues = match.groups()
-                entries: list[_Entry] = [
-                    (
-                        [
-                            None if value is None else html.unescape(value.decode())
-                            for value in values
-                        ],
-                        residues,
-                    )
-                ]
+                texts = [None if part is None else html.unescape(part.decode()) for part in values]
+                entries: list[_Entry] = [(texts, residues)]
             else:
                 entries = _read(text[position:end])
             for entry in entries:
@@ -154,22 +148,21 @@ def parse_entries(text: bytes, name: str, first_record: int) -> RecordBlock:
                 block.headers.append(header)
                 block.sequences.append(sequence)
             position = end
-    except _FaultyEntryError as fault:
+    except _Fault as fault:
         number = first_record + len(block.headers) + 1
         raise UserError(f"{name}: entry {number}{fault}") from fault
     return block
 
 
+class _Fault(Exception):  # noqa: N818 (of the input; the error names it)
+    """The XML cannot be used; the message continues the input's name or the words "entry 1"."""
+
+
 class _Frame:
-    """Reads the XML around the entries: declaration, root element, end.
+    """Reads the XML around the entries: declaration, root element, end."""
 
-    Attributes:
-        root: name of the root element, empty before the first entry.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.root = ""
-        self._name = name
+    def __init__(self) -> None:
+        self.root = ""  # name of the root element, empty before the first entry
         self._latin = False
         self._parser = expat.ParserCreate()
         self._parser.XmlDeclHandler = self._declaration
@@ -178,7 +171,7 @@ class _Frame:
         self._parser.CharacterDataHandler = self._characters
 
     def recoded(self, chunk: bytes) -> bytes:
-        """Return a chunk after the head as UTF-8."""
+        """Return a chunk as UTF-8; before the head has been read, as it is."""
         return chunk.decode("latin-1").encode() if self._latin and not chunk.isascii() else chunk
 
     def open(self, text: bytes) -> bytes:
@@ -188,7 +181,7 @@ class _Frame:
             return text
         self._parse(text[:start] if start >= 0 else text, 0)
         if not self.root or start < 0:
-            raise self.error(f"no entry after {len(text)} bytes; expected UniRef XML")
+            raise _Fault(f"no entry after {len(text)} bytes; expected UniRef XML")
         return self.recoded(text[start:])
 
     def close(self, text: bytes, records: int) -> None:
@@ -196,16 +189,12 @@ class _Frame:
         self._parse(text, records)
         self._parse(b"", records)
         if not records:
-            raise self.error("no entry; expected UniRef XML with entries")
+            raise _Fault("no entry; expected UniRef XML with entries")
 
-    def error(self, problem: str) -> UserError:
-        """Return the error that names the input and a problem with it."""
-        return UserError(f"{self._name}: {problem}")
-
-    def ends_early(self, records: int) -> UserError:
+    def ends_early(self, records: int) -> _Fault:
         """Return the error for XML that is cut short."""
         end = f"</{self.root or 'UniRef50'}>"
-        return self.error(f"the XML ends early after {records} complete entries; expected {end}")
+        return _Fault(f"the XML ends early after {records} complete entries; expected {end}")
 
     def _parse(self, text: bytes, records: int) -> None:
         try:
@@ -215,45 +204,37 @@ class _Frame:
             if problem in _CUT_SHORT:
                 raise self.ends_early(records) from error
             expected = "expected well-formed UniRef XML"
-            raise self.error(f"after {records} complete entries: {problem}; {expected}") from error
+            raise _Fault(f"after {records} complete entries: {problem}; {expected}") from error
 
     def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
         if encoding and encoding.lower() not in _ENCODINGS:
-            raise self.error(f"encoding {encoding!r}; expected one of {', '.join(_ENCODINGS)}")
+            raise _Fault(f"encoding {encoding!r}; expected one of {', '.join(_ENCODINGS)}")
         self._latin = (encoding or "").lower() == "iso-8859-1"
 
     def _document_type(self, root: str, *_: object) -> None:
-        raise self.error(
-            f"a document type declaration (DOCTYPE {root}), which can define entities; "
-            "expected UniRef XML, which has none"
-        )
+        problem = f"a document type declaration (DOCTYPE {root}), which can define entities"
+        raise _Fault(f"{problem}; expected UniRef XML, which has none")
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if self.root:
-            raise self.error(f"element {tag!r} beside the entries; expected entries")
+            raise _Fault(f"element {tag!r} beside the entries; expected entries")
         if tag not in ("UniRef50", "UniRef90", "UniRef100"):
-            raise self.error(f"root element {tag!r}; expected UniRef50, as in uniref50.xml")
+            raise _Fault(f"root element {tag!r}; expected UniRef50, as in uniref50.xml")
         self.root = tag
 
     def _characters(self, text: str) -> None:
         if shown := text.strip()[:40]:
-            raise self.error(f"text {shown!r} beside the entries; expected entries")
-
-
-class _FaultyEntryError(Exception):
-    """An entry cannot be used; the message continues the words "entry 1"."""
+            raise _Fault(f"text {shown!r} beside the entries; expected entries")
 
 
 def _record(entry: _Entry) -> tuple[Header, bytes]:
     (identifier, name, *others, length), residues = entry
     if not identifier or len(identifier.split()) != 1:
-        raise _FaultyEntryError(f": id {identifier!r}; expected one word")
+        raise _Fault(f": id {identifier!r}; expected one word")
     sequence = residues.translate(None, WHITE_SPACE)
     if length is not None and length != str(len(sequence)):
-        raise _FaultyEntryError(
-            f" ({identifier}): a sequence of {len(sequence)} residues with length {length!r}; "
-            "expected them to agree"
-        )
+        problem = f"a sequence of {len(sequence)} residues with length {length!r}"
+        raise _Fault(f" ({identifier}): {problem}; expected them to agree")
     cluster = name and name.strip().removeprefix("Cluster: ")
     return header_of(identifier, cluster, *others), sequence
 
@@ -276,20 +257,16 @@ def _read(text: bytes) -> list[_Entry]:
         found = re.search(rb"<entry[^>]*\sid=[\"']([^\"'<>]*)", text)
         # on one line, although damaged text may hold anything
         identifier = f" ({' '.join(found[1].decode('utf-8', 'replace').split())})" if found else ""
-        raise _FaultyEntryError(f"{identifier}: {problem}; expected well-formed UniRef XML")
+        raise _Fault(f"{identifier}: {problem}; expected well-formed UniRef XML")
     return [_taken(entry) for entry in entries.iterfind("entry")]
 
 
 def _taken(entry: ElementTree.Element) -> _Entry:
     """Return the texts and the sequence of an entry, the first where it has several."""
-    attributes = {
-        "property[@type='member count']": "value",
-        "property[@type='common taxon']": "value",
-        "property[@type='common taxon ID']": "value",
-        "representativeMember/dbReference": "id",
-        "representativeMember/sequence": "length",
-    }
-    found = [(entry.find(path), key) for path, key in attributes.items()]
+    values = ("member count", "common taxon", "common taxon ID")
+    paths = {f"property[@type='{value}']": "value" for value in values}
+    paths |= {"representativeMember/dbReference": "id", "representativeMember/sequence": "length"}
+    found = [(entry.find(path), key) for path, key in paths.items()]
     texts = [None if element is None else element.get(key) for element, key in found]
     sequence = entry.findtext("representativeMember/sequence", "")
     return [entry.get("id"), entry.findtext("name"), *texts], sequence.encode()

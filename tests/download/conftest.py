@@ -2,8 +2,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.download.published_releases import publish
+from esm1b.download import mirrors
+from tests.download.published_releases import QUICK, publish
 from tests.download.server import ReleaseServer, running_server
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "PATIENCE", QUICK)
 
 
 @pytest.fixture

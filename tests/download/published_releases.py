@@ -6,7 +6,9 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from esm1b.download import mirrors
 from esm1b.download.download import download_release
 from esm1b.download.mirrors import Patience
 from tests.download.server import Fault, ReleaseServer, metalink
@@ -54,10 +56,15 @@ def publish(server: ReleaseServer) -> ReleaseServer:
 
 
 def fetch(
-    output: Path, *servers: ReleaseServer | str, release: str = "current", **options: Any
+    output: Path,
+    *servers: ReleaseServer | str,
+    release: str = "current",
+    patience: Patience = QUICK,
+    **options: Any,
 ) -> dict[str, Any]:
-    mirrors = [server if isinstance(server, str) else server.url for server in servers]
-    return download_release(release, output, mirrors=mirrors, **{"patience": QUICK, **options})
+    urls = [server if isinstance(server, str) else server.url for server in servers]
+    with mock.patch.object(mirrors, "PATIENCE", patience):
+        return download_release(release, output, mirrors=urls, **options)
 
 
 def check_whole(output: Path, lock: dict[str, Any]) -> None:

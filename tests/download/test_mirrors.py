@@ -361,7 +361,7 @@ def test_a_file_without_a_digest_is_not_pieced_together(
     server: ReleaseServer, second: ReleaseServer
 ) -> None:
     server.faults[CURRENT] = [Fault(cut_after=1000), UNAVAILABLE]
-    file = MirroredFile("file", [server.url + CURRENT, second.url + CURRENT], QUICK)
+    file = MirroredFile("file", [server.url + CURRENT, second.url + CURRENT])
     pieces = file.read()
     with pytest.raises(FileChangedError):
         b"".join(pieces)
@@ -369,7 +369,7 @@ def test_a_file_without_a_digest_is_not_pieced_together(
 
 
 def test_nobody_offers_it(server: ReleaseServer) -> None:
-    file = MirroredFile("file", [server.url + "/none"], QUICK)
+    file = MirroredFile("file", [server.url + "/none"])
     with pytest.raises(MissingFileError, match="/none: 404 Not Found"):
         next(file.read())
 
@@ -377,6 +377,6 @@ def test_nobody_offers_it(server: ReleaseServer) -> None:
 @pytest.mark.parametrize("ignores_range", [False, True])
 def test_only_the_beginning_is_read(ignores_range: bool, server: ReleaseServer) -> None:
     server.faults[CURRENT] = [Fault(cut_after=300, ignores_range=ignores_range), Fault()]
-    file = MirroredFile("file", [server.url + CURRENT], QUICK)
+    file = MirroredFile("file", [server.url + CURRENT])
     assert b"".join(file.read(0, 1000)) == FASTA[:1000]
     assert server.ranges(CURRENT) == ["bytes=0-999", "bytes=300-999"]
