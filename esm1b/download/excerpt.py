@@ -21,11 +21,16 @@ from esm1b.download.partial_file import tracked
 from esm1b.download.release import LIMIT_PATTERN
 from esm1b.errors import DownloadError, UserError
 from esm1b.files import atomic_file
-from esm1b.sequences.compressed import ChunkReader, CutShortError, decompressed_chunks
 from esm1b.sequences.fasta import cut_fasta
 from esm1b.sequences.formats import cut_blocks, parse_block
 from esm1b.sequences.hashes import SAMPLE_KEY, below, sequence_hashes
-from esm1b.sequences.input_file import CHUNK_BYTES, prefetch
+from esm1b.sequences.input_file import (
+    CHUNK_BYTES,
+    ChunkReader,
+    CutShortError,
+    decompressed_chunks,
+    prefetch,
+)
 from esm1b.sequences.record import Header, clean
 
 _log = logging.getLogger(__name__)

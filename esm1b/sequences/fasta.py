@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from esm1b.errors import UserError
-from esm1b.sequences.compressed import DamagedInputError
-from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
+from esm1b.sequences.input_file import CHUNK_BYTES, DamagedInputError, InputFile
 from esm1b.sequences.record import WHITE_SPACE, RecordBlock, parse_header
 
 # Characters of a record, which is in memory: far above the longest known protein (some 45,000).

@@ -14,9 +14,15 @@ from pathlib import PurePosixPath
 from typing import Final, Literal
 
 from esm1b.errors import UserError
-from esm1b.sequences.compressed import ChunkReader, DamagedInputError, decompressed_chunks
 from esm1b.sequences.fasta import UTF8_MARK, cut_fasta, parse_fasta
-from esm1b.sequences.input_file import CHUNK_BYTES, InputFile, prefetch
+from esm1b.sequences.input_file import (
+    CHUNK_BYTES,
+    ChunkReader,
+    DamagedInputError,
+    InputFile,
+    decompressed_chunks,
+    prefetch,
+)
 from esm1b.sequences.record import RecordBlock
 from esm1b.sequences.uniref_xml import cut_uniref_xml, parse_entries
 

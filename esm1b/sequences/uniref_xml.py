@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from esm1b.errors import UserError
-from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.fasta import LONGEST_RECORD
+from esm1b.sequences.input_file import DamagedInputError
 from esm1b.sequences.record import WHITE_SPACE, Header, RecordBlock, header_of
 
 _ENTRY_START: Final = b"<entry"

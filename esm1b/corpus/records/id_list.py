@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.errors import UserError
-from esm1b.sequences.compressed import DamagedInputError
 from esm1b.sequences.hashes import id_hashes, joined
-from esm1b.sequences.input_file import InputFile
+from esm1b.sequences.input_file import DamagedInputError, InputFile
 
 # the first word of a header line, and of any line
 _IN_FASTA: Final = re.compile(rb"^>[ \t\v\f]*(\S+)", re.MULTILINE)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from config.generate import generated_files
 from esm1b.config import Config, load_config
-from esm1b.config_files import generated_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 def test_generated_files_are_up_to_date() -> None:
     for path, text in generated_files(ROOT).items():
         assert path.read_text(encoding="utf-8") == text, (
-            f"{path.name} is out of date: python -m esm1b.config_files"
+            f"{path.name} is out of date: python -m config.generate"
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm1b.sequences.compressed import DamagedInputError, decompressed_chunks
+from esm1b.sequences.input_file import DamagedInputError, decompressed_chunks
 
 TEXT = b">a name\nMKVLAMKVLAWWWW\n>b\nMKKKKKKKKKKKKKKKKKK\n" * 5
 MEMBER = gzip.compress(TEXT, mtime=0)
