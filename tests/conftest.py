@@ -33,6 +33,25 @@ hypothesis.settings.load_profile("unhurried")
 _LETTERS = "LAGVSERTIDPKQNFYMHWC" * 20 + "XBUZO"
 
 
+# Files that take longest; they begin first, or one of them would run alone at the end.
+_LONGEST = (
+    "workflow/test_workflow.py",
+    "pretraining/test_faults.py",
+    "pretraining/test_layouts.py",
+    "pretraining/test_pretrain.py",
+    "pretraining/engine/test_deepspeed_engine.py",
+    "benchmarks/test_benchmarks.py",
+    "pretraining/test_run_options.py",
+    "workflow/test_corpus_rules.py",
+    "corpus/test_interruption.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {Path(__file__).parent / name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 @pytest.fixture(autouse=True)
 def _root_logger() -> Iterator[None]:
     """Undo what `esm1b.cli.main` sets up: its handler writes to the standard error of one test."""

@@ -24,6 +24,9 @@ __all__ = ["REPOSITORY", "ForkServer", "LaunchedRun", "environment"]
 REPOSITORY = Path(__file__).parents[2]
 _POLL_SECONDS = 0.01
 
+# What every run would import again; the optimisers of torch import its compiler.
+PRELOADED = ("deepspeed", "torch._dynamo")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchedRun:
@@ -188,10 +191,8 @@ def _is_alive(process: int) -> bool:
 
 
 def _serve() -> None:
-    import esm1b.cli
-    import esm1b.commands.training
-    import esm1b.pretraining.pretrain  # noqa: F401
-
+    for module in (*PRELOADED, "esm1b.commands.training", "esm1b.pretraining.pretrain"):
+        import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # launchers are not waited for
     for line in sys.stdin:
         request = json.loads(line)

@@ -12,21 +12,23 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed
 
 from esm1b.pretraining.distributed.place import Place
-from tests.pretraining.fork_server import environment
+from tests.pretraining.fork_server import PRELOADED, environment
 
 __all__ = ["gloo", "in_world"]
 
 _LIMIT_SECONDS = 1200
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch.distributed", "esm1b.pretraining.trainer"])
+_CONTEXT.set_forkserver_preload([*PRELOADED, "esm1b.pretraining.trainer"])
 
 
 def in_world(processes: int, function: Callable[..., Any], *arguments: object) -> list[Any]:
@@ -35,6 +37,8 @@ def in_world(processes: int, function: Callable[..., Any], *arguments: object) -
     `function` is one of a module, and what it takes and returns can be pickled.
     """
     port = _free_port()
+    with patch.dict(os.environ, environment(), clear=True):
+        ensure_running()  # or DeepSpeed would look for another accelerator when it is imported
     with TemporaryDirectory() as folder:
         children = []
         for rank in range(processes):

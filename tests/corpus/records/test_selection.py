@@ -125,7 +125,7 @@ def test_listed_ids_that_are_missing_are_refused_unless_allowed(tmp_path: Path) 
     with pytest.raises(UserError) as caught:
         shard([path], tmp_path / "c", Selection(validation_ids=tmp_path / "ids"))
     assert str(caught.value) == (
-        f"{tmp_path}/ids: 3 of its 5 ids are found in the input; expected all, or "
+        f"{tmp_path}/ids: 3 of its 5 ids are among the records; expected all, or "
         "--allow-partial-list: ids vanish from release to release"
     )
     assert not (tmp_path / "c").exists()

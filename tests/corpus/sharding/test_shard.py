@@ -425,7 +425,7 @@ def test_the_release_of_the_published_list_may_lack_some_of_it(
 ) -> None:
     records = fasta(tmp_path, ">a\nMKV\n>b\nAA\n>c\nLL\n")
     ids = Path(fasta(tmp_path, "b\ngone\n", "ids"))
-    with pytest.raises(UserError, match="1 of its 2 ids are found in the input; expected all, or"):
+    with pytest.raises(UserError, match="1 of its 2 ids are among the records; expected all, or"):
         shard(
             [records],
             tmp_path / "other",
@@ -433,6 +433,6 @@ def test_the_release_of_the_published_list_may_lack_some_of_it(
             source={"release": "2025_03"},
         )
     shard([records], tmp_path / "own", Selection(validation_ids=ids), source={"release": "2018_03"})
-    assert "1 of its 2 ids are found in the input" in caplog.text
+    assert "1 of its 2 ids are among the records" in caplog.text
     # 30.16 million clusters are expected there
     assert "3 records were read of UniRef50 2018_03, which has about 30,160,000" in caplog.text
