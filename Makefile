@@ -21,11 +21,11 @@ demo: $(INSTALLED) ## run the demonstration: data, training, evaluation and repo
 	@PYTHONPATH=workflow/console snakemake --cores all --logger esm1b $(ARGS)
 
 test: lint ## run the linters and the quick tests
-	@pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # tests of real proteins run where ESM1B_REAL_DATA names their directory
 test-all: lint ## run every test that needs no GPU, slow ones too
-	@pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not gpu" $(ARGS)
+	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not gpu" $(ARGS)
 
 lint: $(INSTALLED) ## check style, types and the workflow
 	ruff check .

@@ -44,6 +44,10 @@ _LONGEST = (
     "pretraining/test_run_options.py",
     "workflow/test_corpus_rules.py",
     "corpus/test_interruption.py",
+    "model/test_packing_parity.py",
+    "workflow/test_releases.py",
+    "workflow/test_unlock.py",
+    "workflow/test_profiles.py",
 )
 
 
