@@ -11,26 +11,12 @@ from esm1b.alphabet import MASK
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder
 from esm1b.model.packed import pack_sequences
-from esm1b.model.shape import EncoderShape
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
-from esm1b.weights.save_model import save_model
-from tests.conftest import random_encoder
 from tests.inference.models import write_model
+from tests.weights.conftest import SHAPE
 
-SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_tokens=64)
 QUERY = "esm.encoder.layer.1.attention.self.query.weight"
-
-
-@pytest.fixture
-def encoder() -> Encoder:
-    return random_encoder(SHAPE)
-
-
-@pytest.fixture
-def directory(encoder: Encoder, tmp_path: Path) -> Path:
-    save_model(encoder, tmp_path / "model", Provenance(rare_residues="keep"))
-    return tmp_path / "model"
 
 
 def refusal(directory: Path) -> str:
