@@ -156,7 +156,8 @@ def test_the_lock_names_the_file_of_a_release(directory: Path) -> None:
 
 
 def test_the_synthetic_families_need_no_network(directory: Path) -> None:
-    output = dry_run_with(directory, {})
+    output = dry_run_with(directory, {}, "--config", "seed=0")
+    assert command(output, "synthesize").endswith(" --seed 0")
     planned = jobs(output)
     assert "synthesize" in planned
     assert planned.isdisjoint({"download", "download_validation_list"})

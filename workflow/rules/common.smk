@@ -49,7 +49,7 @@ def options(**values):
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if one is True:
                 words.append(option)
-            elif one not in (None, False, ""):
+            elif one is not False and one not in (None, ""):  # 0 is a value
                 words.append(f"{option} {shlex.quote(str(one))}")
     return " ".join(words)
 
