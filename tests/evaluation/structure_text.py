@@ -29,13 +29,15 @@ class Row:
     occupancy: float = 1.0
     hetero: bool = False
     place: int | None = None  # along the sequence, for mmCIF
+    element: str = ""  # of the first letter of the name if not given
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What a file states besides its atoms."""
 
-    sequence: Sequence[str] = ()  # residue names of chain A
+    sequence: Sequence[str] = ()  # residue names
+    chain: str = "A"  # whose residues they are
     parents: dict[str, str] = field(default_factory=dict)
 
 
@@ -82,16 +84,18 @@ def pdb_text(atoms: Sequence[Row], header: Header | None = None) -> str:
     lines = []
     for start in range(0, len(header.sequence), 13):
         names = " ".join(f"{name:>3}" for name in header.sequence[start : start + 13])
-        lines.append(f"SEQRES {start // 13 + 1:>3} A {len(header.sequence):>4}  {names}")
+        lines.append(
+            f"SEQRES {start // 13 + 1:>3}{header.chain:>2} {len(header.sequence):>4}  {names}"
+        )
     for name, parent in header.parents.items():
         lines.append(f"MODRES 9XYZ {name:>3} A    1  {parent:>3}  MODIFIED RESIDUE")
     for serial, atom in enumerate(atoms, start=1):
         record = "HETATM" if atom.hetero else "ATOM"
         x, y, z = atom.position
         lines.append(
-            f"{record:<6}{serial:>5}  {atom.name:<3}{atom.location:1}{atom.residue:>3} "
-            f"{atom.chain}{atom.number:>4}{atom.insertion:1}   {x:8.3f}{y:8.3f}{z:8.3f}"
-            f"{atom.occupancy:6.2f}{0:6.2f}          {atom.name[0]:>2}"
+            f"{record:<6}{serial:>5}  {atom.name:<3}{atom.location:1}{atom.residue:>3}"
+            f"{atom.chain:>2}{atom.number:>4}{atom.insertion:1}   {x:8.3f}{y:8.3f}{z:8.3f}"
+            f"{atom.occupancy:6.2f}{0:6.2f}          {atom.element or atom.name[0]:>2}"
         )
     return "\n".join([*lines, "END", ""])
 
@@ -119,9 +123,25 @@ def cif_text(atoms: Sequence[Row], header: Header | None = None) -> str:
     for serial, atom in enumerate(atoms, start=1):
         x, y, z = (f"{value:.3f}" for value in atom.position)
         lines.append(
-            f"{'HETATM' if atom.hetero else 'ATOM'} {serial} {atom.name[0]} {atom.name} "
+            f"{'HETATM' if atom.hetero else 'ATOM'} {serial} {atom.element or atom.name[0]} {atom.name} "
             f"{atom.location or '.'} {atom.residue} {atom.chain} 1 {atom.place or '.'} "
             f"{atom.insertion or '?'} {x} {y} {z} {atom.occupancy:.2f} 0.00 {atom.number} "
             f"{atom.residue} {atom.chain} {atom.name} 1"
         )
     return "\n".join([*lines, "#", ""])
+
+
+def with_item(text: str, item: str, value: str | None) -> str:
+    """Return an mmCIF file with `value` throughout a column of atom_site, or without it."""
+    lines = text.splitlines()
+    tags = [line for line in lines if line.startswith("_atom_site.")]
+    column = tags.index(f"_atom_site.{item}")
+    changed = []
+    for line in lines:
+        cells = line.split()
+        if line.startswith(("ATOM", "HETATM")):
+            cells[column : column + 1] = [] if value is None else [value]
+            changed.append(" ".join(cells))
+        elif value is not None or line != tags[column]:
+            changed.append(line)
+    return "\n".join([*changed, ""])

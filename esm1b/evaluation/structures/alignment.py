@@ -16,13 +16,15 @@ _ALPHA_STEP: Final = 4.3
 _NUMBERING_BONUS: Final = 0.5
 
 
-def bonded_segments(residues: Sequence[NDArray[np.float64]]) -> list[tuple[int, int]]:
+def bonded_segments(
+    residues: Sequence[NDArray[np.float64]] | NDArray[np.float64],
+) -> list[tuple[int, int]]:
     """Return the runs `(start, stop)` of residues that follow one another without a gap.
 
     `residues` are N, CA, C and CB of each, `[4, 3]` in angstrom, NaN where unknown. Without C or
     the next N, the distance of the CA atoms decides.
     """
-    if not residues:
+    if len(residues) == 0:
         return []
     before, after = np.array(residues[:-1]), np.array(residues[1:])
     bond = np.linalg.norm(before[:, 2] - after[:, 0], axis=1)

@@ -1,85 +1,101 @@
 """The structure table of a folder of PDB and mmCIF files."""
 
-import csv
-import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from tqdm import tqdm
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.files import SUFFIXES, read_chain, read_text, structure_name
+from esm1b.evaluation.structures.chain_choice import CHOICES, read_choices
+from esm1b.evaluation.structures.files import ProteinChain, read_chain, structure_name
 from esm1b.evaluation.structures.geometry import Glycine, beta_carbons, contact_pairs
 
 _log = logging.getLogger(__name__)
+
+# What lies beside structures and is told from them at a glance.
+_OTHERS: Final = (".fa", ".fasta", ".json", ".md", ".txt")
+_MOST_NAMED: Final = 3
 
 
 def read_folder(folder: Path, *, glycine: Glycine) -> list[dict[str, Any]]:
     """Return the rows of the structure table of a folder of structure files, sorted by id.
 
+    What cannot be used is left out with a warning that names file and reason, and counted, except
+    a file that `chains.csv` names.
+
     Raises:
-        UserError: the folder has no structures or a file cannot be read.
+        UserError: no file can be used, `chains.csv` names something else than one usable chain, or
+            two files have the same name and chain.
     """
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.name.removesuffix(".gz").endswith(SUFFIXES) and not file.name.startswith(".")
-    )
-    if not files:
-        raise UserError(
-            f"{folder}: holds no structure; expected files named *.pdb, *.ent or *.cif, "
-            "plain or .gz"
-        )
-    chosen = _chosen_chains(folder / "chains.csv")
+    files = _structure_files(folder)
+    chosen = read_choices(folder, files)
     rows: dict[str, dict[str, Any]] = {}
+    left_out: list[str] = []
     for file in tqdm(files, desc="structures", unit="file", disable=None):
-        name = chosen.get(file.name) or chosen.get(structure_name(file).lower())
-        chain = read_chain(file, name)
+        try:
+            chain = read_chain(file, chosen.get(file))
+        except UserError as error:
+            if file in chosen:
+                raise
+            left_out.append(str(error))
+            continue
         if chain is None:
-            _log.warning("%s: left out, no protein chain of 20 residues or more", file)
+            left_out.append(f"{file}: no protein chain of 20 residues or more")
             continue
         identifier = f"{structure_name(file)}_{chain.name}"
         if identifier in rows:
             raise UserError(f"{file}: {identifier} is in {folder} twice; expected it once")
-        beta = beta_carbons(chain.sequence, chain.backbone, glycine=glycine)
-        first, second = contact_pairs(beta)
-        rows[identifier] = {
-            "id": identifier,
-            "group": identifier,
-            "kind": None,
-            "sequence": chain.sequence,
-            "observed": "".join("0" if np.isnan(atom).any() else "1" for atom in beta),
-            "contact_i": first.tolist(),
-            "contact_j": second.tolist(),
-            "ss3": None,
-        }
+        rows[identifier] = _row(identifier, chain, glycine)
+    for reason in left_out:
+        _log.warning("left out: %s", reason)
+    if left_out:
+        _log.warning("%s: %d of %d files were left out", folder, len(left_out), len(files))
     if not rows:
-        raise UserError(f"{folder}: no file holds a protein chain of 20 residues or more")
+        raise UserError(f"{folder}: no structure can be used; of {len(files)}, {left_out[0]}")
     return [rows[identifier] for identifier in sorted(rows)]
 
 
-def _chosen_chains(path: Path) -> Mapping[str, str]:
-    """Return the chain to use by file name or lower-case PDB id; the first row of each counts."""
-    if not path.exists():
-        return {}
-    reader = csv.DictReader(io.StringIO(read_text(path, "utf-8-sig"), newline=""))
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise UserError(f"{path}: cannot be read as CSV: {error}") from error
-    columns = reader.fieldnames or []
-    if "chain" not in columns or not {"file", "pdb_id"} & set(columns):
+def _structure_files(folder: Path) -> list[Path]:
+    """Return the structure files in the folder and its subfolders, sorted; name what is no such."""
+    paths = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    files = [path for path in paths if structure_name(path) is not None]
+    others = [
+        path
+        for path in paths
+        if structure_name(path) is None
+        and path.is_file()
+        and path.suffix.lower() not in (*_OTHERS, "")
+        and not (path.parent == folder and path.name.lower() == CHOICES)
+    ]
+    if others:
+        named = _named([str(path.relative_to(folder)) for path in others])
+        _log.warning("%s: passed over %d files of another kind: %s", folder, len(others), named)
+    if not files:
         raise UserError(
-            f"{path}: has the columns {', '.join(columns) or 'none'}; "
-            "expected chain and file or pdb_id"
+            f"{folder}: holds no structure; expected files named *.pdb, *.ent, *.cif or *.mmcif, "
+            "plain or .gz, .bz2 or .xz"
         )
-    chosen: dict[str, str] = {}
-    for row in rows:
-        if row.get("main", "1") == "1":
-            file = row.get("file")
-            key = Path(file).name if file else str(row["pdb_id"]).lower()
-            chosen.setdefault(key, row["chain"] or "")
-    return chosen
+    return files
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _row(identifier: str, chain: ProteinChain, glycine: Glycine) -> dict[str, Any]:
+    beta = beta_carbons(chain.sequence, chain.backbone, glycine=glycine)
+    first, second = contact_pairs(beta)
+    return {
+        "id": identifier,
+        "group": identifier,
+        "kind": None,
+        "sequence": chain.sequence,
+        "observed": "".join("0" if np.isnan(atom).any() else "1" for atom in beta),
+        "contact_i": first.tolist(),
+        "contact_j": second.tolist(),
+        "ss3": None,
+    }
