@@ -122,8 +122,9 @@ def cif_text(atoms: Sequence[Row], header: Header | None = None) -> str:
     lines += ["loop_", *(f"_atom_site.{column}" for column in columns.split())]
     for serial, atom in enumerate(atoms, start=1):
         x, y, z = (f"{value:.3f}" for value in atom.position)
+        element = atom.element or atom.name[0]
         lines.append(
-            f"{'HETATM' if atom.hetero else 'ATOM'} {serial} {atom.element or atom.name[0]} {atom.name} "
+            f"{'HETATM' if atom.hetero else 'ATOM'} {serial} {element} {atom.name} "
             f"{atom.location or '.'} {atom.residue} {atom.chain} 1 {atom.place or '.'} "
             f"{atom.insertion or '?'} {x} {y} {z} {atom.occupancy:.2f} 0.00 {atom.number} "
             f"{atom.residue} {atom.chain} {atom.name} 1"

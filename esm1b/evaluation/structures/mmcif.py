@@ -26,10 +26,10 @@ class _Site(NamedTuple):
 
     group: str
     element: str
-    name: str
+    label_name: str
     auth_name: str
     location: str
-    residue: str
+    label_residue: str
     auth_residue: str
     asym: str
     chain: str
@@ -42,6 +42,16 @@ class _Site(NamedTuple):
     z: str
     occupancy: str
     model: str
+
+    @property
+    def name(self) -> str:
+        """The atom's name."""
+        return self.label_name or self.auth_name
+
+    @property
+    def residue(self) -> str:
+        """The residue's name."""
+        return self.label_residue or self.auth_residue
 
 
 _SITE: Final = (
@@ -78,8 +88,9 @@ def _blocks(text: str) -> cif.Document:
         try:
             return cif.read_string("data_\n" + "\n".join(needed), check_level=0)
         except (ValueError, RuntimeError):
-            reason = str(error).splitlines()[0].removeprefix("string:")
-            raise StructureError(f"cannot be read as mmCIF: line {reason}") from error
+            # gemmi's place, string:LINE:COLUMN(BYTE), is of a string that nobody has seen.
+            reason = re.sub(r"^string:(\d+)\S*", r"line \1:", str(error).splitlines()[0])
+            raise StructureError(f"cannot be read as mmCIF: {reason}") from error
 
 
 def _items_of(block: cif.Block) -> Items:
@@ -190,14 +201,13 @@ def _atoms(sites: Sequence[_Site], names: _Stated, *, is_numbered: bool) -> Iter
     """
     for site in sites:
         place = (site.place, "") if is_numbered else (site.auth_number, site.insertion)
-        residue = site.residue or site.auth_residue
         if not (place[0].isdecimal() if is_numbered else place[0]):
             continue
-        is_stated = is_numbered and residue in names.get(int(site.place), ())
+        is_stated = is_numbered and site.residue in names.get(int(site.place), ())
         yield Atom(
             place=place,
-            residue=residue,
-            name=site.name or site.auth_name,
+            residue=site.residue,
+            name=site.name,
             element=site.element.upper(),
             location=site.location,
             occupancy=cif.as_number(site.occupancy, 1.0),

@@ -94,16 +94,16 @@ def protein_residues(atoms: Sequence[Atom], parents: Mapping[str, str]) -> list[
         StructureError: two residues have the same number.
     """
     places: dict[tuple[str, str], dict[str, dict[tuple[str, str], Atom]]] = {}
-    previous = None
+    previous, has_returned = None, False
     for atom in atoms:
         if not atom.is_calcium():
+            if atom.place != previous:
+                previous, has_returned = atom.place, atom.place in places
             conformers = places.setdefault(atom.place, {}).setdefault(atom.residue, {})
             first = conformers.setdefault((atom.name, atom.location), atom)
-            is_other = atom.name == "CA" and atom.position != first.position
-            if is_other and atom.place != previous:
+            if has_returned and atom.name == "CA" and atom.position != first.position:
                 number = "".join(atom.place)
                 raise StructureError(f"residue {number} occurs twice; expected chains told apart")
-            previous = atom.place
     found: list[Residue] = []
     for (number, _), conformers_by_name in places.items():
         types = {
