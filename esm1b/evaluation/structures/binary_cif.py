@@ -45,9 +45,9 @@ def _items_of(columns: Mapping[str, Any]) -> Items:
             return []
         column = columns[tag.lower()]
         try:
-            values = [str(value) for value in _decoded(**column["data"]).tolist()]
+            values = [str(value) for value in decoded(**column["data"]).tolist()]
             if column.get("mask"):  # 0 where there is a value
-                nulls = _decoded(**column["mask"]).tolist()
+                nulls = decoded(**column["mask"]).tolist()
                 values = ["" if null else value for value, null in zip(values, nulls, strict=True)]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise _unreadable(error) from error
@@ -60,7 +60,7 @@ def _unreadable(error: Exception) -> StructureError:
     return StructureError(f"cannot be read as BinaryCIF: {type(error).__name__}: {error}")
 
 
-def _decoded(data: Any, encoding: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
+def decoded(data: Any, encoding: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
     """Return the values of a column, `[rows]`; the last encoding is undone first."""
     for step in reversed(encoding):
         match step["kind"]:
@@ -78,10 +78,10 @@ def _decoded(data: Any, encoding: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
             case "IntegerPacking":
                 data = _unpacked(data)
             case "StringArray":
-                ends = _decoded(step["offsets"], step["offsetEncoding"]).tolist()
+                ends = decoded(step["offsets"], step["offsetEncoding"]).tolist()
                 texts = [step["stringData"][a:b] for a, b in pairwise(ends)]
                 # -1, the last, stands for no text.
-                data = np.array([*texts, ""], dtype=object)[_decoded(data, step["dataEncoding"])]
+                data = np.array([*texts, ""], dtype=object)[decoded(data, step["dataEncoding"])]
             case kind:
                 raise ValueError(f"unknown encoding {kind!r}")
     return np.asarray(data)

@@ -174,8 +174,9 @@ def _stated(entities: Mapping[str, _Stated], entity: str) -> _Stated:
         (entity,) = entities
     names = entities.get(entity, {})
     is_mixed = not entity and any(len(set(each)) > 1 for each in names.values())
-    if is_mixed or sorted(names) != [*range(1, len(names) + 1)]:
-        raise StructureError(f"entity_poly_seq does not count residues from 1 to {max(names)}")
+    if is_mixed or sorted(names) != [*range(1, len(names) + 1)] or [""] in names.values():
+        last = max(names)
+        raise StructureError(f"entity_poly_seq does not name each residue from 1 to {last} once")
     return names
 
 

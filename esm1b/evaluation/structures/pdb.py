@@ -46,19 +46,19 @@ def read_pdb(text: str) -> Contents:
             parents.setdefault(line[12:15].strip(), line[24:27].strip())
     # Old entries have their own name where the segment's belongs, in all records.
     has_segments = len(chains) > 1 and not any(name for name, _ in chains)
-    names = {key: key[1] if has_segments else key[0] for key in chains}
+    shown = {key: key[1] if has_segments else key[0] for key in chains}
     atoms: dict[str, list[Atom]] = {}
     for key, chain in chains.items():
-        atoms.setdefault(names[key], []).extend(_polymer_bound(chain))
+        atoms.setdefault(shown[key], []).extend(_polymer_bound(chain))
     damaged = {name: reason for name, each in rows.items() if (reason := _damage(each))}
     if last and len(text.rstrip().rpartition("\n")[2]) < _COORDINATES_END:
-        damaged[names[last]] = "the file ends within an atom record"
+        damaged[shown[last]] = "the file ends within an atom record"
     return Contents(
         atoms=atoms,
         parents=parents,
-        stated={name: _names(each) for name, each in rows.items()},
+        stated={name: names for name, each in rows.items() if (names := _names(each))},
         damaged=damaged,
-        unfinished=names[last] if last else None,
+        unfinished=shown[last] if last else None,
     )
 
 

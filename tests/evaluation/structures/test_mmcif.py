@@ -76,8 +76,12 @@ def test_what_the_format_allows(tmp_path: Path, content: str) -> None:
             TWO_ENTITIES,
             "chain A: no entity id tells which sequence of entity_poly_seq belongs to it",
         ),
-        (CIF.replace("1 3 VAL n\n", ""), "entity_poly_seq does not count residues from 1 to 24"),
-        (CIF.replace("1 1 MET n\n", ""), "entity_poly_seq does not count residues from 1 to 24"),
+        (CIF.replace("1 3 VAL n\n", ""), "entity_poly_seq does not name each residue from 1 to 24"),
+        (
+            CIF.replace("1 3 VAL n\n", "1 3 ? n\n"),
+            "entity_poly_seq does not name each residue from",
+        ),
+        (CIF.replace("1 1 MET n\n", ""), "entity_poly_seq does not name each residue from 1 to 24"),
         (
             with_item(with_item(CIF, "label_seq_id", "."), "auth_seq_id", "?"),
             "holds no protein residue",
