@@ -121,8 +121,8 @@ def _read_text(content: bytes) -> Contents:
 def _find_chain(contents: Contents, chain: str | None) -> tuple[str, list[Residue]] | None:
     """Return a chain and its residues with coordinates; for `chain` and errors see `read_chain`."""
     proteins = []
-    for name, atoms in contents.atoms.items():
-        if seen := protein_residues(atoms, contents.parents):
+    for name in sorted(contents.atoms, key=lambda each: each != chain):  # the named one first
+        if seen := protein_residues(contents.atoms[name], contents.parents):
             if name == chain or (chain is None and len(seen) >= MINIMUM_RESIDUES):
                 return name, seen
             proteins.append(name)

@@ -54,7 +54,9 @@ def read_folder(folder: Path, *, glycine: Glycine) -> list[dict[str, Any]]:
     if left_out:
         _log.warning("%s: %d of %d files were left out", folder, len(left_out), len(files))
     if not rows:
-        raise UserError(f"{folder}: no structure can be used; of {len(files)}, {left_out[0]}")
+        raise UserError(
+            f"{folder}: none of {len(files)} files can be used; the first is {left_out[0]}"
+        )
     return [rows[identifier] for identifier in sorted(rows)]
 
 
@@ -67,7 +69,8 @@ def _structure_files(folder: Path) -> list[Path]:
         for path in paths
         if structure_name(path) is None
         and path.is_file()
-        and path.suffix.lower() not in (*_OTHERS, "")
+        and path.suffix.lower() not in _OTHERS
+        and not path.name.isalpha()  # such as README
         and not (path.parent == folder and path.name.lower() == CHOICES)
     ]
     if others:

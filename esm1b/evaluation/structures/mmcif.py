@@ -75,7 +75,7 @@ def read_mmcif(text: str) -> Contents:
         if block.find_values("_atom_site.Cartn_x"):
             # Files that set categories apart by # do so after the atoms too.
             last = text.rstrip().rpartition("\n")[2]
-            is_unfinished = "\n#" in text and last.startswith(("ATOM", "HETATM"))
+            is_unfinished = "\n#" in text and last.startswith("ATOM")
             return contents_of(_items_of(block), is_unfinished=is_unfinished)
     return Contents(atoms={}, parents={}, stated={})
 
@@ -109,13 +109,14 @@ def contents_of(items: Items, *, is_unfinished: bool = False) -> Contents:
     """
     entity_of_asym = dict(_rows(items, "struct_asym", "id", "entity_id"))
     entities = _entities(items)
-    sites_by_chain = _sites_by_chain(items)
+    sites = [_Site(*row) for row in _rows(items, "atom_site", *_SITE)]
     atoms: dict[str, list[Atom]] = {}
     stated: dict[str, list[str]] = {}
     damaged: dict[str, str] = {}
     numbered = set()
-    for chain, sites in sites_by_chain.items():
-        alphas = [site for site in sites if site.name == "CA" and site.residue != "CA"]
+    chains = _first_model(sites)
+    for chain, rows in chains.items():
+        alphas = [site for site in rows if site.name == "CA" and site.residue != "CA"]
         bound = [site for site in alphas if site.group != "HETATM"] or alphas
         is_numbered = all(site.place.isdecimal() for site in bound)
         if is_numbered:
@@ -131,14 +132,16 @@ def contents_of(items: Items, *, is_unfinished: bool = False) -> Contents:
                 damaged[chain] = str(error)
         if names:
             stated[chain] = [names[place][0] for place in sorted(names)]
-        atoms[chain] = list(_atoms(sites, names, is_numbered=is_numbered))
+        atoms[chain] = list(_atoms(rows, names, is_numbered=is_numbered))
+    residues = _rows(items, "pdbx_struct_mod_residue", "label_comp_id", "parent_comp_id")
+    ends = [chain for chain, rows in chains.items() if is_unfinished and rows[-1] is sites[-1]]
     return Contents(
         atoms=atoms,
-        parents=dict(_rows(items, "pdbx_struct_mod_residue", "label_comp_id", "parent_comp_id")),
+        parents={name: parent for name, parent in residues if parent},
         stated=stated,
         numbered=frozenset(numbered),
         damaged=damaged,
-        unfinished=[*sites_by_chain][-1] if is_unfinished else None,
+        unfinished=ends[0] if ends else None,
     )
 
 
@@ -172,17 +175,19 @@ def _stated(entities: Mapping[str, _Stated], entity: str) -> _Stated:
                 "no entity id tells which sequence of entity_poly_seq belongs to it"
             )
         (entity,) = entities
-    names = entities.get(entity, {})
+    if entity not in entities:
+        return {}
+    names = entities[entity]
     is_mixed = not entity and any(len(set(each)) > 1 for each in names.values())
-    if is_mixed or sorted(names) != [*range(1, len(names) + 1)] or [""] in names.values():
-        last = max(names)
+    is_counted = sorted(names) == [*range(1, len(names) + 1)] != []
+    if is_mixed or not is_counted or [""] in names.values():
+        last = max(names, default=0)
         raise StructureError(f"entity_poly_seq does not name each residue from 1 to {last} once")
     return names
 
 
-def _sites_by_chain(items: Items) -> dict[str, list[_Site]]:
+def _first_model(sites: Sequence[_Site]) -> dict[str, list[_Site]]:
     """Return the rows of the first model by the author's chain, or else by label_asym_id."""
-    sites = [_Site(*row) for row in _rows(items, "atom_site", *_SITE)]
     model = next((site.model for site in sites if site.model), "")
     has_author = any(site.chain for site in sites)
     by_chain: dict[str, list[_Site]] = {}

@@ -40,12 +40,13 @@ STRUCTURE_SCHEMA: Final = pa.schema(
 def read_structures(path: Path, *, glycine: Glycine = "impute") -> list[dict[str, Any]]:
     """Return the rows of the structure table at `path` (Parquet) or of a folder of structure files.
 
-    A folder is searched with its subfolders for `.pdb`, `.ent` and `.cif`, plain or `.gz`. One
-    chain of each file is read: the one that `chains.csv` in the folder names (columns `chain` and
-    `file` or `pdb_id`; where there is a column `main`, rows with 1), else the first protein chain
-    with at least 20 residues. The sequence is the one the file states (SEQRES), or that of the
-    residues with coordinates where it states none. A residue is observed if it has a Cb, or N, CA
-    and C to place one.
+    A folder is searched with its subfolders for PDB and mmCIF files, by the suffixes `.pdb`,
+    `.pdb1`, `.ent`, `.cif`, `.mmcif` and `.bcif`, plain, `.gz`, `.bz2` or `.xz`; see `read_folder`.
+    One chain of each file is read: the one that `chains.csv` in the folder names (columns `chain`
+    and `file` or `pdb_id`; where there is a column `main`, rows with 1), else the first protein
+    chain with at least 20 residues. The sequence is the one the file states (SEQRES or
+    entity_poly_seq), or that of the residues with coordinates where it states none. A residue is
+    observed if it has a Cb, or N, CA and C to place one.
 
     Rows are sorted by id. From a folder, `group` is the id, `kind` and `ss3` are null.
 

@@ -150,7 +150,8 @@ def test_a_folder_without_structures(tmp_path: Path) -> None:
 def test_a_folder_without_a_protein(tmp_path: Path) -> None:
     (tmp_path / "9abc.pdb").write_text(pdb_text(rows("ACDEFG")))
     with pytest.raises(
-        UserError, match=r"no structure can be used; of 1, .*9abc\.pdb: no protein chain of 20"
+        UserError,
+        match=r"none of 1 files can be used; the first is .*9abc\.pdb: no protein chain of 20",
     ):
         read_structures(tmp_path)
 
