@@ -26,7 +26,8 @@ def bonded_segments(
     """
     if len(residues) == 0:
         return []
-    before, after = np.array(residues[:-1]), np.array(residues[1:])
+    atoms = np.array(residues)
+    before, after = atoms[:-1], atoms[1:]
     bond = np.linalg.norm(before[:, 2] - after[:, 0], axis=1)
     step = np.linalg.norm(before[:, 1] - after[:, 1], axis=1)
     bonded = np.where(np.isnan(bond), step < _ALPHA_STEP, bond < _PEPTIDE_BOND)

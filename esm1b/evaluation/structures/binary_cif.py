@@ -91,5 +91,5 @@ def _unpacked(data: NDArray[Any]) -> NDArray[np.int64]:
     """Return integers from their summands: extreme values of the narrow type are continued."""
     limits = np.iinfo(data.dtype)
     is_whole = (data != limits.max) & ((data != limits.min) | (limits.min == 0))
-    starts = np.flatnonzero(np.concatenate([[True], is_whole[:-1]])) if data.size else []
+    starts = np.flatnonzero(np.concatenate([[True], is_whole]))[: is_whole.sum()]
     return np.add.reduceat(data.astype(np.int64), starts) if data.size else data.astype(np.int64)

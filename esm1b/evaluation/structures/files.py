@@ -34,7 +34,7 @@ from esm1b.evaluation.structures.residues import (
 MINIMUM_RESIDUES: Final = 20
 
 _NAME: Final = re.compile(r"(.+)\.(?:pdb\d*|ent|b?cif|mmcif)(?:\.(?:gz|bz2|xz))?", re.IGNORECASE)
-_MMCIF: Final = re.compile(r"^\s*(data_|_atom_site\.)", re.IGNORECASE | re.MULTILINE)
+_MMCIF: Final = re.compile(r"^[ \t]*(data_|_atom_site\.)", re.IGNORECASE | re.MULTILINE)
 _COMPRESSED: Final[dict[bytes, Callable[[bytes], bytes]]] = {
     b"\x1f\x8b": gzip.decompress,
     b"BZh": bz2.decompress,
@@ -141,7 +141,7 @@ def _align(contents: Contents, chain: str, seen: Sequence[Residue]) -> ProteinCh
         raise StructureError(f"chain {chain}: no residue has Cb, or N, CA and C to place one")
     source = _stated_for(contents, chain)
     for name in (chain, source):
-        if name in contents.damaged:
+        if name is not None and name in contents.damaged:
             raise StructureError(f"chain {name}: {contents.damaged[name]}")
     observed = "".join(residue.letter for residue in seen)
     numbers = [residue.number for residue in seen]

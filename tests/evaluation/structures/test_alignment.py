@@ -34,6 +34,7 @@ def test_segments_break_where_the_peptide_bond_does() -> None:
         return np.array([[x, 0, 0], [x + 1.4, 0, 0], [x + 2.5, 0, 0], [np.nan] * 3])
 
     assert bonded_segments([residue(0), residue(3.8), residue(11.4)]) == [(0, 2), (2, 3)]
+    assert bonded_segments([residue(0)]) == [(0, 1)]
     assert bonded_segments([]) == []
 
 
