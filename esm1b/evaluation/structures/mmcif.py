@@ -168,7 +168,11 @@ def _entities(items: Items) -> dict[str, _Stated]:
 
 
 def _stated(entities: Mapping[str, _Stated], entity: str) -> _Stated:
-    """Return what is stated of an entity; nothing where others only are listed."""
+    """Return what is stated of an entity, where something is stated of any.
+
+    Raises:
+        StructureError: it cannot be told from others, or it is not stated whole.
+    """
     if not entity or "" in entities:  # then one sequence only can be that of any chain
         if len(entities) > 1:
             raise StructureError(
@@ -176,7 +180,7 @@ def _stated(entities: Mapping[str, _Stated], entity: str) -> _Stated:
             )
         (entity,) = entities
     if entity not in entities:
-        return {}
+        raise StructureError(f"entity_poly_seq does not list its entity {entity}")
     names = entities[entity]
     is_mixed = not entity and any(len(set(each)) > 1 for each in names.values())
     is_counted = sorted(names) == [*range(1, len(names) + 1)] != []

@@ -76,6 +76,7 @@ def test_what_the_format_allows(tmp_path: Path, content: str) -> None:
             TWO_ENTITIES,
             "chain A: no entity id tells which sequence of entity_poly_seq belongs to it",
         ),
+        (with_item(CIF, "label_entity_id", "7"), "entity_poly_seq does not list its entity 7"),
         (CIF.replace("1 3 VAL n\n", ""), "entity_poly_seq does not name each residue from 1 to 24"),
         (
             CIF.replace("1 3 VAL n\n", "1 3 ? n\n"),
