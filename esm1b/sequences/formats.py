@@ -85,16 +85,23 @@ def cut_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator
     if start[257:262] == b"ustar":  # in the first member's header (POSIX.1-1988)
         yield from _archived_blocks(whole, name, block_bytes)
         return
-    text = start.removeprefix(UTF8_MARK).lstrip()
-    others = [what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)]
-    others += ["a web page (HTML)"] * bool(_HTML.match(text))
-    if others:
+    if other := foreign_format(start):
         expected = "FASTA, UniRef XML or a UniProt release archive, plain or gzip-compressed"
-        raise UserError(f"{name}: {others[0]}; expected {expected}")
+        raise UserError(f"{name}: {other}; expected {expected}")
+    text = start.removeprefix(UTF8_MARK).lstrip()
     kind: Literal["fasta", "uniref-xml"] = "uniref-xml" if text.startswith(b"<") else "fasta"
     cut = cut_uniref_xml if kind == "uniref-xml" else cut_fasta
     for first_record, block in cut(whole, name):
         yield RawBlock(text=block, kind=kind, source=name, first_record=first_record)
+
+
+def foreign_format(start: bytes) -> str | None:
+    """Return, in words, what a file is that begins with `start`; None if it may be text."""
+    for magic, words in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            return words
+    is_page = _HTML.match(start.removeprefix(UTF8_MARK).lstrip())
+    return "a web page (HTML)" if is_page else None
 
 
 def parse_block(block: RawBlock) -> RecordBlock:

@@ -34,6 +34,72 @@ def test_a_list_and_fasta_name_ids(
     assert ids.definition(2) == {"ids_file_sha256": ids.sha256, "ids": len(named), "found": 2}
 
 
+P3, P4 = b"UniRef50_P3", b"UniRef50_P4"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + P3 + b"\r\n" + P4 + b"\r\n",
+        b"\xef\xbb\xbf>" + P3 + b"\r\nMKV\r\n>" + P4 + b"\r\nMKV\r\n",
+        P3 + b"\r" + P4,
+        b'"' + P3 + b'"\n"' + P4 + b'"\n',
+        b"'" + P3 + b"',\n'" + P4 + b"',\n",
+        "\u201cUniRef50_P3\u201d\n\u00a0UniRef50_P4\u00a0\n".encode(),
+        P3 + b"," + P4,
+        P3 + b" , " + P4 + b"\n" + P3 + b";" + P4 + b"\n",
+        P3 + b" " + P4 + b"\n",
+        b"# of the test set\n\n" + P3 + b" Titin, fragment\n  " + P4 + b"\tx\n",
+        b"id\n" + P3 + b"\n" + P4 + b"\n",
+        b"id,reason\n" + P3 + b",test set\n" + P4 + b',"a, b"\n',
+        b'"reason";"Cluster ID"\n"a";"' + P3 + b'"\n"a";"' + P4 + b'"\n',
+        b"Reviewed\tEntry\r\nyes\t" + P3 + b"\r\nno\t" + P4 + b"\r\n",
+        b",sequence_id\n0," + P3 + b"\n1," + P4 + b"\n",
+    ],
+    ids=[
+        *("mark", "mark-fasta", "cr", "quotes", "sql", "typography", "commas", "semicolons"),
+        *("spaces", "comments", "header", "csv", "semicolon-table", "tsv", "pandas"),
+    ],
+)
+def test_a_list_is_read_as_it_was_meant(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ids").write_bytes(content)
+    ids = read_id_list(tmp_path / "ids")
+    assert set(ids.first) == {P3, P4}
+    assert len(ids) == 2
+    assert ids.find(id_hashes(*joined([P3, P4, b"id"]))).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("UniRef50_P3\n".encode("utf-16"), "UTF-16 or binary data; expected one sequence id per"),
+        (
+            b"PK\x03\x04...",
+            "a zip archive; expected one sequence id per line, a table with a column",
+        ),
+        (b"PAR1...", "Parquet; expected"),
+        (b'["UniRef50_P3"]', "JSON; expected"),
+        (b"<!DOCTYPE html>", "a web page (HTML); expected"),
+        (b"why,id\na,P3\nb,\n", "row 'b,' has no id; expected one in each row"),
+        (b"why,id\na,P3\nb\n", "row 'b' has no id; expected one in each row"),
+    ],
+)
+def test_what_is_no_list_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "ids").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_id_list(tmp_path / "ids")
+    assert str(caught.value).startswith(f"{tmp_path / 'ids'}: {problem}")
+
+
+def test_the_first_missing_id_is_named_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes(b"b\n\xe9\na\n")
+    ids = read_id_list(tmp_path / "ids")
+    ids.find(id_hashes(*joined([b"b"])))
+    assert ids.first_missing(ids.found) == "\u00e9"
+    ids.find(id_hashes(*joined([b"a", "\u00e9".encode()])))
+    assert ids.first_missing(ids.found) is None
+
+
 def test_ids_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [b"UniRef50_%d" % number for number in range(200_000)]
     (tmp_path / "ids").write_bytes(b"\n".join(names))
