@@ -30,7 +30,8 @@ def read_config_file(path: Path) -> Any:
         raise UserError(f"{path}: {error}") from error
     except yaml.MarkedYAMLError as error:
         place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{path}: expected YAML: {place}{error.problem}") from error
+        problem = ", ".join(filter(None, [error.context, error.problem]))
+        raise UserError(f"{path}: expected YAML: {place}{problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected YAML: {one_line(error)}") from error
 

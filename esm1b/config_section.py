@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, get_args
 
 from pydantic import (
@@ -14,8 +15,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _power_of_ten(value: Any) -> Any:
+    # Without a point before the exponent, YAML 1.1 reads 1e6 as text.
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) and "e" in value.lower() else value
+    return value
+
+
+Count = Annotated[int, Field(ge=1), BeforeValidator(_power_of_ten)]
 
 
 def _checked_name(name: str) -> str:

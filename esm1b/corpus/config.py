@@ -66,7 +66,7 @@ class CorpusConfig(Section):
     sample: Share | None = None
     """share of the sequences to keep, by a keyed hash of the sequence; all by default"""
     exclude: str | None = None
-    """FASTA file or list of ids to exclude"""
+    """file of ids to exclude: a list, a table with a column id, or FASTA"""
     minimum_length: Count | None = None
     """smallest number of residues of a sequence to keep"""
     maximum_length: Count | None = None
@@ -80,7 +80,7 @@ class CorpusConfig(Section):
     validation_ids: str | None = None
     """file of cluster ids to hold out instead of a share, or published: ESM-1b's own list"""
     allow_partial_list: bool = False
-    """accept a list with ids that are missing from the sequences, as in another release"""
+    """accept lists whose ids are missing from the sequences, as in another release"""
     synthetic: SyntheticConfig = SyntheticConfig()
     """synthetic families, used without `release` and `sequences`"""
 

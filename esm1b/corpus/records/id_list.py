@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.errors import UserError
-from esm1b.sequences.fasta import UTF8_MARK
-from esm1b.sequences.formats import foreign_format
 from esm1b.sequences.hashes import id_hashes, joined
-from esm1b.sequences.input_file import DamagedInputError, InputFile
+from esm1b.sequences.input_file import (
+    UTF8_MARK,
+    DamagedInputError,
+    InputFile,
+    foreign_format,
+)
 
 _IN_FASTA: Final = re.compile(rb"^>[ \t\v\f]*(\S+)", re.MULTILINE)
 _BETWEEN_IDS: Final = re.compile(r"\s*[,;]\s*")

@@ -1,5 +1,8 @@
 import gzip
 import hashlib
+import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,75 @@ def test_file_without_ids_or_damaged_is_refused(tmp_path: Path) -> None:
         read_id_list(path)
     with pytest.raises(UserError, match=r"none: No such file"):
         read_id_list(tmp_path / "none")
+
+
+RECORDS = [f"UniRef50_{letter}{number}" for letter in "PQ" for number in range(40)]
+
+
+def _written(draw: random.Random, ids: list[str]) -> bytes:
+    """Return a file that people may write who mean `ids`."""
+    quote = draw.choice(["", "", '"', "'", "\u201c"])
+    closing = "\u201d" if quote == "\u201c" else quote
+    cells = [f"{quote}{name}{closing}" for name in ids]
+    form = draw.choice(["lines", "table", "bare table", "one line", "fasta", "headers", "json"])
+    separator = draw.choice([",", ";", "\t"])
+    if form == "table":
+        title = draw.choice(
+            ["id", "ID", "Entry", "cluster_id", "Cluster ID", "accession", "protein"]
+        )
+        column = draw.randrange(3)
+        rows = [["why", "length", "note"], *(["test set", "31", "x y"] for _ in cells)]
+        for row, cell in zip(rows, [title, *cells], strict=True):
+            row.insert(column, cell)
+        lines = [separator.join(row) for row in rows]
+    elif form == "bare table":
+        lines = [separator.join([cell, "test set", "31"]) for cell in cells]
+    elif form == "one line":
+        lines = [draw.choice([",", ", ", " ", ";", " , ", "\t"]).join(cells)]
+    elif form == "fasta":
+        lines = [line for name in ids for line in (f">{name} Titin, n=3", "MKV")]
+    elif form == "headers":
+        lines = [f"{name} Titin, fragment n=3" for name in ids]
+    elif form == "json":
+        lines = [json.dumps(ids)]
+    else:
+        lines = [cell + draw.choice(["", "", " ", ",", "\t"]) for cell in cells]
+    for _ in range(draw.choice([0, 0, 1, 3])):
+        lines.insert(
+            draw.randrange(len(lines) + 1) if form != "table" else 0, draw.choice(["", "# x"])
+        )
+    text = draw.choice(["\n", "\n", "\r\n", "\r"]).join(lines) + draw.choice(["", "\n", "\n\n"])
+    content = text.encode(draw.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-8"]))
+    return gzip.compress(content) if draw.random() < 0.1 else content
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_any_list_is_used_or_told(tmp_path: Path, count: int) -> None:
+    draw = random.Random(1)
+    path = tmp_path / "ids"
+    hashes = id_hashes(*joined([name.encode() for name in RECORDS]))
+    outcomes: Counter[str] = Counter()
+    for _ in range(count):
+        named = draw.sample(RECORDS, draw.randrange(1, 6))
+        strange = draw.choice([0, 0, 0, 1, 2])
+        ids = [*named, *(f"P{number}" for number in range(strange))]  # without the prefix
+        draw.shuffle(ids)
+        ids += ids[: draw.choice([0, 0, 1])]
+        content = _written(draw, ids)
+        path.write_bytes(content)
+        try:
+            found = read_id_list(path)
+        except UserError:
+            outcomes["refused"] += 1
+            continue
+        is_named = found.find(hashes).tolist()
+        used = {name for name, there in zip(RECORDS, is_named, strict=True) if there}
+        assert used <= set(named), content
+        if used == set(named):
+            outcomes["used, some missing" if found.found.sum() < len(found) else "used"] += 1
+            assert strange == 0 or found.found.sum() < len(found), content
+        else:
+            outcomes["told as missing"] += 1
+            assert found.found.sum() < len(found), content
+    print(outcomes)
+    assert outcomes["used"] > count // 3
