@@ -107,7 +107,7 @@ def test_numbers_that_yaml_takes_for_text(tmp_path: Path, text: str, value: floa
 def test_a_count_is_whole(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(f"pretraining: {{updates: {text}}}")
-    with pytest.raises(UserError, match="pretraining.updates: "):
+    with pytest.raises(UserError, match=r"pretraining\.updates: "):
         load_config(path)
 
 
