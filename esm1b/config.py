@@ -206,7 +206,7 @@ def _problem(error: Mapping[str, Any]) -> str:
     if error["type"] == "string_type" and isinstance(value, int | float | None):
         kind = {bool: "a boolean", type(None): "nothing"}.get(type(value), "a number")
         example = '"2024_01"' if name.isdigit() else f'{name}: "2024_01"'
-        example += f""" or --config '{name}="2024_01"'""" * (name == key)
+        example += " in a file (--config drops them)" * (name == key)
         return f"{key}: {shown}: read as {kind}; expected text, in quotes as in {example}"
     return f"{key}: {shown}: {message[0].lower()}{message[1:]}"
 

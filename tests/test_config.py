@@ -55,7 +55,7 @@ def refusal(content: Any) -> str:
         (
             {"run": 202401},
             "run.yaml: run: 202401: read as a number; expected text, in quotes as in "
-            """run: "2024_01" or --config 'run="2024_01"'""",
+            'run: "2024_01" in a file (--config drops them)',
         ),
         (
             {"corpus": {"name": 1e5, "sequences": [16]}},
@@ -66,7 +66,7 @@ def refusal(content: Any) -> str:
         (
             {"run": None},
             "run.yaml: run: null: read as nothing; expected text, in quotes as in "
-            """run: "2024_01" or --config 'run="2024_01"'""",
+            'run: "2024_01" in a file (--config drops them)',
         ),
         (
             {"run": True},
