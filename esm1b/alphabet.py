@@ -5,6 +5,8 @@ residue symbols by falling frequency, two gap symbols, one filler to reach a mul
 `<mask>` last.
 """
 
+import unicodedata
+from string import ascii_lowercase, ascii_uppercase
 from typing import Final, Literal
 
 import numpy as np
@@ -29,6 +31,9 @@ SECONDARY_STRUCTURE: Final = "HEC"
 _NOT_A_RESIDUE: Final = 255
 # J stands for leucine or isoleucine: ESM-1b has no symbol for it.
 _TOKEN_OF: Final = {symbol: token for token, symbol in enumerate(TOKENS)} | {"J": X}
+_EXPECTED: Final = f"expected one of the residue symbols {RESIDUES}J"
+# Beyond ASCII, upper() can turn one letter into two.
+_UPPER: Final = str.maketrans(ascii_lowercase, ascii_uppercase)
 _ENCODING: Final = bytes(
     _TOKEN_OF[chr(code)] if chr(code) in RESIDUES + "J" else _NOT_A_RESIDUE for code in range(256)
 )
@@ -52,11 +57,16 @@ def encode(sequence: str | bytes | memoryview) -> NDArray[np.uint8]:
     if _NOT_A_RESIDUE in tokens:
         position = tokens.index(_NOT_A_RESIDUE)
         character = sequence[position] if isinstance(sequence, str) else chr(sequence[position])
-        raise ValueError(
-            f"{character!r} at position {position + 1}; "
-            f"expected one of the residue symbols {RESIDUES}J"
-        )
+        raise ValueError(f"{character_name(character)} at position {position + 1}; {_EXPECTED}")
     return np.frombuffer(tokens, dtype=np.uint8)
+
+
+def character_name(character: str) -> str:
+    """Return a character as messages show it, with its name beyond ASCII: some are invisible."""
+    if character.isascii():
+        return repr(character)
+    shown = f"{character!r}, " if character.isprintable() else ""
+    return f"{shown}U+{ord(character):04X} ({unicodedata.name(character, 'without a name')})"
 
 
 def encode_masked(text: str) -> NDArray[np.uint8]:
@@ -68,9 +78,13 @@ def encode_masked(text: str) -> NDArray[np.uint8]:
         ValueError: a character is not one of the 25 residue symbols or J; the message names it and
             its position, counted from 1, with `<mask>` as one position.
     """
-    text = "".join(text.split())
-    if text.isascii():  # Beyond ASCII, upper() can turn one letter into two.
-        text = text.upper()
+    text = "".join(text.split()).translate(_UPPER)
+    for place, character in enumerate(text):
+        if not character.isascii():  # first, as it may stand within <mask> and hide that
+            position = len(text[:place].replace("<MASK>", "A")) + 1
+            raise ValueError(
+                f"{character_name(character)} at position {position}; {_EXPECTED} or <mask>"
+            )
     # Encode with a residue in place of each mask, then write the mask tokens over it.
     parts = text.split("<MASK>")
     try:

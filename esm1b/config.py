@@ -6,12 +6,13 @@ micro-batch) are in the workflow profiles.
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from esm1b.config_file import read_config_file
 from esm1b.config_section import Count, Name, Section
 from esm1b.corpus.config import CorpusConfig
 from esm1b.errors import UserError, one_line
@@ -167,14 +168,10 @@ def load_config(path: Path) -> Config:
     """Read a YAML or JSON file; keys that it leaves out have their defaults.
 
     Raises:
-        UserError: the file cannot be read, or a key is unknown, or a value is invalid.
+        UserError: the file cannot be read, or a key is unknown or given twice, or a value is
+            invalid.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected YAML: {one_line(error)}") from error
+    content = read_config_file(path)
     return parse_config({} if content is None else content, origin=str(path))
 
 
@@ -187,22 +184,31 @@ def parse_config(content: Any, *, origin: str) -> Config:
     if not isinstance(content, Mapping):
         raise UserError(f"{origin}: {type(content).__name__}; expected keys such as run and model")
     try:
-        return Config.model_validate_json(json.dumps(content))
+        # a date is the text that was typed
+        return Config.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors())
         raise UserError(f"{origin}: {problems}") from error
-    except TypeError as error:
-        raise UserError(f"{origin}: expected plain YAML values: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{origin}: expected plain YAML values: {one_line(error)}") from error
 
 
 def _problem(error: Mapping[str, Any]) -> str:
     key, known = _key(error["loc"])
+    name, value = key.rpartition(".")[2], error["input"]
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; expected one of {', '.join(known)}"
+        guess = "".join(f", perhaps {near}" for near in get_close_matches(name, known, 1))
+        return f"{key}: unknown key{guess}; expected one of {', '.join(known)}"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}.{message}" if key else message
-    return f"{key}: {error['input']!r}: {message[0].lower()}{message[1:]}"
+    shown = json.dumps(value) if isinstance(value, bool | None) else repr(value)
+    if error["type"] == "string_type" and isinstance(value, int | float | None):
+        kind = {bool: "a boolean", type(None): "nothing"}.get(type(value), "a number")
+        example = '"2024_01"' if name.isdigit() else f'{name}: "2024_01"'
+        example += " in a file (--config drops them)" * (name == key)
+        return f"{key}: {shown}: read as {kind}; expected text, in quotes as in {example}"
+    return f"{key}: {shown}: {message[0].lower()}{message[1:]}"
 
 
 def _key(location: tuple[str | int, ...]) -> tuple[str, list[str]]:

@@ -73,7 +73,8 @@ def test_leucine_or_isoleucine_becomes_x() -> None:
         ("*", "'*' at position 1; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ"),
         (
             "Mλ K",
-            "'λ' at position 2; expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ",
+            "'λ', U+03BB (GREEK SMALL LETTER LAMDA) at position 2; "
+            "expected one of the residue symbols LAGVSERTIDPKQNFYMHWCXBUZOJ",
         ),
         (
             b"MK\n",
@@ -115,5 +116,26 @@ def test_sequences_as_people_write_them() -> None:
     assert encode_masked("").tolist() == []
     with pytest.raises(ValueError, match=r"'<' at position 4; expected one of .*J or <mask>"):
         encode_masked("M <mask> K <cls>")
-    with pytest.raises(ValueError, match="'ß' at position 1"):
-        encode_masked("ß")
+
+
+@pytest.mark.parametrize(
+    ("text", "culprit"),
+    [
+        ("MKT<mask>AYI\u200bAKQR", "U+200B (ZERO WIDTH SPACE) at position 8"),
+        ("mkt\u200b", "U+200B (ZERO WIDTH SPACE) at position 4"),
+        ("mkt<ma\ufeffsk>", "U+FEFF (ZERO WIDTH NO-BREAK SPACE) at position 7"),
+        ("MKT<mask>A\u2013G", "'\u2013', U+2013 (EN DASH) at position 6"),
+        ("<mask>\u00e9", "'\u00e9', U+00E9 (LATIN SMALL LETTER E WITH ACUTE) at position 2"),
+        ("M\u0410K", "'\u0410', U+0410 (CYRILLIC CAPITAL LETTER A) at position 2"),
+        ("\u00df", "'\u00df', U+00DF (LATIN SMALL LETTER SHARP S) at position 1"),
+        ("mk\udc80", "U+DC80 (without a name) at position 3"),
+    ],
+)
+def test_the_culprit_is_named_even_if_it_is_invisible(text: str, culprit: str) -> None:
+    with pytest.raises(ValueError, match="or <mask>") as caught:
+        encode_masked(text)
+    assert str(caught.value).startswith(f"{culprit}; expected one of the residue symbols ")
+
+
+def test_a_no_break_space_is_white_space() -> None:
+    assert encode_masked("mk\u00a0<mask>\u2009t").tolist() == [20, 15, 32, 11]

@@ -233,6 +233,9 @@ def test_reading_json_names_the_file(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{tmp_path / 'torn.json'}: expected JSON: Expecting value: line 1 column 7 (char 6)"
     )
+    (tmp_path / "twice.json").write_text('{"a": {"b": 1, "c": 2, "b": 3}}')
+    with pytest.raises(UserError, match="expected JSON: b: given twice; expected once"):
+        read_json(tmp_path / "twice.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="expected JSON"):
         read_json(tmp_path / "binary.json")

@@ -179,7 +179,7 @@ def corpus_info(
     Example:
         esm1b corpus-info corpus
     """
-    from esm1b.corpus.describe import cluster_warning, manifest_text
+    from esm1b.corpus.describe import manifest_text, manifest_warnings
     from esm1b.corpus.manifest import CORPUS_FORMAT, TOKENS_FORMAT, read_manifest
     from esm1b.corpus.manifest import verify as run
 
@@ -189,5 +189,5 @@ def corpus_info(
     print(manifest_text(manifest))
     if verify:
         print("verified     every shard has the digest in the manifest")
-    if warning := cluster_warning(manifest):
+    for warning in manifest_warnings(manifest):
         logging.getLogger(__name__).warning("%s: %s", directory, warning)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from esm1b.config_section import Count, Name, Section, Share
+from esm1b.config_section import Count, Name, Section, Share, Texts
 from esm1b.download.release import LIMIT_PATTERN, RELEASE_PATTERN, VALIDATION_LIST_RELEASE
 
 PUBLISHED: Final = "published"
@@ -57,16 +57,16 @@ class CorpusConfig(Section):
     """name of the corpus: its folder under results/corpora, shared by the runs that name it"""
     release: Release | None = None
     """UniRef50 release to download: current, or a name such as 2018_03"""
-    mirrors: tuple[str, ...] = ()
+    mirrors: Texts = ()
     """URLs to download from, tried in order; empty: UniProt and its mirrors"""
     limit: Limit | None = None
     """part of the current release to download, such as 10MB or 1000records, for a smoke test"""
-    sequences: tuple[str, ...] = ()
+    sequences: Texts = ()
     """FASTA, UniRef XML or release archives to read, plain or .gz, instead of a release"""
     sample: Share | None = None
     """share of the sequences to keep, by a keyed hash of the sequence; all by default"""
     exclude: str | None = None
-    """FASTA file or list of ids to exclude"""
+    """file of ids to exclude: a list, a table with a column id, or FASTA"""
     minimum_length: Count | None = None
     """smallest number of residues of a sequence to keep"""
     maximum_length: Count | None = None
@@ -80,7 +80,7 @@ class CorpusConfig(Section):
     validation_ids: str | None = None
     """file of cluster ids to hold out instead of a share, or published: ESM-1b's own list"""
     allow_partial_list: bool = False
-    """accept a list with ids that are missing from the sequences, as in another release"""
+    """accept lists whose ids are missing from the sequences, as in another release"""
     synthetic: SyntheticConfig = SyntheticConfig()
     """synthetic families, used without `release` and `sequences`"""
 
@@ -109,8 +109,10 @@ class CorpusConfig(Section):
                 f"maximum_length: {self.maximum_length}; expected at least minimum_length, "
                 f"{self.minimum_length}"
             )
-        if self.allow_partial_list and self.validation_ids is None:
-            raise ValueError("allow_partial_list: true without validation_ids; expected a list")
+        if self.allow_partial_list and self.validation_ids is None and self.exclude is None:
+            raise ValueError(
+                "allow_partial_list: true without validation_ids and exclude; expected a list"
+            )
         is_whole = self.release == VALIDATION_LIST_RELEASE and self.limit is None
         # Only `shard` can tell what is in the user's own files.
         is_known = self.has_published_list and not self.sequences

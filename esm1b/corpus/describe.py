@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from esm1b.corpus.manifest import SPLITS, TOKENS_FORMAT
 from esm1b.download.release import expected_clusters
+from esm1b.sequences.record import NUCLEOTIDES, nucleotide_warning
 
 _TOLERANCE: Final = 0.01
 
@@ -38,6 +39,14 @@ def cluster_warning(manifest: Mapping[str, Any]) -> str | None:
         f"{read:,} records were read of UniRef50 {source['release']}, which has about "
         f"{expected:,} clusters"
     )
+
+
+def manifest_warnings(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what is suspicious about a corpus: clusters of its release missing, DNA in it."""
+    composition = manifest.get("composition", {})  # tokens have none
+    nucleotides = sum(composition.get(letter, 0) for letter in NUCLEOTIDES.decode())
+    found = nucleotide_warning(nucleotides, sum(composition.values()))
+    return [text for text in (cluster_warning(manifest), found) if text]
 
 
 def steps(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -1,5 +1,6 @@
 """FASTA as the input of a model: all records are checked before the first one is computed."""
 
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,18 @@ from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, windows_of
 from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
-from esm1b.sequences.record import clean, drop_reason, fault
+from esm1b.sequences.record import (
+    NUCLEOTIDES,
+    clean,
+    drop_reason,
+    fault,
+    nucleotide_warning,
+)
+
+_log = logging.getLogger(__name__)
+
+_RESIDUES_SEEN: Final = 1 << 20
+"""Residues that tell whether the sequences are proteins."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,12 +117,15 @@ def _identity(file: InputFile) -> dict[str, Any]:
 
 def _check(path: Path, name: str, longest: int, long_sequences: LongSequences) -> CheckedFasta:
     file = _open(path, name)
-    count = 0
+    count = residues = nucleotides = 0
     with tqdm(
         desc=f"check {name}", total=file.size, unit="B", unit_scale=True, disable=None
     ) as bar:
         for block in read_fasta_blocks(file):
             for index, sequence in enumerate(map(clean, block.sequences)):
+                if residues < _RESIDUES_SEEN:
+                    residues += len(sequence)
+                    nucleotides += len(sequence) - len(sequence.translate(None, NUCLEOTIDES))
                 if drop_reason(sequence) is None and len(sequence) <= longest:
                     continue
                 place = f"{name}: record {count + index + 1} ({block.headers[index].id})"
@@ -119,4 +134,6 @@ def _check(path: Path, name: str, longest: int, long_sequences: LongSequences) -
                 windows_of(len(sequence), longest, long_sequences, name=place)
             count += len(block.headers)
             bar.update(file.bytes_read - bar.n)
+    if warning := nucleotide_warning(nucleotides, residues):
+        _log.warning("%s: %s", name, warning)
     return CheckedFasta(path=path, name=name, count=count, identity=_identity(file))

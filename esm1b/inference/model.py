@@ -88,6 +88,9 @@ class Model:
         Raises:
             UserError: the sequence is empty, or has something else than residues and `<mask>`.
         """
+        if not isinstance(sequence, str | np.ndarray):
+            kind = type(sequence).__name__
+            raise UserError(f"sequence: {kind}; expected text such as MKT<mask>V, or uint8 tokens")
         try:
             tokens = encode_masked(sequence) if isinstance(sequence, str) else sequence
         except ValueError as error:

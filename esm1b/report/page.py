@@ -61,8 +61,8 @@ def write_report(
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     lines = _read_training(training)
     seen = None if audit is None else read_audit(audit, description)
-    warning = describe.cluster_warning(manifest)
-    if warning:
+    warnings = describe.manifest_warnings(manifest)
+    for warning in warnings:
         _log.warning("%s: %s", corpus, warning)
     synthetic = has_control(measured)
     checks = positive_control(measured) if synthetic else []
@@ -79,7 +79,7 @@ def write_report(
         checks=checks,
         passed=passed(checks),
         manifest=manifest,
-        warning=warning,
+        warnings=warnings,
         audit=seen,
         measured=measured,
         synthetic=synthetic,

@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from esm1b.errors import UserError
-from esm1b.sequences.input_file import CHUNK_BYTES, DamagedInputError, InputFile
+from esm1b.sequences.input_file import (
+    CHUNK_BYTES,
+    UTF8_MARK,
+    DamagedInputError,
+    InputFile,
+    foreign_format,
+)
 from esm1b.sequences.record import WHITE_SPACE, RecordBlock, parse_header
 
 # Characters of a record, which is in memory: far above the longest known protein (some 45,000).
 LONGEST_RECORD: Final = 1 << 26
-UTF8_MARK: Final = b"\xef\xbb\xbf"
 _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _EXPECTED_HEADER: Final = "expected a FASTA header line beginning with '>'"
 
@@ -44,6 +49,8 @@ def cut_fasta(chunks: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]
     try:
         for chunk in chunks:
             started = bool(text)
+            if not started and (other := foreign_format(chunk)):
+                raise UserError(f"{name}: {other}; {_EXPECTED_HEADER}")
             text += _checked(chunk, name, records)
             if not started:
                 text = _from_first_header(text, name)

@@ -14,13 +14,15 @@ from pathlib import PurePosixPath
 from typing import Final, Literal
 
 from esm1b.errors import UserError
-from esm1b.sequences.fasta import UTF8_MARK, cut_fasta, parse_fasta
+from esm1b.sequences.fasta import cut_fasta, parse_fasta
 from esm1b.sequences.input_file import (
     CHUNK_BYTES,
+    UTF8_MARK,
     ChunkReader,
     DamagedInputError,
     InputFile,
     decompressed_chunks,
+    foreign_format,
     prefetch,
 )
 from esm1b.sequences.record import RecordBlock
@@ -29,15 +31,6 @@ from esm1b.sequences.uniref_xml import cut_uniref_xml, parse_entries
 _log = logging.getLogger(__name__)
 
 _START_BYTES: Final = 1024  # enough of an input to tell its format
-_HTML: Final = re.compile(rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
-_OTHER_FORMATS: Final = {
-    b"\x1f\x8b": "gzip data within gzip data",
-    b"BZh": "bzip2 data",
-    b"\xfd7zXZ\0": "xz data",
-    b"\x28\xb5\x2f\xfd": "Zstandard data",
-    b"PK\x03\x04": "a zip archive",
-    b"PAR1": "Parquet",
-}
 # The archive of a release has `uniref50.tar` (in uniref2018_03.tar.gz after uniref100.tar and
 # uniref90.tar), and that has `uniref50.xml.gz`.
 _UNIREF50: Final = re.compile(r"uniref50\.(tar|xml|fasta)(\.gz)?")
@@ -85,12 +78,10 @@ def cut_blocks(chunks: Iterator[bytes], name: str, block_bytes: int) -> Iterator
     if start[257:262] == b"ustar":  # in the first member's header (POSIX.1-1988)
         yield from _archived_blocks(whole, name, block_bytes)
         return
-    text = start.removeprefix(UTF8_MARK).lstrip()
-    others = [what for magic, what in _OTHER_FORMATS.items() if start.startswith(magic)]
-    others += ["a web page (HTML)"] * bool(_HTML.match(text))
-    if others:
+    if other := foreign_format(start):
         expected = "FASTA, UniRef XML or a UniProt release archive, plain or gzip-compressed"
-        raise UserError(f"{name}: {others[0]}; expected {expected}")
+        raise UserError(f"{name}: {other}; expected {expected}")
+    text = start.removeprefix(UTF8_MARK).lstrip()
     kind: Literal["fasta", "uniref-xml"] = "uniref-xml" if text.startswith(b"<") else "fasta"
     cut = cut_uniref_xml if kind == "uniref-xml" else cut_fasta
     for first_record, block in cut(whole, name):

@@ -1,6 +1,7 @@
 """Reading an input once: a plain or gzip-compressed file or standard input, with its digest."""
 
 import hashlib
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from isal import igzip_lib
 from esm1b.errors import UserError
 
 STANDARD_INPUT: Final = "-"
+UTF8_MARK: Final = b"\xef\xbb\xbf"
 # Large enough that NumPy's overhead per block does not count, small enough to stay in the cache.
 CHUNK_BYTES: Final = 1 << 20
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -22,6 +24,15 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _READ_BYTES: Final = 1 << 18
 _PIECE_BYTES: Final = 1 << 20
 _HEADER_BYTES: Final = 1 << 17  # the longest optional field has 64 KiB, the others are names
+_HTML: Final = re.compile(rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+_OTHER_FORMATS: Final = {
+    b"\x1f\x8b": "gzip data within gzip data",
+    b"BZh": "bzip2 data",
+    b"\xfd7zXZ\0": "xz data",
+    b"\x28\xb5\x2f\xfd": "Zstandard data",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1": "Parquet",
+}
 
 
 class DamagedInputError(Exception):
@@ -90,6 +101,15 @@ class InputFile:
         self._digest.update(data)
         self._ended = not data
         return data
+
+
+def foreign_format(start: bytes) -> str | None:
+    """Return, in words, what a file is that begins with `start`; None if it may be text."""
+    for magic, words in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            return words
+    is_page = _HTML.match(start.removeprefix(UTF8_MARK).lstrip())
+    return "a web page (HTML)" if is_page else None
 
 
 def prefetch(chunks: Iterator[bytes]) -> Iterator[bytes]:

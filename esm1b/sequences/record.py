@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from esm1b.alphabet import RESIDUES
+from esm1b.alphabet import RESIDUES, character_name
 
 MEMBER_DIGITS: Final = 9  # fits 32 bits
 TAXON_DIGITS: Final = 18  # fits 64 bits
@@ -12,7 +12,12 @@ OTHER_CHARACTERS: Final = "other_characters"
 EMPTY_SEQUENCE: Final = "empty_sequence"
 WHITE_SPACE: Final = b" \t\n\v\f\r"
 
+NUCLEOTIDES: Final = b"ACGTUN"
+
 _ACCEPTED: Final = (RESIDUES + "J").encode()
+_UTF8_BYTES: Final = 4  # of one character, at most
+_ENOUGH_RESIDUES: Final = 500
+_DNA_SHARE: Final = 0.9
 
 
 class Header(NamedTuple):
@@ -92,6 +97,18 @@ def fault(cleaned: bytes) -> str:
     other = cleaned.translate(None, _ACCEPTED)
     if not other:
         return "has no sequence; expected residues"
-    shown = repr(chr(other[0])) if other[0] < 128 else f"byte {other[0]:#x}"
-    position = cleaned.index(other[:1]) + 1
-    return f"{shown} at position {position} of the sequence; expected the letters A to Z"
+    position = cleaned.index(other[:1])
+    character = cleaned[position : position + _UTF8_BYTES].decode("utf-8", "replace")[0]
+    shown = f"byte {other[0]:#x}" if character == "\ufffd" else character_name(character)
+    return f"{shown} at position {position + 1} of the sequence; expected the letters A to Z"
+
+
+def nucleotide_warning(nucleotides: int, residues: int) -> str | None:
+    """Return a warning where nearly all `residues` are among `NUCLEOTIDES`; else, or of few, None.
+
+    Of the residues of proteins about a quarter are.
+    """
+    if residues < _ENOUGH_RESIDUES or nucleotides < _DNA_SHARE * residues:
+        return None
+    letters, share = ", ".join(NUCLEOTIDES.decode()), nucleotides / residues
+    return f"{share:.0%} of the residues are {letters}, as in DNA or RNA; expected proteins"

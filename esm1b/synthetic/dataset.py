@@ -87,6 +87,8 @@ def load_truth(path: Path) -> list[SyntheticFamily]:
         UserError: the file is missing or is not one that `synthesize` wrote.
     """
     file = path / TRUTH_FILE if path.is_dir() else path
+    if file.is_file() and not zipfile.is_zipfile(file):
+        raise UserError(f"{file}: not an .npz archive; expected the truth of synthetic families")
     try:
         with np.load(file, allow_pickle=False) as archive:
             truth = {name: archive[name] for name in archive.files}

@@ -45,6 +45,11 @@ def test_a_beginning_and_a_share_of_a_release() -> None:
     assert corpus("{release: current, limit: 1000records}").limit == "1000records"
 
 
+def test_a_partial_list_is_one_to_hold_out_or_to_exclude() -> None:
+    assert corpus("{exclude: ids.txt, allow_partial_list: true}").allow_partial_list
+    assert corpus("{validation_ids: ids.txt, allow_partial_list: true}").allow_partial_list
+
+
 def test_the_published_list() -> None:
     assert corpus("{release: 2018_03, validation_ids: published}").has_published_list
     assert corpus("{sequences: [a.gz], validation_ids: published}").has_published_list
@@ -62,6 +67,10 @@ def test_the_published_list() -> None:
         ("{release: 7}", f"corpus.release: 7: {EXPECTED_RELEASE}"),
         ("{release: [current]}", f"corpus.release: ['current']: {EXPECTED_RELEASE}"),
         ("{release: true}", "corpus.release: true: input should not be a boolean"),
+        (
+            "{sequences: [on]}",
+            'corpus.sequences.0: true: read as a boolean; expected text, in quotes as in "2024_01"',
+        ),
         (
             "{release: current, sequences: [a.fasta]}",
             "corpus.release: 'current' beside sequences ['a.fasta']; expected one of the two",
@@ -87,15 +96,15 @@ def test_the_published_list() -> None:
         ),
         (
             "{allow_partial_list: true}",
-            "corpus.allow_partial_list: true without validation_ids; expected a list",
+            "corpus.allow_partial_list: true without validation_ids and exclude; expected a list",
         ),
         ("{validation_ids: published}", LIST),
         ("{release: current, validation_ids: published}", LIST),
         ("{release: 2018_03, limit: 1MB, validation_ids: published}", LIST),
         (
             "{releas: current}",
-            "corpus.releas: unknown key; expected one of name, release, mirrors, limit, "
-            "sequences, sample, exclude, minimum_length, maximum_length, strict, shards, "
+            "corpus.releas: unknown key, perhaps release; expected one of name, release, mirrors, "
+            "limit, sequences, sample, exclude, minimum_length, maximum_length, strict, shards, "
             "validation_fraction, validation_ids, allow_partial_list, synthetic",
         ),
     ],

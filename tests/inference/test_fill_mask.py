@@ -93,6 +93,7 @@ def test_long_sequences(model: Model) -> None:
         ("MKTVRQG", "sequence: has no <mask>; expected at least one, as in MKT<mask>RQG"),
         ("", "sequence: is empty; expected at least one residue"),
         ("M1<mask>", "sequence: '1' at position 2; expected one of"),
+        ("MKT<mask>AYI\u200bAK", "sequence: U+200B (ZERO WIDTH SPACE) at position 8; expected one"),
     ],
 )
 def test_wrong_sequences(sequence: str, message: str, model: Model) -> None:

@@ -27,6 +27,16 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+def test_what_is_no_sequence_is_told(directory: Path) -> None:
+    model = load_model(directory)
+    for sequence, kind in ((b"MKT", "bytes"), ([20, 15], "list"), (None, "NoneType")):
+        with pytest.raises(UserError) as caught:
+            model.tokens(sequence)  # type: ignore[arg-type]
+        assert str(caught.value) == (
+            f"sequence: {kind}; expected text such as MKT<mask>V, or uint8 tokens"
+        )
+
+
 def test_attentions_without_special_tokens(directory: Path) -> None:
     model = load_model(directory)
     residues = encode("MKTVRQG")

@@ -84,8 +84,7 @@ def test_blocks_of_any_size_give_the_same_records(tmp_path: Path) -> None:
         ),
         (
             b"<!DOCTYPE html>\n<html>",
-            "input.fasta: line 1: '<!DOCTYPE html>'; "
-            "expected a FASTA header line beginning with '>'",
+            "input.fasta: a web page (HTML); expected a FASTA header line beginning with '>'",
         ),
         (
             b"\n\nMKVLA\n>a\nMK",

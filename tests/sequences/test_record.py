@@ -1,6 +1,6 @@
 import pytest
 
-from esm1b.sequences.record import clean, drop_reason, fault
+from esm1b.sequences.record import clean, drop_reason, fault, nucleotide_warning
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,29 @@ def test_clean_and_reason(sequence: bytes, cleaned: bytes, reason: str | None) -
     [
         (b"", "has no sequence; expected residues"),
         (b"MK-V.", "'-' at position 3 of the sequence; expected the letters A to Z"),
-        (b"M\xc3\xa4", "byte 0xc3 at position 2 of the sequence; expected the letters A to Z"),
+        (
+            b"M\xc3\xa4",
+            "'\u00e4', U+00E4 (LATIN SMALL LETTER A WITH DIAERESIS) at position 2 of the sequence; "
+            "expected the letters A to Z",
+        ),
+        (
+            "MK\u200bV".encode(),
+            "U+200B (ZERO WIDTH SPACE) at position 3 of the sequence; expected the letters A to Z",
+        ),
+        (
+            "MK\u00a0V".encode(),
+            "U+00A0 (NO-BREAK SPACE) at position 3 of the sequence; expected the letters A to Z",
+        ),
+        (b"M\xe4", "byte 0xe4 at position 2 of the sequence; expected the letters A to Z"),
     ],
 )
 def test_fault_in_words(cleaned: bytes, words: str) -> None:
     assert fault(cleaned) == words
+
+
+def test_few_residues_or_some_nucleotides_are_no_surprise() -> None:
+    assert nucleotide_warning(499, 499) is None
+    assert nucleotide_warning(899, 1000) is None
+    assert nucleotide_warning(920, 1000) == (
+        "92% of the residues are A, C, G, T, U, N, as in DNA or RNA; expected proteins"
+    )

@@ -181,6 +181,9 @@ def test_a_file_that_is_not_the_truth(tmp_path: Path) -> None:
     (tmp_path / "truth.npz").write_bytes(b"")
     with pytest.raises(UserError, match="expected the truth of synthetic families"):
         load_truth(tmp_path)
+    np.save(tmp_path / "truth.npy", np.zeros(3))
+    with pytest.raises(UserError, match=r"truth\.npy: not an \.npz archive; expected the truth"):
+        load_truth(tmp_path / "truth.npy")
     np.savez(tmp_path / "truth.npz", names=np.array(["family-00"]))
     with pytest.raises(UserError, match="lengths"):
         load_truth(tmp_path)

@@ -161,7 +161,7 @@ def test_snakemake_makes_its_own_report(finished: Path) -> None:
     [
         (
             "modl=1",
-            "esm1b: error: configuration: modl: unknown key; "
+            "esm1b: error: configuration: modl: unknown key, perhaps model; "
             "expected one of run, seed, corpus, model, pretraining, evaluation",
         ),
         (

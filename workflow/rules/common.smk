@@ -1,13 +1,17 @@
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
 
 from esm1b.config import parse_config
+from esm1b.config_file import read_config_file
 from esm1b.download.release import VALIDATION_LIST
 from esm1b.errors import UserError
 
 try:
+    for path in workflow.configfiles:  # Snakemake has kept the last of keys given twice
+        read_config_file(Path(path))
     CONFIG = parse_config(config, origin="configuration")
 except UserError as error:
     print(f"esm1b: error: {error}", file=sys.stderr)
@@ -54,6 +58,33 @@ def options(**values):
     return " ".join(words)
 
 
+# What Snakemake takes for a wildcard, or for one of its path variables.
+PLACEHOLDER = re.compile(r"\{[^{}]*\}|<[a-z][a-z0-9_]*>")
+
+
+def tracked(paths):
+    """The user's paths that can be inputs: those that Snakemake takes as they are."""
+    return [path for path in paths if not PLACEHOLDER.search(path)]
+
+
+def untracked(*paths):
+    """A parameter of the size and time of the user's other files, so that they are tracked too."""
+    files = [
+        file
+        for path in paths
+        if PLACEHOLDER.search(path)
+        for file in sorted([Path(path), *Path(path).rglob("*")])
+        if file.exists()
+    ]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime) for file in files]
+    return {"untracked": stats} if stats else {}
+
+
+def argument(path):
+    """The path as an argument of a command: none that begins with `-` is an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
 def launcher(wildcards, resources):
     """Command that starts one training process per GPU; empty: just this process."""
     return resources.get("mpi", "")
@@ -67,10 +98,10 @@ def run_config(wildcards):
     return json.dumps(parts, indent=2)
 
 
-def corpus_sequences(wildcards):
+def corpus_sequences():
     """The user's sequence files, or the synthetic ones; none for a release."""
     if CONFIG.corpus.is_synthetic:
-        return f"{CORPUS}/synthetic/sequences.fasta.gz"
+        return [f"{CORPUS}/synthetic/sequences.fasta.gz"]
     return list(CONFIG.corpus.sequences)
 
 
@@ -82,29 +113,34 @@ def release_lock(wildcards):
 def files_to_shard(wildcards, input):
     """The names of the files to shard; a release's is in its lock."""
     if not input.lock:
-        return input.sequences
+        return [argument(path) for path in corpus_sequences()]
     lock = Path(input.lock)
     return str(lock.with_name(json.loads(lock.read_text())["file"]))
 
 
-def validation_ids(wildcards):
+def validation_ids():
     """The list of ids to hold out: the user's, ESM-1b's, or none."""
     if CONFIG.corpus.has_published_list:
-        return rules.download_validation_list.output.ids
-    return CONFIG.corpus.validation_ids or []
+        return [f"{LIST_DOWNLOAD}/{VALIDATION_LIST.name}"]
+    return [CONFIG.corpus.validation_ids] if CONFIG.corpus.validation_ids else []
+
+
+def excluded_ids():
+    """The list of ids to exclude, or none."""
+    return [CONFIG.corpus.exclude] if CONFIG.corpus.exclude else []
 
 
 def shard_options(wildcards, input):
     """The options of `esm1b shard` about the split, the source and the selection."""
     corpus = CONFIG.corpus
-    ids = str(input.validation_ids)
+    ids = validation_ids()
     selection = {"shards", "sample", "minimum_length", "maximum_length", "strict"}
     return options(
         validation_ids=ids,
         validation_fraction=None if ids else corpus.validation_fraction,
-        allow_partial_list=bool(ids) and corpus.allow_partial_list,
+        allow_partial_list=corpus.allow_partial_list,
         source=str(input.lock),
-        exclude=str(input.exclude),
+        exclude=excluded_ids(),
         **corpus.model_dump(include=selection),
     )
 
@@ -114,13 +150,13 @@ def truth(wildcards):
     return f"{CORPUS}/synthetic/truth.npz" if CONFIG.corpus.is_synthetic else []
 
 
-def structures(wildcards):
+def structures():
     """The user's structures for contacts, or the synthetic table."""
     given = CONFIG.evaluation.contacts.structures
     return given or f"{CORPUS}/synthetic/structures.parquet"
 
 
-def secondary_structure_table(wildcards):
+def secondary_structure_table():
     """The user's table of secondary structures, or the synthetic one."""
     given = CONFIG.evaluation.secondary_structure.table
     return given or f"{CORPUS}/synthetic/structures.parquet"

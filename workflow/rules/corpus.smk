@@ -68,10 +68,10 @@ rule download_validation_list:
 
 rule shard:
     input:
-        sequences=corpus_sequences,
+        sequences=tracked(corpus_sequences()),
         lock=release_lock,
-        validation_ids=validation_ids,
-        exclude=CONFIG.corpus.exclude or [],
+        validation_ids=tracked(validation_ids()),
+        exclude=tracked(excluded_ids()),
     output:
         manifest="results/corpora/{corpus}/corpus/manifest.json",
         train=directory("results/corpora/{corpus}/corpus/train"),
@@ -87,6 +87,7 @@ rule shard:
     params:
         files=files_to_shard,
         options=shard_options,
+        **untracked(*corpus_sequences(), *validation_ids(), *excluded_ids()),
     message:
         "Cleaning and sharding the sequences"
     shell:

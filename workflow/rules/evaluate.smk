@@ -33,7 +33,7 @@ rule evaluate_perplexity:
 rule evaluate_contacts:
     input:
         model="results/{run}/model/model.safetensors",
-        structures=structures,
+        structures=tracked([structures()]),
     output:
         metrics="results/{run}/evaluation/contacts/metrics.json",
         table="results/{run}/evaluation/contacts/proteins.parquet",
@@ -52,17 +52,19 @@ rule evaluate_contacts:
             **CONFIG.evaluation.contacts.model_dump(exclude={"structures"}),
             untrained=CONFIG.evaluation.untrained,
         ),
+        data=lambda wildcards: argument(structures()),
+        **untracked(structures()),
     message:
         "Measuring contacts"
     shell:
-        "esm1b evaluate contacts $(dirname {input.model}) {input.structures:q} "
+        "esm1b evaluate contacts $(dirname {input.model}) {params.data:q} "
         "--output $(dirname {output.metrics}) {params.options} > {log} 2>&1"
 
 
 rule evaluate_secondary_structure:
     input:
         model="results/{run}/model/model.safetensors",
-        table=secondary_structure_table,
+        table=tracked([secondary_structure_table()]),
     output:
         metrics="results/{run}/evaluation/secondary_structure/metrics.json",
         table="results/{run}/evaluation/secondary_structure/proteins.parquet",
@@ -79,8 +81,10 @@ rule evaluate_secondary_structure:
             **CONFIG.evaluation.secondary_structure.model_dump(exclude={"table"}),
             untrained=CONFIG.evaluation.untrained,
         ),
+        data=lambda wildcards: argument(secondary_structure_table()),
+        **untracked(secondary_structure_table()),
     message:
         "Measuring secondary structure"
     shell:
-        "esm1b evaluate secondary-structure $(dirname {input.model}) {input.table:q} "
+        "esm1b evaluate secondary-structure $(dirname {input.model}) {params.data:q} "
         "--output $(dirname {output.metrics}) {params.options} > {log} 2>&1"

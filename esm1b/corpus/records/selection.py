@@ -60,7 +60,8 @@ class Selection:
         validation_fraction: share of the sequences to hold out, above 0 and below 1.
         validation_ids: file of ids to hold out instead. A record with another id and the same
             sequence as one of them is dropped.
-        allow_partial_list: accept that some of those ids are missing from the records.
+        allow_partial_list: accept that some of those ids, or all of the ids to exclude, are missing
+            from the records.
         minimum_length: residues below which a record is dropped.
         maximum_length: residues above which a record is dropped.
         sample: share of the sequences to keep, above 0 and below 1.

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from esm1b.corpus.describe import cluster_warning
+from esm1b.corpus.describe import manifest_warnings
 from esm1b.corpus.manifest import (
     CORPUS_FORMAT,
     FORMAT_VERSION,
@@ -21,6 +22,7 @@ from esm1b.corpus.manifest import (
     corpus_fingerprint,
     length_histogram,
 )
+from esm1b.corpus.records.id_list import IdList
 from esm1b.corpus.records.selection import Counts, Selection
 from esm1b.corpus.records.table import DROP_REASONS
 from esm1b.corpus.sharding.inputs import Inputs, SharedBlock, share_blocks
@@ -65,8 +67,8 @@ def shard(
         workers: processes beside this one that parse, sort and write; with 1 it does all itself.
 
     Raises:
-        UserError: an input or an option is wrong, one side of the split would be empty, listed ids
-            are missing, or the file system is full.
+        UserError: an input or an option is wrong, one side of the split would be empty, ids to hold
+            out or all ids to exclude are missing, or the file system is full.
         ChildProcessError: a worker died.
     """
     lists = [ids.file for ids in (selection.listed, selection.excluded) if ids is not None]
@@ -89,15 +91,15 @@ def shard(
             for _ in pool.map(ShardWorker.add, blocks):
                 pass
             counts = sum(pool.each(ShardWorker.flush), start=Counts())
+            _check_lists(pool, counts, selection, allow_partial=allow_partial)
             _check_sides(counts, counts.selected - counts.held_out, counts.held_out, selection)
-            _check_list(counts, selection, allow_partial=allow_partial)
             facts, counts = _write_shards(pool, counts, spill, shards)
         shutil.rmtree(spill)
         manifest = _manifest(counts, facts, selection, opened.identities(), source)
         train, validation = (manifest["sequences"][split] for split in SPLITS)
         _check_sides(counts, train, validation, selection)
         write_json(directory / MANIFEST, manifest)
-    if warning := cluster_warning(manifest):
+    for warning in manifest_warnings(manifest):
         _log.warning("%s: %s", output, warning)
     message = "%s: %d sequences to train on, %d held out, from %d records"
     _log.info(message, output, train, validation, counts.read)
@@ -121,17 +123,38 @@ def _check_sides(counts: Counts, train: int, validation: int, selection: Selecti
             )
 
 
-def _check_list(counts: Counts, selection: Selection, *, allow_partial: bool) -> None:
-    """Check that all listed ids were found, or that the user does not mind."""
-    listed = selection.listed
-    if listed is None or (found := int(counts.listed.sum())) == len(listed):
-        return
-    text = f"{listed.file}: {found} of its {len(listed)} ids are among the records"
-    if not allow_partial:
-        raise UserError(
-            f"{text}; expected all, or --allow-partial-list: ids vanish from release to release"
-        )
-    _log.warning("%s", text)
+def _check_lists(
+    pool: WorkerPool[ShardWorker], counts: Counts, selection: Selection, *, allow_partial: bool
+) -> None:
+    """Check that all ids to hold out and some to exclude were found, or that the user is aware."""
+    listed, excluded = selection.listed, selection.excluded
+    if listed is not None and not counts.listed.all():
+        text = _missing_ids(listed, counts.listed, pool)
+        if not allow_partial:
+            raise UserError(
+                f"{text}; expected all, or --allow-partial-list: ids vanish from release to release"
+            )
+        _log.warning("%s", text)
+    if excluded is not None and not counts.excluded.all():
+        text = _missing_ids(excluded, counts.excluded, pool)
+        if not counts.excluded.any() and not selection.allow_partial_list:
+            raise UserError(f"{text}; expected some, or --allow-partial-list")
+        _log.warning("%s", text)
+    if listed is not None and excluded is not None:
+        both = len(np.intersect1d(listed.hashes, excluded.hashes))
+        if both:
+            text = "%s: %d of its ids are in %s too: excluded, not held out"
+            _log.warning(text, listed.file, both, excluded.file)
+
+
+def _missing_ids(ids: IdList, found: NDArray[np.bool_], pool: WorkerPool[ShardWorker]) -> str:
+    """Return in words how many of the `ids` were `found`, with an id of either side to compare."""
+    text = f"{ids.file}: {found.sum()} of its {len(ids)} ids are among the records"
+    missing = ids.first_missing(found)
+    present = next(filter(None, pool.each(ShardWorker.first_id)), None)
+    if missing is None or present is None:
+        return text
+    return f"{text}: {missing!r} is not, {present!r} is"
 
 
 def _write_shards(

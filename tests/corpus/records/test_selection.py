@@ -118,6 +118,50 @@ def test_a_record_counts_under_the_first_reason(tmp_path: Path) -> None:
     assert dropped(manifest) == {"other_characters": 1, "excluded": 1}
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("id,reason\nid3,test set\nid4,test set\n", 2),
+        ('"id3"\n"id4"\n', 2),
+        ("\ufeffid3\r\nid4\r\n", 2),
+        ("UniRef50_id3\nid3.1\nID3\n", 0),
+        ("id3,test\nid4,test\n", 2),  # "test" is told to be missing
+        ("id3\nelsewhere\n", 1),
+    ],
+)
+def test_ids_to_exclude_are_used_or_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, found: int
+) -> None:
+    path, ids = fasta(tmp_path, LONG), tmp_path / "ids"
+    ids.write_text(content)
+    options: dict[str, Any] = {"exclude": ids, "validation_fraction": 0.2}
+    if found == 0:
+        with pytest.raises(UserError) as caught:
+            shard([path], tmp_path / "c", Selection(**options))
+        assert str(caught.value) == (
+            f"{ids}: 0 of its 3 ids are among the records: 'UniRef50_id3' is not, 'id0' is; "
+            "expected some, or --allow-partial-list"
+        )
+        assert sorted(tmp_path.iterdir()) == [ids, Path(path)]
+        options["allow_partial_list"] = True
+    manifest = shard([path], tmp_path / "c", Selection(**options))
+    assert dropped(manifest) == ({"excluded": found} if found else {})
+    listed = manifest["selection"]["excluded"]["ids"]
+    warning = f"{ids}: {found} of its {listed} ids are among the records: "
+    assert (warning in caplog.text) is (listed > found)
+
+
+def test_an_id_in_both_lists_is_excluded_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, held, out = fasta(tmp_path, LONG), tmp_path / "held", tmp_path / "out"
+    held.write_text("id1\nid2\nid3\n")
+    out.write_text("id3\nid4\n")
+    shard([path], tmp_path / "c", Selection(validation_ids=held, exclude=out))
+    assert ids(tmp_path / "c", "validation") == {"id1", "id2"}
+    assert f"{held}: 1 of its ids are in {out} too: excluded, not held out" in caplog.text
+
+
 def test_listed_ids_that_are_missing_are_refused_unless_allowed(tmp_path: Path) -> None:
     path = fasta(tmp_path, LONG | {"bad": "M-"})
     # one that is there but cannot be kept counts as found
@@ -125,8 +169,8 @@ def test_listed_ids_that_are_missing_are_refused_unless_allowed(tmp_path: Path) 
     with pytest.raises(UserError) as caught:
         shard([path], tmp_path / "c", Selection(validation_ids=tmp_path / "ids"))
     assert str(caught.value) == (
-        f"{tmp_path}/ids: 3 of its 5 ids are among the records; expected all, or "
-        "--allow-partial-list: ids vanish from release to release"
+        f"{tmp_path}/ids: 3 of its 5 ids are among the records: 'gone1' is not, 'id0' is; "
+        "expected all, or --allow-partial-list: ids vanish from release to release"
     )
     assert not (tmp_path / "c").exists()
     manifest = shard(
@@ -145,7 +189,7 @@ def test_listed_ids_that_are_missing_are_refused_unless_allowed(tmp_path: Path) 
             r"input.fasta: record 2 (gap): '-' at position 3 of the sequence; expected the letters "
             "A to Z",
         ),
-        (">a\nMK\n>b\nM\u00e9\n", {}, r"input.fasta: record 2 (b): byte 0xc3 at position 2"),
+        (">a\nMK\n>b\nM\u00e9\n", {}, "input.fasta: record 2 (b): '\u00e9', U+00E9 (LATIN"),
         (">a\n*\n", {}, "input.fasta: record 1 (a): has no sequence; expected residues"),
         (
             ">a\nMKV\n>b\nM\n",

@@ -305,10 +305,24 @@ def test_wrong_input_leaves_nothing(
 def test_ids_that_leave_one_side_empty_are_refused(tmp_path: Path) -> None:
     path = fasta(tmp_path, ">a\nMK\n>b\nMKV\n")
     unknown, every = fasta(tmp_path, "z\n", "unknown"), fasta(tmp_path, "a\nb\n", "every")
-    with pytest.raises(UserError, match="unknown: its 1 ids leave no validation sequence among 2"):
+    with pytest.raises(UserError, match="unknown: 0 of its 1 ids are among the records: 'z' is"):
         shard([path], tmp_path / "c", Selection(validation_ids=Path(unknown)))
+    partial = Selection(validation_ids=Path(unknown), allow_partial_list=True)
+    with pytest.raises(UserError, match="unknown: its 1 ids leave no validation sequence among 2"):
+        shard([path], tmp_path / "c", partial)
     with pytest.raises(UserError, match="every: its 2 ids leave no train sequence among 2"):
         shard([path], tmp_path / "c", Selection(validation_ids=Path(every)))
+
+
+@pytest.mark.parametrize(("letters", "warns"), [("ACGT", True), ("ACGUN", True), ("AGCTLV", False)])
+def test_nucleotides_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, letters: str, warns: bool
+) -> None:
+    draw = random.Random(1)
+    text = "".join(f">g{n}\n{''.join(draw.choices(letters, k=40))}\n" for n in range(40))
+    shard([fasta(tmp_path, text)], tmp_path / "c", Selection(validation_fraction=0.3))
+    words = "100% of the residues are A, C, G, T, U, N, as in DNA or RNA; expected proteins"
+    assert (f"{tmp_path / 'c'}: {words}" in caplog.text) is warns
 
 
 def test_inputs_are_given_once_and_at_least_one(tmp_path: Path) -> None:
@@ -425,7 +439,7 @@ def test_the_release_of_the_published_list_may_lack_some_of_it(
 ) -> None:
     records = fasta(tmp_path, ">a\nMKV\n>b\nAA\n>c\nLL\n")
     ids = Path(fasta(tmp_path, "b\ngone\n", "ids"))
-    with pytest.raises(UserError, match="1 of its 2 ids are among the records; expected all, or"):
+    with pytest.raises(UserError, match="1 of its 2 ids are among the records: 'gone' is not"):
         shard(
             [records],
             tmp_path / "other",
