@@ -87,6 +87,10 @@ LONG_CIF = cif_text(rows(2 * SEQUENCE), LONG)
             LONG_PDB[: LONG_PDB.index("ATOM    120")],
             "the file ends 17 residues before the end of chain A; expected TER or END",
         ),
+        (
+            LONG_PDB[: LONG_PDB.index("ATOM    120")] + "ANISOU  119  CB  PRO A  32     2406",
+            "chain A: the file ends within an atom record",
+        ),
         (LONG_CIF[: LONG_CIF.index("ATOM 120")], "the file ends 17 residues before the end of cha"),
         (LONG_CIF[: LONG_CIF.index("ATOM 120") + 9], "mmCIF: line 56: Wrong number of values"),
     ],
