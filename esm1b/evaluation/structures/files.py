@@ -28,6 +28,7 @@ from esm1b.evaluation.structures.residues import (
     Residue,
     StructureError,
     amino_acid,
+    chain_label,
     protein_residues,
 )
 
@@ -101,7 +102,7 @@ def read_chain(path: Path, chain: str | None = None) -> ProteinChain | None:
 
     Raises:
         UserError: the file cannot be read, or lacks the named chain, or its coordinates do not fit
-            its sequence or are of alpha carbons only.
+            its sequence.
     """
     content = read_content(path)
     try:
@@ -136,13 +137,10 @@ def _find_chain(contents: Contents, chain: str | None) -> tuple[str, list[Residu
 def _align(contents: Contents, chain: str, seen: Sequence[Residue]) -> ProteinChain:
     """Return the chain with its residues with coordinates placed in the stated sequence."""
     atoms = np.array([residue.atoms for residue in seen])
-    is_known = np.isfinite(atoms).all(axis=2)
-    if not (is_known[:, 3] | is_known[:, :3].all(axis=1)).any():
-        raise StructureError(f"chain {chain}: no residue has Cb, or N, CA and C to place one")
     source = _stated_for(contents, chain)
     for name in (chain, source):
         if name is not None and name in contents.damaged:
-            raise StructureError(f"chain {name}: {contents.damaged[name]}")
+            raise StructureError(f"{chain_label(name)}: {contents.damaged[name]}")
     observed = "".join(residue.letter for residue in seen)
     numbers = [residue.number for residue in seen]
     if source is None:  # the residues with coordinates are all that is known
@@ -163,13 +161,13 @@ def _align(contents: Contents, chain: str, seen: Sequence[Residue]) -> ProteinCh
     agreeing = sum(sequence[position] == letter for position, letter in inside)
     if len(inside) < len(seen) or agreeing < _LEAST_AGREEMENT * len(seen):
         raise StructureError(
-            f"chain {chain}: {agreeing} of {len(seen)} residues with coordinates fit its "
+            f"{chain_label(chain)}: {agreeing} of {len(seen)} residues with coordinates fit its "
             f"sequence of {len(sequence)}; expected at least {_LEAST_AGREEMENT:.0%}"
         )
     missing = len(sequence) - 1 - max(positions)
     if contents.unfinished == chain and missing > _MOST_CUT_OFF * len(sequence):
         raise StructureError(
-            f"the file ends {missing} residues before the end of chain {chain}; "
+            f"the file ends {missing} residues before the end of {chain_label(chain)}; "
             "expected TER or END after its atoms, or # in mmCIF"
         )
     backbone = np.full((len(sequence), *atoms.shape[1:]), np.nan)

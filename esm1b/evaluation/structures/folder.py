@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.chain_choice import CHOICES, read_choices
-from esm1b.evaluation.structures.files import ProteinChain, read_chain, structure_name
+from esm1b.evaluation.structures.files import MINIMUM_RESIDUES, read_chain, structure_name
 from esm1b.evaluation.structures.geometry import Glycine, beta_carbons, contact_pairs
+from esm1b.evaluation.structures.residues import chain_label
 
 _log = logging.getLogger(__name__)
 
@@ -36,19 +37,15 @@ def read_folder(folder: Path, *, glycine: Glycine) -> list[dict[str, Any]]:
     left_out: list[str] = []
     for file in tqdm(files, desc="structures", unit="file", disable=None):
         try:
-            chain = read_chain(file, chosen.get(file))
+            row = _read_row(file, chosen.get(file), glycine)
         except UserError as error:
             if file in chosen:
                 raise
             left_out.append(str(error))
             continue
-        if chain is None:
-            left_out.append(f"{file}: no protein chain of 20 residues or more")
-            continue
-        identifier = f"{structure_name(file)}_{chain.name}"
-        if identifier in rows:
-            raise UserError(f"{file}: {identifier} is in {folder} twice; expected it once")
-        rows[identifier] = _row(identifier, chain, glycine)
+        if row["id"] in rows:
+            raise UserError(f"{file}: {row['id']} is in {folder} twice; expected it once")
+        rows[row["id"]] = row
     for reason in left_out:
         _log.warning("left out: %s", reason)
     if left_out:
@@ -89,9 +86,17 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + more
 
 
-def _row(identifier: str, chain: ProteinChain, glycine: Glycine) -> dict[str, Any]:
+def _read_row(file: Path, chain_name: str | None, glycine: Glycine) -> dict[str, Any]:
+    """Return the row of a file; for `chain_name` and errors see `read_chain`."""
+    chain = read_chain(file, chain_name)
+    if chain is None:
+        raise UserError(f"{file}: no protein chain of {MINIMUM_RESIDUES} residues or more")
+    if np.isnan(beta_carbons(chain.sequence, chain.backbone, glycine="impute")).any(axis=1).all():
+        label = chain_label(chain.name)
+        raise UserError(f"{file}: {label}: no residue has Cb, or N, CA and C to place one")
     beta = beta_carbons(chain.sequence, chain.backbone, glycine=glycine)
     first, second = contact_pairs(beta)
+    identifier = f"{structure_name(file)}_{chain.name}"
     return {
         "id": identifier,
         "group": identifier,

@@ -102,7 +102,7 @@ def contents_of(items: Items, *, is_unfinished: bool = False) -> Contents:
 
     Args:
         items: values by tag
-        is_unfinished: whether the file ends after its last atom without a mark
+        is_unfinished: True if the file ends after its last atom without a mark
 
     Raises:
         StructureError: a coordinate is not a number, or the items of a category differ in length.
@@ -207,7 +207,7 @@ def _atoms(sites: Sequence[_Site], names: _Stated, *, is_numbered: bool) -> Iter
     Args:
         sites: rows of the chain
         names: stated residue names by place
-        is_numbered: whether label_seq_id tells the residues of the polymer
+        is_numbered: True if label_seq_id tells the residues apart
     """
     for site in sites:
         place = (site.place, "") if is_numbered else (site.auth_number, site.insertion)

@@ -13,6 +13,7 @@ from typing import Final
 from esm1b.evaluation.structures.residues import UNKNOWN, Atom, Contents, StructureError
 
 _COORDINATES_END: Final = 54  # columns of an atom record; some programs write no more
+_OF_ATOMS: Final = ("ANISOU", "SIGATM", "SIGUIJ")  # records that follow that of their atom
 
 
 @dataclass(kw_only=True)
@@ -51,7 +52,7 @@ def read_pdb(text: str) -> Contents:
     for key, chain in chains.items():
         atoms.setdefault(shown[key], []).extend(_polymer_bound(chain))
     damaged = {name: reason for name, each in rows.items() if (reason := _damage(each))}
-    if last and len(text.rstrip().rpartition("\n")[2]) < _COORDINATES_END:
+    if last and len(text.rstrip().rpartition("\n")[2]) < _COORDINATES_END:  # its last line
         damaged[shown[last]] = "the file ends within an atom record"
     return Contents(
         atoms=atoms,
@@ -77,7 +78,7 @@ def _first_model(lines: Sequence[str]) -> tuple[dict[_Name, _Chain], _Name | Non
             atom = _atom(line, count)
             if atom.place[0] and (atom.loose or _number(atom, math.inf) > chain.highest):
                 chain.atoms.append(atom)
-        elif content.strip():
+        elif content.strip() and record not in _OF_ATOMS:
             is_open = False
             if record.startswith("TER"):
                 numbers = [_number(atom, -math.inf) for atom in chain.atoms if not atom.loose]
@@ -106,6 +107,8 @@ def _atom(line: str, count: int) -> Atom:
 
 
 def _position(line: str, count: int) -> tuple[float, float, float]:
+    if len(line.rstrip()) < _COORDINATES_END:
+        return UNKNOWN
     texts = [line[start : start + 8].strip() for start in (30, 38, 46)]
     try:
         x, y, z = (float(text.strip("*") or "nan") for text in texts)

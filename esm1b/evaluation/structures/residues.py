@@ -77,6 +77,11 @@ class Residue:
     atoms: NDArray[np.float64]
 
 
+def chain_label(name: str) -> str:
+    """Return what a chain is called in messages."""
+    return f"chain {name}" if name else "unnamed chain"
+
+
 def amino_acid(name: str, parents: Mapping[str, str]) -> str | None:
     """Return the letter of a residue name; the parent that the file states comes first."""
     if name in protein_letters_3to1:

@@ -1,6 +1,7 @@
 import bz2
 import codecs
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,10 @@ LONG_CIF = cif_text(rows(2 * SEQUENCE), LONG)
             LONG_PDB[: LONG_PDB.index("ATOM    120")],
             "the file ends 17 residues before the end of chain A; expected TER or END",
         ),
+        (
+            LONG_PDB[: LONG_PDB.index("ATOM    120")] + "ANISOU  119  CB  PRO A  32     2406",
+            "chain A: the file ends within an atom record",
+        ),
         (LONG_CIF[: LONG_CIF.index("ATOM 120")], "the file ends 17 residues before the end of cha"),
         (LONG_CIF[: LONG_CIF.index("ATOM 120") + 9], "mmCIF: line 56: Wrong number of values"),
     ],
@@ -123,12 +128,20 @@ def test_a_sequence_shorter_than_the_model(tmp_path: Path, text: Any, number: in
         read(tmp_path, text(rows(SEQUENCE), short))
 
 
-def test_alpha_carbons_alone_make_no_contacts(tmp_path: Path) -> None:
-    atoms = [atom for atom in rows(SEQUENCE) if atom.name == "CA"]
-    with pytest.raises(UserError, match="chain A: no residue has Cb, or N, CA and C to place one"):
-        read(tmp_path, pdb_text(atoms, HEADER))
-    atoms += [atom for atom in rows(SEQUENCE) if atom.name == "CB" and atom.place == 1]
-    assert read(tmp_path, pdb_text(atoms, HEADER)).sequence == SEQUENCE
+def test_an_entry_of_1993(tmp_path: Path) -> None:
+    """Alpha carbons alone, no chain, the entry's name and line numbers at the end of lines."""
+    atoms = [
+        replace(atom, chain="")
+        for atom in rows(SEQUENCE)
+        if atom.name == "CA" and atom.place not in (10, 11)
+    ]
+    lines = pdb_text(atoms, replace(HEADER, chain="")).splitlines()
+    old = "\n".join(f"{line[:70]:<72}9ABC{count:>4}" for count, line in enumerate(lines, start=998))
+    chain = read(tmp_path, old, "pdb9abc.ent")
+    assert (chain.name, chain.sequence) == ("", SEQUENCE)
+    assert np.flatnonzero(np.isnan(chain.backbone[:, 1, 0])).tolist() == [9, 10]
+    with pytest.raises(UserError, match="unnamed chain: SEQRES lists 13 residues and says that"):
+        read(tmp_path, old.replace("SEQRES   2", "REMARK   2"), "pdb9abc.ent")
 
 
 def test_the_only_sequence_is_that_of_the_only_protein(tmp_path: Path) -> None:

@@ -163,6 +163,12 @@ def test_one_id_twice(tmp_path: Path) -> None:
         read_structures(tmp_path)
 
 
+def test_one_residue_with_a_place_for_cb_is_enough(tmp_path: Path) -> None:
+    atoms = [atom for atom in rows(SEQUENCE) if atom.name == "CA" or atom.place == 1]
+    (tmp_path / "9abc.pdb").write_text(pdb_text(atoms, HEADER))
+    assert read_structures(tmp_path)[0]["observed"] == "1" + "0" * 23
+
+
 def test_a_chosen_file_must_be_usable(tmp_path: Path) -> None:
     (tmp_path / "good.pdb").write_text(PDB)
     (tmp_path / "9abc.pdb").write_text(pdb_text(RNA))
