@@ -197,9 +197,7 @@ def test_warnings_of_a_corpus() -> None:
     source = {"name": "UniRef50", "release": "2018_03"}
     few, letters = manifest_warnings({**dna, "source": source})
     assert few.startswith("1,103 records were read of UniRef50 2018_03")
-    assert letters == (
-        "99% of the residues are A, C, G, T, U, N, as in DNA or RNA; expected proteins"
-    )
+    assert letters == ("99% of the residues are A, C, G, T, U or N: DNA or RNA; expected proteins")
     assert manifest_warnings(MANIFEST) == manifest_warnings({"format": "esm1b-tokens"}) == []
 
 
