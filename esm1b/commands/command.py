@@ -45,7 +45,7 @@ class Command(TyperCommand):
                 parameters[parameter].rich_help_panel = heading
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`, with a warning for each option given twice of which only the last counts."""
+        """Parse `args`; warn of each option given twice of which only the last counts."""
         _, _, given = self.make_parser(ctx).parse_args(list(args))
         for parameter, times in Counter(given).items():
             if times > 1 and not getattr(parameter, "multiple", True):
