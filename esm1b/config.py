@@ -196,6 +196,9 @@ def parse_config(content: Any, *, origin: str) -> Config:
 def _problem(error: Mapping[str, Any]) -> str:
     key, known = _key(error["loc"])
     name, value = key.rpartition(".")[2], error["input"]
+    if error["type"] == "extra_forbidden" and "." in str(error["loc"][-1]):
+        section, _, inner = key.partition(".")
+        return f"{key}: unknown key; expected a section, as in {section}: {{{inner}: ...}}"
     if error["type"] == "extra_forbidden":
         guess = "".join(f", perhaps {near}" for near in get_close_matches(name, known, 1))
         return f"{key}: unknown key{guess}; expected one of {', '.join(known)}"

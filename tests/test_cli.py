@@ -264,7 +264,8 @@ def test_a_regularisation_that_is_none(
     [
         (
             "modle: {layers: 3}\n",
-            "modle: unknown key; expected one of run, seed, corpus, model, pretraining, evaluation",
+            "modle: unknown key, perhaps model; expected one of run, seed, corpus, model, "
+            "pretraining, evaluation",
         ),
         ("model: {heads: 3}\n", "model.heads: 3 does not divide width 64"),
         ("model: [\n", "expected YAML: "),

@@ -51,6 +51,10 @@ def refusal(content: Any) -> str:
             {"model": {"layers": [3]}},
             "run.yaml: model.layers: [3]: input should be a valid integer",
         ),
+        (
+            {"model.layers": 3},
+            "run.yaml: model.layers: unknown key; expected a section, as in model: {layers: ...}",
+        ),
         ({"xyz": 1}, "run.yaml: xyz: unknown key; expected one of run, " + SECTIONS),
         (
             {"run": 202401},

@@ -4,8 +4,9 @@ The docstring of a command describes its parameters in sections, which become th
 help. An entry such as "`corpus.sample`" stands for the description of that configuration key.
 """
 
+import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -17,6 +18,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from esm1b.errors import SharedUserError
+
+_log = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 
@@ -40,6 +43,14 @@ class Command(TyperCommand):
             for parameter, text in _ENTRY.findall(section):
                 parameters[parameter].help = " ".join(text.split())
                 parameters[parameter].rich_help_panel = heading
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse `args`; warn of each option given twice of which only the last counts."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for parameter, times in Counter(given).items():
+            if times > 1 and not getattr(parameter, "multiple", True):
+                _log.warning("%s: given %d times; the last counts", parameter.opts[0], times)
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what follows the name in the usage line: what is required, then the rest."""

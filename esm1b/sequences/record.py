@@ -110,5 +110,5 @@ def nucleotide_warning(nucleotides: int, residues: int) -> str | None:
     """
     if residues < _ENOUGH_RESIDUES or nucleotides < _DNA_SHARE * residues:
         return None
-    letters, share = ", ".join(NUCLEOTIDES.decode()), nucleotides / residues
-    return f"{share:.0%} of the residues are {letters}, as in DNA or RNA; expected proteins"
+    share = nucleotides / residues
+    return f"{share:.0%} of the residues are A, C, G, T, U or N: DNA or RNA; expected proteins"

@@ -185,3 +185,13 @@ def test_defaults_are_those_of_the_configuration() -> None:
         "corpus.validation_fraction",
         "evaluation.contacts.regularisation",
     }
+
+
+def test_an_option_given_twice_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    lists = ["--exclude", "a", "--shards", "2", "--exclude", "b"]
+    CliRunner().invoke(app, ["shard", str(tmp_path / "none"), "--output", output, *lists])
+    assert caplog.messages == ["--exclude: given 2 times; the last counts"]
+    layers = ["--layers", "1", "--layers", "2"]  # takes several
+    CliRunner().invoke(app, ["embed", "none", "none", "--output", output, *layers])
+    assert len(caplog.messages) == 1

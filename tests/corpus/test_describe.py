@@ -5,6 +5,7 @@ import pytest
 from esm1b.corpus.describe import (
     cluster_warning,
     manifest_text,
+    manifest_warnings,
     selection_text,
     source_text,
     split_text,
@@ -189,6 +190,15 @@ def test_the_warning_names_both_numbers() -> None:
         "1,103 records were read of UniRef50 2018_03, which has about 30,160,000 clusters"
     )
     assert cluster_warning(MANIFEST) is None
+
+
+def test_warnings_of_a_corpus() -> None:
+    dna = {**MANIFEST, "composition": {"A": 300, "C": 200, "G": 200, "T": 290, "L": 10}}
+    source = {"name": "UniRef50", "release": "2018_03"}
+    few, letters = manifest_warnings({**dna, "source": source})
+    assert few.startswith("1,103 records were read of UniRef50 2018_03")
+    assert letters == ("99% of the residues are A, C, G, T, U or N: DNA or RNA; expected proteins")
+    assert manifest_warnings(MANIFEST) == manifest_warnings({"format": "esm1b-tokens"}) == []
 
 
 def test_clusters_of_the_paper_and_of_no_release() -> None:

@@ -17,5 +17,5 @@ def test_nucleotides_are_told_once(
         str(path), longest=1000, long_sequences="error", spool=tmp_path / "spool"
     ) as fasta:
         assert fasta.count == 6
-    words = "100% of the residues are A, C, G, T, U, N, as in DNA or RNA; expected proteins"
+    words = "100% of the residues are A, C, G, T, U or N: DNA or RNA; expected proteins"
     assert caplog.messages == ([f"{path}: {words}"] if warns else [])

@@ -55,5 +55,5 @@ def test_few_residues_or_some_nucleotides_are_no_surprise() -> None:
     assert nucleotide_warning(499, 499) is None
     assert nucleotide_warning(899, 1000) is None
     assert nucleotide_warning(920, 1000) == (
-        "92% of the residues are A, C, G, T, U, N, as in DNA or RNA; expected proteins"
+        "92% of the residues are A, C, G, T, U or N: DNA or RNA; expected proteins"
     )

@@ -85,9 +85,9 @@ rule shard:
         mem_mb=4000,
         runtime="1d",
     params:
+        **untracked(*corpus_sequences(), *validation_ids(), *excluded_ids()),
         files=files_to_shard,
         options=shard_options,
-        **untracked(*corpus_sequences(), *validation_ids(), *excluded_ids()),
     message:
         "Cleaning and sharding the sequences"
     shell:

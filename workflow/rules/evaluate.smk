@@ -48,12 +48,12 @@ rule evaluate_contacts:
         mem_mb=32000,
         runtime="4h",
     params:
+        **untracked(structures()),
         options=options(
             **CONFIG.evaluation.contacts.model_dump(exclude={"structures"}),
             untrained=CONFIG.evaluation.untrained,
         ),
         data=lambda wildcards: argument(structures()),
-        **untracked(structures()),
     message:
         "Measuring contacts"
     shell:
@@ -77,12 +77,12 @@ rule evaluate_secondary_structure:
         mem_mb=32000,
         runtime="4h",
     params:
+        **untracked(secondary_structure_table()),
         options=options(
             **CONFIG.evaluation.secondary_structure.model_dump(exclude={"table"}),
             untrained=CONFIG.evaluation.untrained,
         ),
         data=lambda wildcards: argument(secondary_structure_table()),
-        **untracked(secondary_structure_table()),
     message:
         "Measuring secondary structure"
     shell:

@@ -158,7 +158,11 @@ def _in_list(lines: Iterator[str], name: str) -> Iterator[str]:
         return
     lines = chain([second], lines)
     if (found := _id_column(first)) is None:
-        yield from (_word(piece) for line in chain([first], lines) for piece in _pieces(line))
+        for line in chain([first], lines):
+            if line.isidentifier():  # just an id, as nearly always: a quick look is enough
+                yield line
+            else:
+                yield from map(_word, _pieces(line))
         return
     delimiter, column, title = found
     for line in lines:

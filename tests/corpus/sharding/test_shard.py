@@ -321,7 +321,7 @@ def test_nucleotides_are_told(
     draw = random.Random(1)
     text = "".join(f">g{n}\n{''.join(draw.choices(letters, k=40))}\n" for n in range(40))
     shard([fasta(tmp_path, text)], tmp_path / "c", Selection(validation_fraction=0.3))
-    words = "100% of the residues are A, C, G, T, U, N, as in DNA or RNA; expected proteins"
+    words = "100% of the residues are A, C, G, T, U or N: DNA or RNA; expected proteins"
     assert (f"{tmp_path / 'c'}: {words}" in caplog.text) is warns
 
 
