@@ -6,6 +6,7 @@ from pathlib import Path
 from esm1b.config import parse_config
 from esm1b.download.release import VALIDATION_LIST
 from esm1b.errors import UserError
+from esm1b.evaluation.inputs import content_digest, files_of
 
 try:
     CONFIG = parse_config(config, origin="configuration")
@@ -26,6 +27,7 @@ DOWNLOAD = f"resources/uniref/{CONFIG.corpus.release}{PART}"
 LIST_DOWNLOAD = "resources/uniref/esm1b_validation_list"
 
 CORPUS = f"results/corpora/{CONFIG.corpus.name}"
+SYNTHETIC_STRUCTURES = f"{CORPUS}/synthetic/structures.parquet"
 
 # What `esm1b pretrain --records` writes, by its purpose.
 TRAINING_RECORDS = {
@@ -116,14 +118,36 @@ def truth(wildcards):
 
 def structures(wildcards):
     """The user's structures for contacts, or the synthetic table."""
-    given = CONFIG.evaluation.contacts.structures
-    return given or f"{CORPUS}/synthetic/structures.parquet"
+    return CONFIG.evaluation.contacts.structures or SYNTHETIC_STRUCTURES
 
 
 def secondary_structure_table(wildcards):
     """The user's table of secondary structures, or the synthetic one."""
-    given = CONFIG.evaluation.secondary_structure.table
-    return given or f"{CORPUS}/synthetic/structures.parquet"
+    return CONFIG.evaluation.secondary_structure.table or SYNTHETIC_STRUCTURES
+
+
+def files(data):
+    """Input function: the file that `data` returns, or every file in the folder, at any depth.
+
+    Snakemake takes {name} in a path for a wildcard; `digest` watches those files alone.
+    """
+
+    def inner(wildcards):
+        paths = map(str, files_of(Path(data(wildcards))))
+        return [path for path in paths if "{" not in path]
+
+    return inner
+
+
+def digest(data):
+    """Parameter: the content of what `data` returns, whatever names and dates its files have."""
+
+    def inner(wildcards):
+        path = Path(data(wildcards))
+        is_given = str(path) != SYNTHETIC_STRUCTURES and path.exists()
+        return content_digest(path) if is_given else None
+
+    return inner
 
 
 def evaluations(wildcards):
