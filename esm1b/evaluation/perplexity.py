@@ -76,7 +76,8 @@ def evaluate_perplexity(
     Raises:
         UserError: an input is missing or damaged, or the truth does not describe the sequences.
     """
-    check_replaceable(output, "perplexity", [model_directory, tokens])
+    read = [model_directory, tokens, *([] if truth is None else [truth])]
+    check_replaceable(output, "perplexity", read)
     model = load_model(model_directory, device=device, precision=precision)
     held_out = open_tokens(tokens, "validation")
     training = open_tokens(tokens, "train")
@@ -124,7 +125,7 @@ def evaluate_perplexity(
         "masked_positions": targets.astype(np.int64),
         **{f"nats_{name}": values for name, values in nats.items()},
     }
-    with atomic_directory(output, "perplexity", [model_directory, tokens]) as directory:
+    with atomic_directory(output, "perplexity", read) as directory:
         pq.write_table(pa.table(table), directory / "sequences.parquet")
         write_metrics(
             directory,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.proteins import Protein, protein_of
-from esm1b.evaluation.structures.table import cell_text, check_columns, find_problems
+from esm1b.evaluation.structures.table import cell_text, check_columns, find_problems, row_label
 from esm1b.evaluation.structures.table_file import Row, read_table
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
@@ -57,7 +57,7 @@ def read_labelled_proteins(path: Path) -> list[Protein]:
         identifier = cell_text(row, named_by, where) if named_by else f"{number:0{width}d}"
         if identifier is None:
             raise UserError(f"{where}: {named_by} is empty; expected a name")
-        where = f"{where} ({identifier})"
+        where = row_label(path, f"{number} ({identifier})")
         if identifier in proteins:
             raise UserError(f"{where}: the id occurs twice; expected it once")
         proteins[identifier] = _protein(where, identifier, row, columns)

@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from esm1b.alphabet import encode
 from esm1b.errors import UserError
+from esm1b.evaluation.structures.table import row_label
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Protein:
 
 def proteins_of(rows: Sequence[Mapping[str, Any]], source: Path) -> list[Protein]:
     """Return the proteins of the structure table `source`; for errors see `protein_of`."""
-    return [protein_of(row, f"{source}: row {row['id']}") for row in rows]
+    return [protein_of(row, row_label(source, row["id"])) for row in rows]
 
 
 def protein_of(row: Mapping[str, Any], where: str) -> Protein:

@@ -164,7 +164,7 @@ def _valid_rows(path: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """
     valid: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=1):
-        where = f"{path}: row {number if row['id'] is None else row['id']}"
+        where = row_label(path, number if row["id"] is None else row["id"])
         structure = {
             name: (contact_list if name.startswith("contact_") else cell_text)(row, name, where)
             for name in STRUCTURE_SCHEMA.names
@@ -175,6 +175,11 @@ def _valid_rows(path: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
             raise UserError(f"{where}: the id occurs twice; expected it once")
         valid[structure["id"]] = structure
     return [valid[identifier] for identifier in sorted(valid)]
+
+
+def row_label(path: Path, name: object) -> str:
+    """Return the beginning of a message about a row: the file and the name, in one line."""
+    return f"{path}: row {' '.join(str(name).split())}"
 
 
 def cell_text(row: Row, column: str, where: str) -> str | None:

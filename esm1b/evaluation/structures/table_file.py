@@ -5,7 +5,7 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +40,7 @@ def read_table(path: Path, known: Collection[str]) -> tuple[Sequence[str], list[
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+    cells: Iterable[Sequence[Any]]
     if content.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM)):
         table = _arrow_table(path, content)
         names = [_plain(name) for name in table.column_names]
@@ -105,7 +106,7 @@ def _text_table(path: Path, content: bytes) -> tuple[list[str], list[list[str]]]
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower()
+    return " ".join(name.split()).lower()
 
 
 def _chosen(path: Path, names: Sequence[str], known: Collection[str]) -> dict[str, int]:
