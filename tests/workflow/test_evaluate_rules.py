@@ -68,7 +68,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("1abc.pdb", "chains.csv", "deeper/{2}.pdb"):
         (directory / "-st 1" / name).write_text("first")
     output = snakemake(directory, "--printshellcmds")
-    assert "-- $(dirname results/demonstration/model/model.safetensors) '-st 1' >" in output
+    assert "contacts $(dirname results/demonstration/model/model.safetensors) './-st 1'" in output
     return directory
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -54,6 +55,20 @@ def options(**values):
             elif one is not False and one not in (None, ""):  # 0 is a value
                 words.append(f"{option} {shlex.quote(str(one))}")
     return " ".join(words)
+
+
+# What Snakemake takes for a wildcard, or for one of its path variables.
+PLACEHOLDER = re.compile(r"\{[^{}]*\}|<[a-z][a-z0-9_]*>")
+
+
+def tracked(paths):
+    """The user's paths that can be inputs: those that Snakemake takes as they are."""
+    return [path for path in paths if not PLACEHOLDER.search(path)]
+
+
+def argument(path):
+    """The path as an argument of a command: none that begins with `-` is an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def launcher(wildcards, resources):
@@ -116,38 +131,25 @@ def truth(wildcards):
     return f"{CORPUS}/synthetic/truth.npz" if CONFIG.corpus.is_synthetic else []
 
 
-def structures(wildcards):
+def structures():
     """The user's structures for contacts, or the synthetic table."""
     return CONFIG.evaluation.contacts.structures or SYNTHETIC_STRUCTURES
 
 
-def secondary_structure_table(wildcards):
+def secondary_structure_table():
     """The user's table of secondary structures, or the synthetic one."""
     return CONFIG.evaluation.secondary_structure.table or SYNTHETIC_STRUCTURES
 
 
-def files(data):
-    """Input function: the file that `data` returns, or every file in the folder, at any depth.
-
-    Snakemake takes {name} in a path for a wildcard; `digest` watches those files alone.
-    """
-
-    def inner(wildcards):
-        paths = map(str, files_of(Path(data(wildcards))))
-        return [path for path in paths if "{" not in path]
-
-    return inner
+def files_in(path):
+    """The inputs that a file or a folder, at any depth, is for Snakemake."""
+    return tracked(map(str, files_of(Path(path))))
 
 
-def digest(data):
-    """Parameter: the content of what `data` returns, whatever names and dates its files have."""
-
-    def inner(wildcards):
-        path = Path(data(wildcards))
-        is_given = str(path) != SYNTHETIC_STRUCTURES and path.exists()
-        return content_digest(path) if is_given else None
-
-    return inner
+def content(path):
+    """A parameter: the digest of the user's data, whatever names and dates their files have."""
+    is_given = path != SYNTHETIC_STRUCTURES and Path(path).exists()
+    return content_digest(Path(path)) if is_given else None
 
 
 def evaluations(wildcards):

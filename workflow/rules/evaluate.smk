@@ -35,7 +35,7 @@ rule evaluate_perplexity:
 rule evaluate_contacts:
     input:
         model="results/{run}/model/model.safetensors",
-        structures=files(structures),
+        structures=files_in(structures()),
     output:
         metrics="results/{run}/evaluation/contacts/metrics.json",
         table="results/{run}/evaluation/contacts/proteins.parquet",
@@ -55,19 +55,20 @@ rule evaluate_contacts:
             **CONFIG.evaluation.contacts.model_dump(exclude={"structures"}),
             untrained=CONFIG.evaluation.untrained,
         ),
-        data=structures,
-        digest=digest(structures),
+        data=lambda wildcards: argument(structures()),
+        content=lambda wildcards: content(structures()),
     message:
         "Measuring contacts"
     shell:
-        "esm1b evaluate contacts --output $(dirname {output.metrics}) {params.options} "
-        "{resources.options} -- $(dirname {input.model}) {params.data:q} > {log} 2>&1"
+        "esm1b evaluate contacts $(dirname {input.model}) {params.data:q} "
+        "--output $(dirname {output.metrics}) {params.options} {resources.options} "
+        "> {log} 2>&1"
 
 
 rule evaluate_secondary_structure:
     input:
         model="results/{run}/model/model.safetensors",
-        table=files(secondary_structure_table),
+        table=files_in(secondary_structure_table()),
     output:
         metrics="results/{run}/evaluation/secondary_structure/metrics.json",
         table="results/{run}/evaluation/secondary_structure/proteins.parquet",
@@ -85,10 +86,11 @@ rule evaluate_secondary_structure:
             **CONFIG.evaluation.secondary_structure.model_dump(exclude={"table"}),
             untrained=CONFIG.evaluation.untrained,
         ),
-        data=secondary_structure_table,
-        digest=digest(secondary_structure_table),
+        data=lambda wildcards: argument(secondary_structure_table()),
+        content=lambda wildcards: content(secondary_structure_table()),
     message:
         "Measuring secondary structure"
     shell:
-        "esm1b evaluate secondary-structure --output $(dirname {output.metrics}) {params.options} "
-        "{resources.options} -- $(dirname {input.model}) {params.data:q} > {log} 2>&1"
+        "esm1b evaluate secondary-structure $(dirname {input.model}) {params.data:q} "
+        "--output $(dirname {output.metrics}) {params.options} {resources.options} "
+        "> {log} 2>&1"
