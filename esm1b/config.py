@@ -121,13 +121,15 @@ class SecondaryStructureConfig(Section):
     """table with the columns sequence and ss3; null: the synthetic table, if any"""
     maximum_residues: Count | None = None
     """largest number of residues that fit the probes, in whole proteins; all by default"""
+    layer: int = -1
+    """layer of the representations, from 0; negative numbers count from the end: -1 is the last"""
 
 
 class EvaluationConfig(Section):
     """Evaluation of the trained model."""
 
-    untrained: Count = 3
-    """number of untrained networks of the same shape to measure as a baseline"""
+    untrained: Annotated[int, Field(ge=0)] = 3
+    """number of untrained networks of the same shape to measure as a baseline, or 0"""
     perplexity: PerplexityConfig = PerplexityConfig()
     contacts: ContactsConfig = ContactsConfig()
     secondary_structure: SecondaryStructureConfig = SecondaryStructureConfig()
@@ -146,7 +148,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _crop_fits_positions(self) -> "Config":
+    def _sections_fit_together(self) -> "Config":
         special = 2 if self.pretraining.append_eos else 1
         most = self.model.maximum_tokens - special
         if self.pretraining.crop_residues > most:
@@ -154,6 +156,12 @@ class Config(Section):
                 f"pretraining.crop_residues: {self.pretraining.crop_residues} residues and "
                 f"{special} special tokens do not fit model.maximum_tokens "
                 f"{self.model.maximum_tokens}; expected at most {most}"
+            )
+        layers, layer = self.model.layers, self.evaluation.secondary_structure.layer
+        if not -layers - 1 <= layer <= layers:
+            raise ValueError(
+                f"evaluation.secondary_structure.layer: {layer}; expected {-layers - 1} to "
+                f"{layers} with model.layers {layers}"
             )
         least = self.pretraining.crop_residues + special
         if self.pretraining.tokens_per_update < least:

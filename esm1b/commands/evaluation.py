@@ -18,9 +18,12 @@ def perplexity(
     output: options.OutputDirectory,
     sequences: options.Count = 2000,
     draws: options.Count = 3,
-    untrained: options.Count = 3,
+    untrained: options.CountOrZero = 3,
     truth: options.OptionalFile = None,
     seed: options.Seed = 0,
+    batch_tokens: options.BatchTokens = 8192,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
 ) -> None:
     """Measure exponentiated cross-entropy on the held-out sequences, under fixed masks.
 
@@ -55,13 +58,16 @@ def contacts(
     ] = "0.15",
     fit_proteins: options.Count = 20,
     glycine: Literal["impute", "ca"] = "impute",
-    untrained: options.Count = 3,
+    untrained: options.CountOrZero = 3,
     seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
 ) -> None:
     """Measure the contact precision of an L1 logistic regression on attention maps.
 
     Input:
-        data: folder of PDB / mmCIF files, or structures.parquet as written by synthesize
+        data: folder of PDB / mmCIF files, or a table with the columns of structures.parquet, which
+            synthesize writes (CSV, TSV, Parquet or Arrow, plain or .gz)
         glycine: `evaluation.contacts.glycine`
     Measurement:
         regularisation: `evaluation.contacts.regularisation`
@@ -80,18 +86,23 @@ def secondary_structure(
     model_directory: options.ModelDirectory,
     data: Annotated[Path, Argument(metavar="DATA")],
     output: options.OutputDirectory,
-    untrained: options.Count = 3,
+    untrained: options.CountOrZero = 3,
     maximum_residues: options.OptionalCount = None,
+    layer: Annotated[int, Option(metavar="N")] = -1,
     seed: options.Seed = 0,
+    batch_tokens: options.BatchTokens = 8192,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
 ) -> None:
     """Measure the three-state accuracy of a linear probe on frozen representations.
 
     Input:
-        data: CSV or Parquet table with the columns sequence and ss3 (letters H, E, C); id, split
-            (train, valid, test) and resolved are optional
+        data: table with the columns sequence and ss3 (letters H, E, C); id, split (train, valid,
+            test), resolved and group are optional (CSV, TSV, Parquet or Arrow, plain or .gz)
     Measurement:
         untrained: `evaluation.untrained`
         maximum_residues: `evaluation.secondary_structure.maximum_residues`
+        layer: `evaluation.secondary_structure.layer`
         seed: random seed of the choice of proteins to fit on, the untrained networks and the
             bootstrap
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 Count = Annotated[int, Option(metavar="N", min=1)]
+CountOrZero = Annotated[int, Option(metavar="N", min=0)]
 OptionalCount = Annotated[int | None, Option(metavar="N", min=1)]
 Seed = Annotated[int, Option(metavar="N", min=0)]
 Share = Annotated[float, Option(metavar="SHARE")]
@@ -39,7 +40,22 @@ OutputDirectory = Annotated[
         rich_help_panel="Output",
     ),
 ]
+BatchTokens = Annotated[
+    int,
+    Option(
+        metavar="N",
+        min=1,
+        help="number of tokens in one forward pass",
+        rich_help_panel="Hardware",
+    ),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
     Option(help="device; auto: CUDA if there is a GPU", rich_help_panel="Hardware"),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16"],
+    Option(
+        help="precision of the networks; results are written as fp32", rich_help_panel="Hardware"
+    ),
 ]

@@ -17,9 +17,9 @@ def embed(
     layers: Annotated[list[int] | None, Option(metavar="N")] = None,
     per_residue: Annotated[bool, Option("--per-residue")] = False,
     long_sequences: options.LongSequences = "error",
-    batch_tokens: options.Count = 8192,
+    batch_tokens: options.BatchTokens = 8192,
     device: options.Device = "auto",
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: options.Precision = "fp32",
 ) -> None:
     """Write the representations of every sequence to a Parquet file, one row each.
 
@@ -32,9 +32,6 @@ def embed(
         layers: layer to write: 0 for the embeddings, k for the output of layer k; the last layer,
             also -1, is taken after the final layer norm; repeat for several (-1 by default)
         per_residue: write a vector for each residue instead of their mean
-    Hardware:
-        batch_tokens: number of tokens in one forward pass
-        precision: precision of the network; representations are written as fp32
 
     Example:
         esm1b embed model proteins.fasta.gz --output proteins.parquet --layers -1 --layers 0

@@ -22,7 +22,6 @@ CrossEntropy = NDArray[np.float64]
 """Sums over the targets of each sequence, in nats, `[2, sequences]`: over the 33 tokens, and
 renormalised to the 20 amino acids."""
 
-_TOKENS_AT_ONCE: Final = 8192
 _AMINO_ACIDS: Final = slice(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(AMINO_ACIDS))
 # Residue frequencies settle long before this; a shard holds a random share of the corpus.
 _FREQUENCY_SEQUENCES: Final = 100_000
@@ -64,9 +63,18 @@ class MaskedSequences:
 
 
 def mask_sequences(
-    dataset: TokenDataset, sequences: int, model: Model, *, draws: int, corruption: Corruption
+    dataset: TokenDataset,
+    sequences: int,
+    model: Model,
+    *,
+    draws: int,
+    corruption: Corruption,
+    batch_tokens: int,
 ) -> MaskedSequences:
-    """Return `draws` maskings of the first `sequences` of `dataset`, as `model` reads them."""
+    """Return `draws` maskings of the first `sequences` of `dataset`, as `model` reads them.
+
+    Each batch has about `batch_tokens` tokens.
+    """
     batches, owners = [], []
     for draw in range(draws):
         recipe = BatchRecipe(
@@ -77,7 +85,7 @@ def mask_sequences(
         )
         for share in share_out(
             recipe.framed_lengths(dataset.lengths[:sequences]),
-            micro_batch_tokens=_TOKENS_AT_ONCE,
+            micro_batch_tokens=batch_tokens,
             maximum_tokens=recipe.maximum_tokens,
             width=model.shape.width,
         ):

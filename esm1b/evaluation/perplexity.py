@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from esm1b.batches.masking import VALIDATION_SEED, Corruption
+from esm1b.corpus.manifest import MANIFEST
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.evaluation.bootstrap import Values, bootstrap_ratio
 from esm1b.evaluation.cross_entropy import (
@@ -24,9 +25,12 @@ from esm1b.evaluation.cross_entropy import (
     score_network,
     score_truth,
 )
+from esm1b.evaluation.inputs import Inputs
 from esm1b.evaluation.results import Interval, result_entry, write_metrics
 from esm1b.files import atomic_directory, check_replaceable
-from esm1b.inference.model import Model, load_model, untrained_model
+from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
+from esm1b.synthetic.dataset import TRUTH_FILE
+from esm1b.weights.model_directory import ModelDirectory
 
 _CORRUPTIONS: Final[Mapping[str, Corruption]] = {
     "training_masks": "training",
@@ -46,6 +50,9 @@ def evaluate_perplexity(
     untrained: int = 3,
     truth: Path | None = None,
     seed: int = 0,
+    batch_tokens: int = 8192,
+    device: Device = "auto",
+    precision: Precision = "fp32",
 ) -> None:
     """Score a model on the held-out split of `tokens` and write the results to `output`.
 
@@ -59,29 +66,52 @@ def evaluate_perplexity(
         output: directory to write.
         sequences: most sequences to score.
         draws: number of maskings of each sequence.
-        untrained: number of random initialisations of the same network to compare with.
+        untrained: number of random initialisations of the same network to compare with, or 0.
         truth: `truth.npz` of synthetic families; adds the exact references.
         seed: random seed of the initialisations and the bootstrap.
+        batch_tokens: number of tokens in one forward pass.
+        device: device of the networks.
+        precision: precision of the networks.
 
     Raises:
         UserError: an input is missing or damaged, or the truth does not describe the sequences.
     """
-    check_replaceable(output, "perplexity", [model_directory, tokens])
-    model = load_model(model_directory)
+    read = [model_directory, tokens, *([] if truth is None else [truth])]
+    check_replaceable(output, "perplexity", read)
+    model = load_model(model_directory, device=device, precision=precision)
     held_out = open_tokens(tokens, "validation")
     training = open_tokens(tokens, "train")
+    options = {
+        **{"sequences": sequences, "draws": draws, "untrained": untrained, "seed": seed},
+        **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
+    }
+    inputs = Inputs.of(
+        ModelDirectory(model_directory),
+        options,
+        tokens=tokens / MANIFEST,
+        truth=truth / TRUTH_FILE if truth is not None and truth.is_dir() else truth,
+    )
     sequences = min(sequences, len(held_out))
     networks = [untrained_model(model, seed + number) for number in range(untrained)]
 
     metrics: list[dict[str, Any]] = []
     for masks, corruption in _CORRUPTIONS.items():
-        masked = mask_sequences(held_out, sequences, model, draws=draws, corruption=corruption)
+        masked = mask_sequences(
+            held_out,
+            sequences,
+            model,
+            draws=draws,
+            corruption=corruption,
+            batch_tokens=batch_tokens,
+        )
         targets = masked.targets()
         scores: dict[str, CrossEntropy] = {
             "trained": score_network(model, masked),
-            "untrained": np.mean([score_network(each, masked) for each in networks], axis=0),
-            "residue_frequencies": score_frequencies(training, masked),
         }
+        if networks:
+            others = [score_network(each, masked) for each in networks]
+            scores["untrained"] = np.mean(others, axis=0)
+        scores["residue_frequencies"] = score_frequencies(training, masked)
         if truth is not None and corruption == "mask-only":
             scores |= score_truth(truth, masked, append_eos=model.append_eos)
         metrics += _perplexities(masks, scores, targets, seed)
@@ -95,13 +125,20 @@ def evaluate_perplexity(
         "masked_positions": targets.astype(np.int64),
         **{f"nats_{name}": values for name, values in nats.items()},
     }
-    with atomic_directory(output, "perplexity", [model_directory, tokens]) as directory:
+    with atomic_directory(output, "perplexity", read) as directory:
         pq.write_table(pa.table(table), directory / "sequences.parquet")
         write_metrics(
             directory,
             evaluation="perplexity",
             model=model_directory,
-            protocol=_protocol(held_out, model, draws, targets),
+            inputs=inputs,
+            protocol={
+                **_protocol(held_out, model, draws, targets),
+                "untrained_networks": untrained,
+                "batch_tokens": batch_tokens,
+                "device": model.device,
+                "precision": precision,
+            },
             metrics=metrics,
             comparisons=_comparisons(nats, targets, seed),
         )

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from esm1b.errors import UserError
+from esm1b.evaluation.inputs import Inputs
 from esm1b.files import read_json, write_json
 from esm1b.weights.model_directory import ModelDirectory
 
@@ -60,10 +62,16 @@ def result_entry(
     }
 
 
-def write_metrics(directory: Path, *, evaluation: str, model: Path, **content: Any) -> None:
-    """Write `metrics.json`: `protocol`, `metrics`, `comparisons` and more keys of an evaluation."""
+def write_metrics(
+    directory: Path, *, evaluation: str, model: Path, inputs: Inputs, **content: Any
+) -> None:
+    """Write `metrics.json`: `protocol`, `metrics`, `comparisons` and more keys of an evaluation.
+
+    Beside it, `inputs.sha256` lists the files of a folder of inputs.
+    """
     head = {"evaluation": evaluation, "model": ModelDirectory(model).description}
-    write_json(directory / METRICS_FILE, {**head, **content})
+    write_json(directory / METRICS_FILE, {**head, "inputs": inputs.description, **content})
+    inputs.write_checksums(directory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +122,14 @@ class Evaluation:
         """Return a metric, None where it was not measured."""
         return self.metrics.get((name, model, subset))
 
+    def units(self, name: str, subset: str) -> str:
+        """Return what the metric `name` was measured on, such as `8 families`.
+
+        They are those of the model with most, since a model whose fit failed has none.
+        """
+        numbers = [self.metric(name, model, subset) for model in self.models(name)]
+        return max(filter(None, numbers), key=lambda number: number.n).units
+
     def comparison(
         self, name: str, subset: str, against: str, against_subset: str | None = None
     ) -> Number | None:
@@ -121,15 +137,14 @@ class Evaluation:
         return self.comparisons.get((name, subset, against, against_subset or subset))
 
 
-def read_evaluations(
-    directories: Sequence[Path], model: Mapping[str, Any]
-) -> dict[str, Evaluation]:
-    """Return the evaluations in `directories` by kind, in the order of `EVALUATIONS`.
+def read_evaluations(directories: Sequence[Path], model: ModelDirectory) -> dict[str, Evaluation]:
+    """Return the evaluations of a model in `directories` by kind, in the order of `EVALUATIONS`.
 
     Raises:
         UserError: a directory is not an evaluation, is about another model, or repeats a kind.
     """
     found: dict[str, Evaluation] = {}
+    digest = cache(model.digest)
     for directory in directories:
         path = directory / METRICS_FILE
         if not path.exists():
@@ -144,9 +159,12 @@ def read_evaluations(
             )
         if kind in found:
             raise UserError(f"{path}: a second evaluation of {kind}; expected one of each kind")
-        ours = content["model"]
-        if ours != model:
-            differing = sorted(k for k in {*ours, *model} if ours.get(k) != model.get(k))
+        ours, theirs = content["model"], model.description
+        differing = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+        measured = content.get("inputs", {}).get("model", {}).get("sha256")  # not in older files
+        if not differing and measured not in (None, digest()):
+            differing = ["weights"]  # the same recipe ends elsewhere on another machine
+        if differing:
             raise UserError(
                 f"{path}: is about another model ({', '.join(differing)} differ); "
                 "expected an evaluation of the model of this report"

@@ -1,5 +1,6 @@
 """Predicted contact maps of all proteins of a FASTA file, as numbers and as pictures."""
 
+import json
 import logging
 import re
 import warnings
@@ -68,7 +69,9 @@ def predict_contacts(
 
     `contacts.parquet` has the columns of `CONTACTS_COLUMNS`: the first word of the header, the
     residues that the map covers (J as X), their number, and the probabilities row by row.
-    `contacts.npz` has the array `ids` and, under the number of each row from "0", its map.
+    `contacts.npz` has the array `ids` and, under the number of each row from "0", its map. Under
+    `esm1b`, in the metadata of the Parquet schema or as an array of one text, is everything that
+    decided the values, as JSON.
 
     A map is symmetric, float32; NaN where no window holds both residues. `pictures/` has the first
     `pictures` of them as PNG. With "truncate", sequence and map are those of the first residues.
@@ -91,10 +94,10 @@ def predict_contacts(
         ) as records,
     ):
         maps = _maps(model, records, long_sequences, directory / "pictures", pictures)
+        settings = {**model.settings(long_sequences), "input": records.identity}
         if format == "npz":
-            _write_npz(directory / "contacts.npz", maps)
+            _write_npz(directory / "contacts.npz", maps, settings)
         else:
-            settings = {**model.settings(long_sequences), "input": records.identity}
             schema = result_schema(CONTACTS_COLUMNS, settings)
             rows = (_row(contact_map, schema) for contact_map in maps)
             write_results(directory / "contacts.parquet", schema, rows)
@@ -131,7 +134,7 @@ def _row(contact_map: _Map, schema: pa.Schema) -> tuple[pa.RecordBatch, int]:
     return pa.record_batch(columns, schema=schema), values.nbytes
 
 
-def _write_npz(path: Path, maps: Iterable[_Map]) -> None:
+def _write_npz(path: Path, maps: Iterable[_Map], settings: Mapping[str, Any]) -> None:
     """Write an array at a time: `numpy.savez` would hold all of them."""
     ids: list[str] = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -144,6 +147,7 @@ def _write_npz(path: Path, maps: Iterable[_Map]) -> None:
             write(str(len(ids)), probabilities)
             ids.append(record.id)
         write("ids", np.array(ids, dtype=np.str_))
+        write("esm1b", np.array(json.dumps(settings, sort_keys=True)))
 
 
 def draw_contact_map(path: Path, probabilities: NDArray[np.float32], title: str) -> None:

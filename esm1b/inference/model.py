@@ -71,6 +71,11 @@ class Model:
         """Size of the network."""
         return self.network.shape
 
+    @property
+    def device(self) -> str:
+        """Kind of device that the network is on: cpu or cuda."""
+        return self.network.device.type
+
     def settings(self, long_sequences: LongSequences) -> dict[str, Any]:
         """Return everything about the model that decides its results, for their metadata."""
         return {
@@ -78,7 +83,7 @@ class Model:
             "model_sha256": self.directory.digest(),
             "long_sequences": long_sequences,
             "longest_sequence": self.longest_sequence,
-            "device": self.network.device.type,
+            "device": self.device,
             "versions": versions(),
         }
 

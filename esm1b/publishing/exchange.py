@@ -70,7 +70,7 @@ def export_model(
     if format == "hf":
         check_replaceable(output, "model", [model, *evaluations])
     source = ModelDirectory(model)
-    measured = read_evaluations(evaluations, source.description)
+    measured = read_evaluations(evaluations, source)
     released = source.read()
     shape = released.encoder.shape
     if "contacts" in measured:
@@ -147,7 +147,7 @@ def card_results(evaluations: Mapping[str, Evaluation]) -> Iterator[CardResult]:
                     value=trained.value,
                     low=trained.low,
                     high=trained.high,
-                    units=trained.units,
+                    units=evaluation.units(name, subset),
                     decimals=facts.decimals,
                     baselines=", ".join(_baselines(name, evaluation, subset, facts.decimals)),
                     failed=trained.failed,

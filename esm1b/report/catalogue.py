@@ -89,9 +89,8 @@ class Facts:
             return [(head, metric, main) for metric, head in self.metrics.items()]
         columns = []
         for subset in evaluation.subsets(self.name):
-            trained = evaluation.metric(self.name, "trained", subset)
-            units = f"\n{trained.units}" if trained else ""
-            columns.append((SUBSET_NAMES[subset] + units, self.name, subset))
+            head = f"{SUBSET_NAMES[subset]}\n{evaluation.units(self.name, subset)}"
+            columns.append((head, self.name, subset))
         return columns
 
 

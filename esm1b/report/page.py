@@ -57,7 +57,7 @@ def write_report(
     check_replaceable(output, "report", inputs)
     source = ModelDirectory(model)
     description = source.description
-    measured = read_evaluations(evaluations, description)
+    measured = read_evaluations(evaluations, source)
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     lines = _read_training(training)
     seen = None if audit is None else read_audit(audit, description)

@@ -66,11 +66,22 @@ def verdict(checks: Sequence[Check]) -> str:
 
 
 def positive_control(evaluations: Mapping[str, Evaluation]) -> list[Check]:
-    """Return every check of the control; one without its comparison has failed."""
+    """Return every check of the control; one without its comparison has failed.
+
+    Checks against untrained networks are left out where the user asked for none.
+    """
     return [
         _check(name, kind, evaluations.get(kind), against)
         for name, (kind, against) in _CHECKS.items()
+        if against != "untrained" or _untrained_networks(evaluations.get(kind)) != 0
     ]
+
+
+def _untrained_networks(evaluation: Evaluation | None) -> int | None:
+    """Return how many untrained networks were asked for, None where that is not known."""
+    protocol = {} if evaluation is None else evaluation.content["protocol"]
+    number: int | None = protocol.get("untrained_networks")
+    return number
 
 
 def _check(name: str, kind: str, evaluation: Evaluation | None, against: str) -> Check:

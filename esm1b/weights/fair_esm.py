@@ -7,6 +7,7 @@ in the file they have the prefixes that fairseq gave them.
 import json
 import logging
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -59,7 +60,7 @@ def read_fair_esm(path: Path) -> TrainedModel:
 
 
 def write_fair_esm(path: Path, model: TrainedModel) -> None:
-    """Write `NAME.pt` and `NAME-contact-regression.pt`, which fair-esm loads strictly.
+    """Write `NAME.pt` and `NAME-contact-regression.pt`, which fair-esm 2.0.0 loads strictly.
 
     fair-esm insists on the second file, so without a contact head its regression is zero. Both are
     read back and compared before they get their names. The same input gives the same bytes.
@@ -82,7 +83,10 @@ def write_fair_esm(path: Path, model: TrainedModel) -> None:
         _log.info("%s: fair-esm reads no regression for names with esm1v", path)
     state = model.state()
     state[_PROJECTION] = state[_EMBEDDING]  # tied: stored once
-    arguments = Namespace(
+    # fair-esm asks for attributes. Of a Namespace, which released files have, torch.load allows
+    # none; of this class it does.
+    arguments: OrderedDict[str, Any] = OrderedDict()
+    vars(arguments).update(
         arch=_ARCHITECTURE,
         **{key: getattr(model.encoder.shape, ours) for ours, key in _SIZES.items()},
         token_dropout=True,
@@ -148,7 +152,7 @@ def _tensors(path: Path, content: Any) -> dict[str, Any]:
 
 
 def _checked_arguments(path: Path, arguments: Any) -> dict[str, Any]:
-    if not isinstance(arguments, Namespace):
+    if not isinstance(arguments, Namespace | OrderedDict):
         found = "missing" if arguments is None else f"a {type(arguments).__name__}"
         raise UserError(f"{path}: args is {found}; expected an argparse.Namespace")
     settings = vars(arguments)

@@ -87,6 +87,10 @@ class FakeModel:
     seed: int = 0
     shape: EncoderShape = SHAPE
     longest_sequence: int = SHAPE.maximum_tokens - 2
+    device: str = "cpu"
+
+    def layer_numbers(self, layers: Sequence[int]) -> list[int]:
+        return [layer % (self.shape.layers + 1) for layer in layers]
 
     def attentions(self, residues: NDArray[np.uint8]) -> NDArray[np.float32]:
         noise = self._noise(residues, (3, residues.size, residues.size))
@@ -97,7 +101,7 @@ class FakeModel:
         return maps.astype(np.float32)
 
     def representations(
-        self, sequences: Sequence[NDArray[np.uint8]], *, layer: int = -1
+        self, sequences: Sequence[NDArray[np.uint8]], *, layer: int, batch_tokens: int
     ) -> list[NDArray[np.float32]]:
         represent = self.represent or (
             lambda residues: self._noise(residues, (residues.size, 8)).astype(np.float32)

@@ -9,11 +9,14 @@ from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.errors import UserError
+from esm1b.evaluation.inputs import content_digest
 from esm1b.evaluation.perplexity import evaluate_perplexity
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
 from esm1b.synthetic.dataset import synthesize
 from esm1b.synthetic.families import SyntheticSettings
+from esm1b.versions import __version__
+from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
@@ -122,6 +125,63 @@ def test_bytes_are_the_same_every_time(synthetic: Path, evaluated: Path, tmp_pat
     evaluate(synthetic, tmp_path / "again")
     for name in ("metrics.json", "sequences.parquet"):
         assert (tmp_path / "again" / name).read_bytes() == (evaluated / name).read_bytes()
+
+
+def test_inputs_and_options_are_named(synthetic: Path, evaluated: Path) -> None:
+    content = json.loads((evaluated / "metrics.json").read_text())
+    inputs, protocol = content["inputs"], content["protocol"]
+    assert list(inputs) == ["model", "tokens", "truth", "versions", "options"]
+    model = ModelDirectory(synthetic / "model")
+    assert inputs["model"] == {"name": "model", "sha256": model.digest()}
+    manifest, truth = synthetic / "tokens" / "manifest.json", synthetic / "families" / "truth.npz"
+    assert inputs["tokens"] == {"name": "manifest.json", "sha256": content_digest(manifest)}
+    assert inputs["truth"] == {"name": "truth.npz", "sha256": content_digest(truth)}
+    assert inputs["versions"]["esm1b"] == __version__
+    assert inputs["options"] == {
+        "sequences": 2000, "draws": 2, "untrained": 2, "seed": 0, "batch_tokens": 8192,
+        "device": "auto", "precision": "fp32",
+    }  # fmt: skip
+    assert (protocol["untrained_networks"], protocol["batch_tokens"]) == (2, 8192)
+    assert protocol["precision"] == "fp32"
+
+
+def test_options_change_what_they_say(synthetic: Path, evaluated: Path, tmp_path: Path) -> None:
+    evaluate_perplexity(
+        synthetic / "model",
+        synthetic / "tokens",
+        tmp_path / "out",
+        draws=2,
+        untrained=0,
+        batch_tokens=200,
+        device="cpu",
+        precision="bf16",
+    )
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {metric["model"] for metric in content["metrics"]} == {"trained", "residue_frequencies"}
+    assert [each["against"] for each in content["comparisons"]] == ["residue_frequencies"]
+    table = pq.read_table(tmp_path / "out" / "sequences.parquet")
+    assert "nats_untrained" not in table.column_names
+    protocol = content["protocol"]
+    assert (protocol["device"], protocol["precision"]) == ("cpu", "bf16")
+    # the same masks, whatever the batches
+    assert (
+        protocol["positions"]
+        == json.loads((evaluated / "metrics.json").read_text())["protocol"]["positions"]
+    )
+    for key, value in values(tmp_path / "out").items():
+        expected = values(evaluated)[key]
+        assert value == pytest.approx(expected, rel=0.02)
+        assert (value != expected) == (key[1] == "trained")
+
+
+def test_a_truth_that_is_missing_is_told(synthetic: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.npz: No such file or directory$"):
+        evaluate_perplexity(
+            synthetic / "model",
+            synthetic / "tokens",
+            tmp_path / "out",
+            truth=tmp_path / "none.npz",
+        )
 
 
 def corpus_of(folder: Path, training: str, held_out: list[str]) -> Path:

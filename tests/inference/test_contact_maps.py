@@ -6,9 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.image import imread
 
+from esm1b.files import sha256_file
 from esm1b.inference import result_file
 from esm1b.inference.contact_maps import draw_contact_map, predict_contacts, top_long_range_pairs
 from esm1b.inference.model import load_model
+from esm1b.weights.model_directory import ModelDirectory
 from tests.inference.models import (
     LONGEST,
     random_sequences,
@@ -70,7 +72,12 @@ def test_npz_holds_the_same(
     assert pq.read_metadata(tmp_path / "parquet" / "contacts.parquet").num_row_groups > 1
     rows = pq.read_table(tmp_path / "parquet" / "contacts.parquet").to_pylist()
     with np.load(tmp_path / "npz" / "contacts.npz", allow_pickle=False) as maps:
-        assert sorted(maps.files) == ["0", "1", "2", "3", "4", "ids"]
+        assert sorted(maps.files) == ["0", "1", "2", "3", "4", "esm1b", "ids"]
+        settings = json.loads(str(maps["esm1b"]))
+        of_parquet = pq.read_schema(tmp_path / "parquet" / "contacts.parquet").metadata[b"esm1b"]
+        assert settings == json.loads(of_parquet)
+        assert settings["model_sha256"] == ModelDirectory(model).digest()
+        assert settings["input"]["sha256"] == sha256_file(Path(fasta))
         assert maps["ids"].tolist() == [row["id"] for row in rows]
         for number, row in enumerate(rows):
             assert maps[str(number)].dtype == np.float32

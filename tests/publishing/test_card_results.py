@@ -1,3 +1,4 @@
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from esm1b.evaluation.results import read_evaluations
 from esm1b.model.shape import EncoderShape
 from esm1b.publishing.exchange import card_results
 from esm1b.weights.model_card import CardResult, model_card
+from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from tests.report import examples
 
@@ -20,7 +22,8 @@ def results_of(
     directories = [
         examples.write_evaluation(tmp_path / content["evaluation"], content) for content in contents
     ]
-    return list(card_results(read_evaluations(directories, model)))
+    (tmp_path / "esm1b.json").write_text(json.dumps(model))
+    return list(card_results(read_evaluations(directories, ModelDirectory(tmp_path))))
 
 
 def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
@@ -78,6 +81,7 @@ def test_a_number_that_failed_says_so(tmp_path: Path) -> None:
     assert result.value is None
     assert result.failed == "the regression kept no coefficient at C = 500"
     assert result.baselines == "untrained networks failed, mean map 0.050"
+    assert result.units == "8 families"
 
 
 def test_the_card_of_an_evaluated_model_is_read_by_hugging_face(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from tests.weights.test_fair_esm import (
     assert_same,
     head_tensors,
     load_in_fair_esm,
+    load_released_in_fair_esm,
     random_head,
     release,
     released_content,
@@ -86,7 +87,7 @@ def test_the_round_trip_is_bitwise(shape: EncoderShape, tmp_path: Path) -> None:
     import_model(tmp_path / "theirs", tmp_path / "again")
     export_model(tmp_path / "again", tmp_path / "back.pt", format="fair-esm")
 
-    first, last = load_in_fair_esm(released), load_in_fair_esm(tmp_path / "back.pt")
+    first, last = load_released_in_fair_esm(released), load_in_fair_esm(tmp_path / "back.pt")
     assert first.state_dict().keys() == last.state_dict().keys()
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, last.state_dict()[name]), name
@@ -121,7 +122,7 @@ def test_contacts_are_the_same_everywhere(tmp_path: Path) -> None:
     maps = (layer[:, 1:-1, 1:-1] for (layer,) in encoder.attention_maps(packed))
     contacts = head.probabilities(maps)
     tokens = packed.tokens[None]
-    theirs = load_in_fair_esm(released).predict_contacts(tokens)[0]
+    theirs = load_released_in_fair_esm(released).predict_contacts(tokens)[0]
     assert theirs.std() > 0.01
     torch.testing.assert_close(contacts, theirs, rtol=0, atol=1e-5)
     # In transformers 5.23 the default attention returns no maps.

@@ -183,3 +183,18 @@ def test_there_is_a_control_only_where_the_optimum_is_known() -> None:
     assert not has_control(parsed({"perplexity": examples.perplexity(synthetic=False)}))
     assert not has_control({})
     assert not passed([])
+
+
+def test_untrained_networks_that_nobody_asked_for_are_not_missed() -> None:
+    contents = evaluations()
+    for kind in ("contacts", "secondary_structure"):
+        content = contents[kind]
+        content["protocol"]["untrained_networks"] = 0
+        content["comparisons"] = [
+            each for each in content["comparisons"] if each["against"] != "untrained"
+        ]
+    checks = positive_control(parsed(contents))
+    assert passed(checks)
+    assert [check.name for check in checks if "untrained" in check.name] == []
+    del contents["contacts"]["protocol"]["untrained_networks"]
+    assert failures(contents) == ["contacts above untrained networks"]

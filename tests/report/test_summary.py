@@ -22,6 +22,18 @@ def test_the_summary_is_short_and_aligned() -> None:
     assert lines[-1] == "positive control: PASSED"
 
 
+def test_a_failed_fit_leaves_the_number_of_families() -> None:
+    content = examples.contacts()
+    for entry in content["metrics"]:
+        if entry["model"] == "trained":
+            entry.update(value=None, low=None, high=None, n=0, failed="no coefficient was kept")
+    lines = summarise("tiny", {"contacts": parse_evaluation(content)}, []).splitlines()
+    assert lines[3].split("  ")[-1].strip() == "never seen (8 families)"
+    assert "  test (8 families)  " in lines[3]
+    assert lines[4].split() == ["trained", "model", "failed", "failed"]
+    assert lines[5].split()[:3] == ["untrained", "networks", "0.040"]
+
+
 def test_a_verdict_names_what_failed() -> None:
     text = verdict(positive_control({}))
     assert text.startswith(

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from esm1b.weights.model_directory import ModelDirectory
 from tests.report import examples
 from tests.report.rendered import render_page, rows_of, strong_rows, tables_of
 
@@ -46,6 +47,44 @@ def test_a_failed_fit_is_failed_and_says_why(tmp_path: Path) -> None:
     assert rows_of(tables_of(page, "model")[0])[2][1] == "failed"
     reason = "untrained networks: the regression kept no coefficient at C = 500"
     assert page.count(f'<p class="note">{reason}</p>') == 1
+
+
+def test_a_failed_fit_leaves_the_number_of_families(tmp_path: Path) -> None:
+    content = examples.contacts(unseen=False)
+    content["metrics"][0] = {
+        **examples.metric("precision_at_contacts", "trained", "test", None), "n": 0,
+    }  # fmt: skip
+    page = render_page(tmp_path, content)
+    head, trained, *_ = rows_of(tables_of(page, "model")[0])
+    assert head[1] == "test\n8 families"
+    assert trained[1] == "failed"
+    assert '<div class="big">failed</div><div class="units">test, 8 families</div>' in page
+
+
+def test_without_untrained_networks_nothing_is_said_of_them(tmp_path: Path) -> None:
+    content = examples.contacts()
+    for key in ("metrics", "comparisons"):
+        content[key] = [
+            entry for entry in content[key]
+            if "untrained" not in (entry["model"], entry.get("against"))
+        ]  # fmt: skip
+    page = render_page(tmp_path / "without", content)
+    assert "ntrained networks" not in page
+    assert "Untrained networks have" in render_page(tmp_path / "with", examples.contacts())
+
+
+def test_inputs_stand_below_the_protocol(tmp_path: Path) -> None:
+    inputs = {
+        "model": {"name": "model", "sha256": "0" * 64},
+        "data": {"name": "st<1>", "sha256": "b" * 64, "files": 3},
+        "options": {"fit_proteins": 20, "untrained": 3},
+    }
+    model, _, _ = examples.write_run(tmp_path / "digest")
+    inputs["model"]["sha256"] = ModelDirectory(model).digest()
+    page = render_page(tmp_path / "page", {**examples.contacts(), "inputs": inputs})
+    cell = '<tr><th scope="row">data</th><td>st&lt;1&gt;, SHA-256 <code>'
+    assert f"{cell}{'b' * 64}</code>, files 3</td></tr>" in page
+    assert '<th scope="row">options</th><td>fit proteins 20, untrained 3</td>' in page
 
 
 def test_published_precisions_stand_beside_ours_by_range(tmp_path: Path) -> None:

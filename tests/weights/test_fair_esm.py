@@ -2,6 +2,7 @@ import logging
 import os
 import zipfile
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,14 @@ def release(folder: Path, shape: EncoderShape = SHAPE, name: str = "esm1b_t2") -
 
 
 def load_in_fair_esm(path: Path) -> Any:
-    with torch.serialization.safe_globals([Namespace]):
-        network, _ = esm.pretrained.load_model_and_alphabet_local(path)
+    network, _ = esm.pretrained.load_model_and_alphabet_local(path)
     return network.eval()
+
+
+def load_released_in_fair_esm(path: Path) -> Any:
+    """Load what fair-esm released, whose arguments are a class that `torch.load` refuses."""
+    with torch.serialization.safe_globals([Namespace]):
+        return load_in_fair_esm(path)
 
 
 def random_head(shape: EncoderShape) -> ContactHead:
@@ -126,7 +132,7 @@ def refusal(path: Path) -> str:
 def test_a_released_file_is_read_as_fair_esm_reads_it(tmp_path: Path) -> None:
     path = release(tmp_path)
     model = read_fair_esm(path)
-    network = load_in_fair_esm(path)
+    network = load_released_in_fair_esm(path)
     assert model.encoder.shape == SHAPE
     assert not model.encoder.training
     assert model.provenance == Provenance(rare_residues="keep")
@@ -151,7 +157,7 @@ def test_an_esm1v_gives_the_logits_of_fair_esm(tmp_path: Path) -> None:
     assert model.encoder.shape == ESM1V
     assert model.contact_head is None
     packed = pack_sequences([encode(SEQUENCE)], torch.device("cpu"))
-    expected = load_in_fair_esm(path)(packed.tokens[None])["logits"][0]
+    expected = load_released_in_fair_esm(path)(packed.tokens[None])["logits"][0]
     difference = (model.encoder(packed) - expected).abs().max() / expected.abs().max()
     assert difference <= 1e-5
 
@@ -193,6 +199,33 @@ def test_names_that_fair_esm_has_upgraded(tmp_path: Path) -> None:
         head_tensors(model.contact_head), head_tensors(expected.contact_head), strict=True
     ):
         assert torch.equal(found, tensor)
+
+
+def test_torch_load_takes_what_we_write_without_a_flag(tmp_path: Path) -> None:
+    """As in fair-esm: attributes, of a class that `weights_only` allows since PyTorch 2.6."""
+    assert Namespace not in torch.serialization.get_safe_globals()
+    provenance = Provenance(rare_residues="keep", details={"run": "mine"})
+    model = TrainedModel(encoder=random_encoder(SHAPE), provenance=provenance)
+    write_fair_esm(tmp_path / "model.pt", model)
+    arguments = torch.load(tmp_path / "model.pt")["args"]
+    assert vars(arguments) == {
+        "arch": "roberta_large", "encoder_layers": 2, "encoder_embed_dim": 16,
+        "encoder_ffn_embed_dim": 24, "encoder_attention_heads": 4, "max_positions": 64,
+        "token_dropout": True, "esm1b": provenance.as_json(),
+    }  # fmt: skip
+    assert len(arguments) == 0
+    assert torch.load(tmp_path / "model-contact-regression.pt").keys() == {"model"}
+
+
+def test_arguments_as_earlier_versions_wrote_them(tmp_path: Path) -> None:
+    provenance = Provenance(rare_residues="replace", details={"run": "mine"})
+    encoder = random_encoder(SHAPE)
+    write_fair_esm(tmp_path / "new.pt", TrainedModel(encoder=encoder, provenance=provenance))
+    content = torch.load(tmp_path / "new.pt")
+    torch.save({**content, "args": Namespace(**vars(content["args"]))}, tmp_path / "old.pt")
+    new, old = (read_fair_esm(tmp_path / name) for name in ("new.pt", "old.pt"))
+    assert old.provenance == new.provenance == provenance
+    assert_same(old.encoder, new.encoder.state_dict())
 
 
 @torch.no_grad()
@@ -473,6 +506,10 @@ def tensors(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (
             lambda content: content.update(args={"arch": "roberta_large"}),
             "args is a dict; expected an argparse.Namespace",
+        ),
+        (
+            lambda content: content.update(args=OrderedDict(arch="roberta_large")),
+            f"args.arch is None; {KIND}",
         ),
         (
             lambda content: {"cfg": {"model": content["args"]}, "model": content["model"]},

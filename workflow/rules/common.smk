@@ -8,6 +8,7 @@ from esm1b.config import parse_config
 from esm1b.config_file import read_config_file
 from esm1b.download.release import VALIDATION_LIST
 from esm1b.errors import UserError
+from esm1b.evaluation.inputs import content_digest, files_of
 
 try:
     for path in workflow.configfiles:  # Snakemake has kept the last of keys given twice
@@ -30,6 +31,7 @@ DOWNLOAD = f"resources/uniref/{CONFIG.corpus.release}{PART}"
 LIST_DOWNLOAD = "resources/uniref/esm1b_validation_list"
 
 CORPUS = f"results/corpora/{CONFIG.corpus.name}"
+SYNTHETIC_STRUCTURES = f"{CORPUS}/synthetic/structures.parquet"
 
 # What `esm1b pretrain --records` writes, by its purpose.
 TRAINING_RECORDS = {
@@ -69,14 +71,12 @@ def tracked(paths):
 
 def untracked(*paths):
     """A parameter of the size and time of the user's other files, so that they are tracked too."""
-    files = [
-        file
-        for path in paths
-        if PLACEHOLDER.search(path)
-        for file in sorted([Path(path), *Path(path).rglob("*")])
+    others = [Path(path) for path in paths if PLACEHOLDER.search(path)]
+    stats = [
+        (str(file), file.stat().st_size, file.stat().st_mtime)
+        for file in others
         if file.exists()
     ]
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime) for file in files]
     return {"untracked": stats} if stats else {}
 
 
@@ -152,14 +152,23 @@ def truth(wildcards):
 
 def structures():
     """The user's structures for contacts, or the synthetic table."""
-    given = CONFIG.evaluation.contacts.structures
-    return given or f"{CORPUS}/synthetic/structures.parquet"
+    return CONFIG.evaluation.contacts.structures or SYNTHETIC_STRUCTURES
 
 
 def secondary_structure_table():
     """The user's table of secondary structures, or the synthetic one."""
-    given = CONFIG.evaluation.secondary_structure.table
-    return given or f"{CORPUS}/synthetic/structures.parquet"
+    return CONFIG.evaluation.secondary_structure.table or SYNTHETIC_STRUCTURES
+
+
+def files_in(path):
+    """The inputs that a file or a folder, at any depth, is for Snakemake."""
+    return tracked(map(str, files_of(Path(path))))
+
+
+def content(path):
+    """A parameter: the digest of the user's data, whatever names and dates their files have."""
+    is_given = path != SYNTHETIC_STRUCTURES and Path(path).exists()
+    return content_digest(Path(path)) if is_given else None
 
 
 def evaluations(wildcards):

@@ -17,6 +17,7 @@ rule evaluate_perplexity:
     resources:
         mem_mb=16000,
         runtime="4h",
+        options="",
     params:
         options=options(
             **CONFIG.evaluation.perplexity.model_dump(),
@@ -27,13 +28,14 @@ rule evaluate_perplexity:
         "Measuring perplexity on the held-out sequences"
     shell:
         "esm1b evaluate perplexity $(dirname {input.model}) $(dirname {input.tokens}) "
-        "--output $(dirname {output.metrics}) {params.options} {params.truth} > {log} 2>&1"
+        "--output $(dirname {output.metrics}) {params.options} {params.truth} "
+        "{resources.options} > {log} 2>&1"
 
 
 rule evaluate_contacts:
     input:
         model="results/{run}/model/model.safetensors",
-        structures=tracked([structures()]),
+        structures=files_in(structures()),
     output:
         metrics="results/{run}/evaluation/contacts/metrics.json",
         table="results/{run}/evaluation/contacts/proteins.parquet",
@@ -47,24 +49,26 @@ rule evaluate_contacts:
     resources:
         mem_mb=32000,
         runtime="4h",
+        options="",
     params:
-        **untracked(structures()),
         options=options(
             **CONFIG.evaluation.contacts.model_dump(exclude={"structures"}),
             untrained=CONFIG.evaluation.untrained,
         ),
         data=lambda wildcards: argument(structures()),
+        content=lambda wildcards: content(structures()),
     message:
         "Measuring contacts"
     shell:
         "esm1b evaluate contacts $(dirname {input.model}) {params.data:q} "
-        "--output $(dirname {output.metrics}) {params.options} > {log} 2>&1"
+        "--output $(dirname {output.metrics}) {params.options} {resources.options} "
+        "> {log} 2>&1"
 
 
 rule evaluate_secondary_structure:
     input:
         model="results/{run}/model/model.safetensors",
-        table=tracked([secondary_structure_table()]),
+        table=files_in(secondary_structure_table()),
     output:
         metrics="results/{run}/evaluation/secondary_structure/metrics.json",
         table="results/{run}/evaluation/secondary_structure/proteins.parquet",
@@ -76,15 +80,17 @@ rule evaluate_secondary_structure:
     resources:
         mem_mb=32000,
         runtime="4h",
+        options="",
     params:
-        **untracked(secondary_structure_table()),
         options=options(
             **CONFIG.evaluation.secondary_structure.model_dump(exclude={"table"}),
             untrained=CONFIG.evaluation.untrained,
         ),
         data=lambda wildcards: argument(secondary_structure_table()),
+        content=lambda wildcards: content(secondary_structure_table()),
     message:
         "Measuring secondary structure"
     shell:
         "esm1b evaluate secondary-structure $(dirname {input.model}) {params.data:q} "
-        "--output $(dirname {output.metrics}) {params.options} > {log} 2>&1"
+        "--output $(dirname {output.metrics}) {params.options} {resources.options} "
+        "> {log} 2>&1"

@@ -15,18 +15,22 @@ from esm1b.evaluation.contacts.scores import (
     score_contacts,
     summarise_contacts,
 )
+from esm1b.evaluation.inputs import Inputs
 from esm1b.evaluation.results import MAPS_FILE, REGRESSION_FILE, write_metrics
 from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, MINIMUM_SEPARATION, Glycine
 from esm1b.evaluation.structures.proteins import (
     Protein,
     draw_kinds,
     fitting_length,
+    overlap,
     proteins_of,
+    share_groups,
     unit_of,
 )
 from esm1b.evaluation.structures.table import KINDS, read_structures
 from esm1b.files import atomic_directory, check_replaceable, write_json
-from esm1b.inference.model import load_model
+from esm1b.inference.model import Device, Precision, load_model
+from esm1b.weights.model_directory import ModelDirectory
 
 
 def evaluate_contacts(
@@ -39,6 +43,8 @@ def evaluate_contacts(
     untrained: int = 3,
     glycine: Glycine = "impute",
     seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
 ) -> None:
     """Fit a contact regression on a model's attention and write its precision to `output`.
 
@@ -52,17 +58,24 @@ def evaluate_contacts(
         regularisation: scikit-learn's C, or `cross-validate` to choose it on groups left out.
         fit_proteins: number of proteins to fit on, where the data do not name them.
         untrained: number of random initialisations of the same network to compare with, each with
-            its own fit.
+            its own fit, or 0.
         glycine: atom in place of glycine's Cb; a structure table has its contacts already.
         seed: random seed of the draw of fit proteins, the folds, the initialisations and the
             bootstrap.
+        device: device of the networks.
+        precision: precision of the networks.
 
     Raises:
         UserError: the data are not usable or leave nothing to test.
     """
     check_replaceable(output, "contacts", [model_directory, data])
-    everything = proteins_of(read_structures(data, glycine=glycine), data)
-    model = load_model(model_directory)
+    everything = share_groups(proteins_of(read_structures(data, glycine=glycine), data))
+    model = load_model(model_directory, device=device, precision=precision)
+    options = {
+        **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
+        **{"untrained": untrained, "seed": seed, "device": device, "precision": precision},
+    }
+    inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
     short_enough = fitting_length(everything, model.longest_sequence)
     proteins = draw_kinds(short_enough, fit_proteins=fit_proteins, seed=seed, source=data)
     fitted = [protein for protein in proteins if protein.kind == "fit"]
@@ -79,11 +92,14 @@ def evaluate_contacts(
     )
     protocol = {
         **_protocol(proteins, scores),
+        **overlap(fitted, scores.proteins),
         "glycine": glycine if data.is_dir() else "as in the table",
         "regularisation": regularisation,
         "left_out_too_long": len(everything) - len(short_enough),
         "longest_sequence": model.longest_sequence,
         "seed": seed,
+        "device": model.device,
+        "precision": precision,
     }
     results, table = summarise_contacts(scores, unit_of(proteins), seed)
     head = {
@@ -103,6 +119,7 @@ def evaluate_contacts(
             directory,
             evaluation="contacts",
             model=model_directory,
+            inputs=inputs,
             protocol=protocol,
             **results,
             untrained_fits=[fit.as_json() for fit in scores.untrained],

@@ -84,13 +84,13 @@ def score_contacts(
         for number in range(untrained)
     ]
     kept = [found for fitted, found in others if not fitted.failed]
-    reason = others[0][0].failed if others else "no untrained network was asked for"
     prior = separation_prior(fit)
+    of_untrained = {"untrained": np.mean(kept, axis=0) if kept else nothing} if others else {}
     return ContactScores(
         proteins=rest,
         precisions={
             "trained": precisions,
-            "untrained": np.mean(kept, axis=0) if kept else nothing,
+            **of_untrained,
             "mean_map": _precisions(rest, lambda each: mean_map(fit, prior, each.residues.size)),
             "separation_prior": _precisions(
                 rest, lambda each: separation_map(prior, each.residues.size)
@@ -98,7 +98,10 @@ def score_contacts(
             # Equal scores everywhere count by expectation: the density of contacts.
             "random_pairs": _precisions(rest, lambda each: np.zeros((each.residues.size,) * 2)),
         },
-        failures={"trained": regression.failed, "untrained": None if kept else reason},
+        failures={
+            "trained": regression.failed,
+            "untrained": others[0][0].failed if others and not kept else None,
+        },
         trained=regression,
         untrained=[fitted for fitted, _ in others],
         maps={

@@ -1,6 +1,6 @@
-"""Sequences with three-state secondary structure, from a CSV or a structure table."""
+"""Sequences with three-state secondary structure, from a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,13 +9,9 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.proteins import Protein, protein_of, proteins_of
-from esm1b.evaluation.structures.table import (
-    check_columns,
-    find_problems,
-    read_csv,
-    read_structures,
-)
+from esm1b.evaluation.structures.proteins import Protein, protein_of
+from esm1b.evaluation.structures.table import cell_text, check_columns, find_problems, row_label
+from esm1b.evaluation.structures.table_file import Row, read_table
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
     "train": "fit",
@@ -25,32 +21,47 @@ _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
     "test": "test",
     "unseen": "unseen",
 }
+# Names of the optional columns; the second of each is that of the structure table or of FLIP.
+_SPLIT: Final = ("split", "kind")
+_OBSERVED: Final = ("observed", "resolved")
+_IDS: Final = ("id", "chain_id")  # where both are there, the first names the row
+_COLUMNS: Final = ("sequence", "ss3", "group", *_SPLIT, *_OBSERVED, *_IDS)
 
 
 def read_labelled_proteins(path: Path) -> list[Protein]:
-    """Return the proteins of a table with `ss3` in each, sorted by id.
+    """Return the proteins of a table with `sequence` and `ss3` in each row, sorted by id.
 
-    A CSV (plain or .gz) has the columns `sequence` and `ss3`; `id` or `chain_id`, or else the row
-    number is the id; `split` (train, valid, test) sets the kind; `observed` or `resolved` has a 1
-    for each residue whose label counts. Each row is its own group. Anything else is read as a
-    structure table.
+    `id` or `chain_id`, or else the row number, is the id; `group` is the bootstrap's unit, by
+    default the id; `split` (train, valid, test; or `kind`, as in a structure table) sets the kind;
+    `observed` or `resolved` has a 1 for each residue whose label counts. For the formats see
+    `read_table`.
 
     Raises:
         UserError: the table cannot be read, lacks a column, is empty, or a row contradicts itself.
     """
-    if path.name.removesuffix(".gz").endswith(".csv"):
-        return _read_csv(path)
     if path.is_dir():
         raise UserError(
-            f"{path}: is a folder; expected a CSV with sequence and ss3, or a structure table"
+            f"{path}: is a folder; expected a table with the columns sequence and ss3 "
+            "(CSV, TSV, Parquet or Arrow)"
         )
-    proteins = proteins_of(read_structures(path), path)
-    for protein in proteins:
-        if protein.ss3 is None:
-            raise UserError(
-                f"{path}: row {protein.id}: ss3 is null; expected H, E or C per residue"
-            )
-    return proteins
+    columns, rows = read_table(path, _COLUMNS)
+    check_columns(path, ("sequence", "ss3"), columns, rows=len(rows))
+    for pair in (_SPLIT, _OBSERVED):
+        if set(pair) <= set(columns):
+            raise UserError(f"{path}: has the columns {' and '.join(pair)}; expected one of them")
+    named_by = _which(_IDS, columns)
+    width = len(str(len(rows)))
+    proteins: dict[str, Protein] = {}
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}: row {number}"
+        identifier = cell_text(row, named_by, where) if named_by else f"{number:0{width}d}"
+        if identifier is None:
+            raise UserError(f"{where}: {named_by} is empty; expected a name")
+        where = row_label(path, f"{number} ({identifier})")
+        if identifier in proteins:
+            raise UserError(f"{where}: the id occurs twice; expected it once")
+        proteins[identifier] = _protein(where, identifier, row, columns)
+    return [proteins[identifier] for identifier in sorted(proteins)]
 
 
 def state_labels(protein: Protein) -> NDArray[np.int8]:
@@ -62,39 +73,34 @@ def state_labels(protein: Protein) -> NDArray[np.int8]:
     return labels
 
 
-def _read_csv(path: Path) -> list[Protein]:
-    columns, rows = read_csv(path)
-    check_columns(path, ("sequence", "ss3"), columns, rows=len(rows))
-    named_by = next((column for column in ("id", "chain_id") if column in columns), None)
-    width = len(str(len(rows)))
-    proteins: dict[str, Protein] = {}
-    for number, row in enumerate(rows, start=1):
-        identifier = (row[named_by] or "") if named_by else f"{number:0{width}d}"
-        where = f"{path}: row {number} ({identifier})"
-        if not identifier:
-            raise UserError(f"{path}: row {number}: {named_by} is empty; expected a name")
-        if identifier in proteins:
-            raise UserError(f"{where}: the id occurs twice; expected it once")
-        proteins[identifier] = _protein(where, identifier, row)
-    return [proteins[identifier] for identifier in sorted(proteins)]
-
-
-def _protein(where: str, identifier: str, row: Mapping[str, str | None]) -> Protein:
-    sequence = row["sequence"] or ""
+def _protein(where: str, identifier: str, row: Row, columns: Sequence[str]) -> Protein:
+    sequence, ss3 = (cell_text(row, column, where) for column in ("sequence", "ss3"))
+    group = cell_text(row, "group", where) if "group" in columns else identifier
+    seen_in = _which(_OBSERVED, columns)
+    # An empty cell is not taken for "all": whoever states what counts states it in every row.
+    observed = cell_text(row, seen_in, where) if seen_in else "1" * len(sequence or "")
     structure: dict[str, Any] = {
         "id": identifier,
-        "group": identifier,
+        "group": group,
         "kind": None,
         "sequence": sequence,
-        "observed": row.get("observed") or row.get("resolved") or "1" * len(sequence),
+        "observed": observed,
         "contact_i": [],
         "contact_j": [],
-        "ss3": row["ss3"] or "",
+        "ss3": ss3,
     }
-    for problem in find_problems(structure):
+    for problem in find_problems(structure, observed=seen_in or "observed"):
         raise UserError(f"{where}: {problem}")
-    split = row.get("split")
-    if split and split not in _KINDS_BY_SPLIT:
-        raise UserError(f"{where}: split is {split!r}; expected train, valid or test")
-    kind = _KINDS_BY_SPLIT[split] if split else None
+    if ss3 is None:
+        raise UserError(f"{where}: ss3 is empty; expected H, E or C per residue")
+    stated_in = _which(_SPLIT, columns)
+    split = cell_text(row, stated_in, where) if stated_in else None
+    if split is not None and split.lower() not in _KINDS_BY_SPLIT:
+        raise UserError(f"{where}: {stated_in} is {split!r}; expected train, valid or test")
+    kind = None if split is None else _KINDS_BY_SPLIT[split.lower()]
     return protein_of({**structure, "kind": kind}, where)
+
+
+def _which(names: Sequence[str], columns: Sequence[str]) -> str | None:
+    """Return the first of `names` that is a column."""
+    return next((name for name in names if name in columns), None)

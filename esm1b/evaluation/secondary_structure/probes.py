@@ -40,15 +40,17 @@ class ProbeSplit:
         return [*self.fit, *self.held_out]
 
 
-def network_windows(model: Model) -> Features:
+def network_windows(model: Model, *, layer: int, batch_tokens: int) -> Features:
     """Return the features of a frozen network, `[length, 5 * width]` for each protein.
 
-    The representations, after the last layer norm, of a residue and its two neighbours on either
-    side: the probe is one linear convolution.
+    The representations in a layer, the last one after the last layer norm, of a residue and its two
+    neighbours on either side: the probe is one linear convolution.
     """
     return lambda proteins: [
         _windows(values, REPRESENTATION_WINDOW)
-        for values in model.representations([protein.residues for protein in proteins])
+        for values in model.representations(
+            [protein.residues for protein in proteins], layer=layer, batch_tokens=batch_tokens
+        )
     ]
 
 

@@ -1,7 +1,8 @@
 """Three-state secondary structure by a linear probe: `esm1b evaluate secondary-structure`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
+from esm1b.evaluation.inputs import Inputs
 from esm1b.evaluation.results import write_metrics
 from esm1b.evaluation.secondary_structure.data import read_labelled_proteins
 from esm1b.evaluation.secondary_structure.linear_probe import LinearProbe
@@ -27,9 +29,18 @@ from esm1b.evaluation.secondary_structure.probes import (
     one_hot_windows,
 )
 from esm1b.evaluation.secondary_structure.summary import Confusions, summarise_structure
-from esm1b.evaluation.structures.proteins import Protein, draw_kinds, fitting_length, keyed_order
+from esm1b.evaluation.structures.proteins import (
+    Protein,
+    draw_kinds,
+    fitting_length,
+    keyed_order,
+    overlap,
+    share_groups,
+    unit_of,
+)
 from esm1b.files import atomic_directory, check_replaceable
-from esm1b.inference.model import Model, load_model, untrained_model
+from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
+from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +56,10 @@ def evaluate_secondary_structure(
     untrained: int = 3,
     seed: int = 0,
     maximum_residues: int | None = None,
+    layer: int = -1,
+    batch_tokens: int = 8192,
+    device: Device = "auto",
+    precision: Precision = "fp32",
 ) -> None:
     """Fit linear probes on frozen features and write their accuracy to `output`.
 
@@ -55,40 +70,60 @@ def evaluate_secondary_structure(
 
     Args:
         model_directory: the trained model.
-        data: a CSV or a structure table, see `read_labelled_proteins`.
+        data: a table, see `read_labelled_proteins`.
         output: directory to write.
         untrained: number of random initialisations of the same network to compare with, each with
-            its own probe.
+            its own probe, or 0.
         seed: random seed of the draws, the initialisations and the bootstrap.
         maximum_residues: approximate number of residues to fit on, of whole proteins drawn with the
             seed. None fits on all, which takes 4 bytes of memory per residue and feature.
+        layer: layer of the representations, 0 to the number of layers; negative ones count from the
+            end.
+        batch_tokens: number of residues in one forward pass.
+        device: device of the networks.
+        precision: precision of the networks.
 
     Raises:
         UserError: the data are not usable or leave nothing to fit or to test.
     """
     check_replaceable(output, "secondary-structure", [model_directory, data])
-    everything = read_labelled_proteins(data)
-    model = load_model(model_directory)
+    everything = share_groups(read_labelled_proteins(data))
+    model = load_model(model_directory, device=device, precision=precision)
+    (number,) = model.layer_numbers([layer])
+    options = {
+        **{"untrained": untrained, "seed": seed, "maximum_residues": maximum_residues},
+        **{"layer": layer, "batch_tokens": batch_tokens, "device": device, "precision": precision},
+    }
+    inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
     short_enough = fitting_length(everything, model.longest_sequence)
     proteins = draw_kinds(
         short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
     )
     split = _split(proteins, maximum_residues, seed, data)
-    probes, confusions = _measure(model, split, untrained, seed)
+    represent = partial(network_windows, layer=number, batch_tokens=batch_tokens)
+    probes, confusions = _measure(model, split, represent, untrained, seed)
+    is_last = number == model.shape.layers
+    features = "after the last layer norm" if is_last else f"of layer {number}"
     protocol = {
-        **_protocol(proteins, split, probes[0][1].penalty),
+        **_protocol(proteins, split, features, probes[0][1].penalty),
+        **overlap(split.fitted, split.rest),
+        "layer": number,
         "left_out_too_long": len(everything) - len(short_enough),
         "longest_sequence": model.longest_sequence,
         "untrained_networks": untrained,
         "seed": seed,
+        "batch_tokens": batch_tokens,
+        "device": model.device,
+        "precision": precision,
     }
-    results, table = summarise_structure(confusions, split.rest, seed)
+    results, table = summarise_structure(confusions, split.rest, unit_of(proteins), seed)
     with atomic_directory(output, "secondary-structure", [model_directory, data]) as directory:
         pq.write_table(table, directory / "proteins.parquet")
         write_metrics(
             directory,
             evaluation="secondary_structure",
             model=model_directory,
+            inputs=inputs,
             protocol=protocol,
             **results,
             probes=[
@@ -103,7 +138,11 @@ def evaluate_secondary_structure(
 
 
 def _measure(
-    model: Model, split: ProbeSplit, untrained: int, seed: int
+    model: Model,
+    split: ProbeSplit,
+    represent: Callable[[Model], Features],
+    untrained: int,
+    seed: int,
 ) -> tuple[list[tuple[str, LinearProbe]], Confusions]:
     """Fit a probe on every kind of feature; untrained networks are made one at a time."""
     probes: list[tuple[str, LinearProbe]] = []
@@ -114,9 +153,9 @@ def _measure(
         probes.append((name, probe))
         counts.setdefault(name, []).append(confusion)
 
-    measure("trained", network_windows(model))
+    measure("trained", represent(model))
     for number in range(untrained):
-        measure("untrained", network_windows(untrained_model(model, seed + number)))
+        measure("untrained", represent(untrained_model(model, seed + number)))
     measure("one_hot_window", one_hot_windows)
     # The mean of the counts: the untrained networks together are an average one.
     confusions = {name: np.mean(each, axis=0) for name, each in counts.items()}
@@ -124,10 +163,12 @@ def _measure(
     return probes, confusions
 
 
-def _protocol(proteins: Sequence[Protein], split: ProbeSplit, penalty: float) -> dict[str, Any]:
+def _protocol(
+    proteins: Sequence[Protein], split: ProbeSplit, features: str, penalty: float
+) -> dict[str, Any]:
     return {
         "states": SECONDARY_STRUCTURE,
-        "features": "representations after the last layer norm, frozen",
+        "features": f"representations {features}, frozen",
         "representation_window": REPRESENTATION_WINDOW,
         "probe": "multinomial logistic regression on standardised features, L2",
         "penalty": penalty,
@@ -161,15 +202,16 @@ def _split(
                 total += _residues([protein])
         usable = [protein for protein in usable if protein.id in kept]
         _log.info("the probes are fitted on %d of %d residues", total, available)
-    held_out = {protein.group for protein in usable if protein.kind == "validation"}
+    held_out = {protein.id for protein in usable if protein.kind == "validation"}
     if not held_out:
         groups = sorted(
             {protein.group for protein in usable}, key=lambda group: keyed_order(seed, group)
         )
-        held_out = set(groups[: max(1, round(_HELD_OUT_SHARE * len(groups)))])
+        first = set(groups[: max(1, round(_HELD_OUT_SHARE * len(groups)))])
+        held_out = {protein.id for protein in usable if protein.group in first}
     split = ProbeSplit(
-        fit=[protein for protein in usable if protein.group not in held_out],
-        held_out=[protein for protein in usable if protein.group in held_out],
+        fit=[protein for protein in usable if protein.id not in held_out],
+        held_out=[protein for protein in usable if protein.id in held_out],
         rest=[protein for protein in proteins if protein.kind in ("test", "unseen")],
     )
     for part, what in ((split.fit, "to fit"), (split.held_out, "to choose the penalty")):

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from esm1b.alphabet import SECONDARY_STRUCTURE
-from esm1b.evaluation.structures.proteins import Protein, unit_of
+from esm1b.evaluation.structures.proteins import Protein
 from esm1b.evaluation.structures.summary import ProteinSummary
 
 Confusions = Mapping[str, NDArray[np.float64]]
@@ -17,7 +17,7 @@ Confusions = Mapping[str, NDArray[np.float64]]
 
 
 def summarise_structure(
-    confusions: Confusions, proteins: Sequence[Protein], seed: int
+    confusions: Confusions, proteins: Sequence[Protein], unit: str, seed: int
 ) -> tuple[dict[str, Any], pa.Table]:
     """Return the results by subset, and the table with a row per protein and model.
 
@@ -29,7 +29,7 @@ def summarise_structure(
     summary = ProteinSummary(
         proteins=proteins,
         values={name: {model: fractions[model][name] for model in models} for name in names},
-        unit=unit_of(proteins),
+        unit=unit,
         seed=seed,
     )
     if len(summary.subsets) == 2:

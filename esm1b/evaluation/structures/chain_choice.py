@@ -1,7 +1,5 @@
 """`chains.csv`: which chain of which structure file is used."""
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.files import read_text, structure_name
+from esm1b.evaluation.structures.files import structure_name
+from esm1b.evaluation.structures.table_file import read_table
 
 CHOICES: Final = "chains.csv"
 
+_COLUMNS: Final = ("chain", "file", "pdb_id", "main")
 _YES: Final = ("1", "1.0", "true", "yes")
 _NO: Final = ("", "0", "0.0", "false", "no")
 # 1abc as the archive writes it: 1abc, pdb1abc.ent, pdb_00001abc, 1abc-assembly1, 1abc_updated.
@@ -70,30 +70,17 @@ def read_choices(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
 
 def _rows(table: Path) -> Iterator[_Row]:
     """Yield the rows that count; for errors see `read_choices`."""
-    text = read_text(table, "utf-8-sig")
-    try:
-        header, *lines = [
-            [cell.strip() for cell in cells]
-            for cells in csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-        ] or [[]]
-    except csv.Error as error:
-        raise UserError(f"{table}: cannot be read as CSV: {error}") from error
-    columns = [name.lower() for name in header]
-    is_repeated = len(set(columns)) < len(columns)
-    if is_repeated or "chain" not in columns or not {"file", "pdb_id"} & set(columns):
+    columns, rows = read_table(table, _COLUMNS)
+    if "chain" not in columns or not {"file", "pdb_id"} & set(columns):
         raise UserError(
-            f"{table}: has the columns {', '.join(header) or 'none'}; "
-            "expected chain and file or pdb_id, once each"
+            f"{table}: has the columns {', '.join(columns) or 'none'}; "
+            "expected chain and file or pdb_id"
         )
-    for number, cells in enumerate(lines, start=1):
-        if not any(cells):
+    for number, cells in enumerate(rows, start=1):
+        row = {name: str(cell or "").strip() for name, cell in cells.items()}
+        if not any(row.values()):
             continue
-        if len(cells) > len(columns):
-            raise UserError(
-                f"{table}: row {number} has {len(cells)} cells; expected {len(columns)}"
-            )
-        row = dict(zip(columns, cells, strict=False))
-        main = row.get("main", "1" if "main" not in columns else "").lower()
+        main = row.get("main", "1").lower()
         if main not in (*_YES, *_NO):
             raise UserError(f"{table}: row {number}: main is {main!r}; expected 1 or 0")
         if main in _YES:

@@ -2,16 +2,19 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from esm1b.alphabet import encode
 from esm1b.errors import UserError
+from esm1b.evaluation.structures.table import row_label
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ class Protein:
 
 def proteins_of(rows: Sequence[Mapping[str, Any]], source: Path) -> list[Protein]:
     """Return the proteins of the structure table `source`; for errors see `protein_of`."""
-    return [protein_of(row, f"{source}: row {row['id']}") for row in rows]
+    return [protein_of(row, row_label(source, row["id"])) for row in rows]
 
 
 def protein_of(row: Mapping[str, Any], where: str) -> Protein:
@@ -77,6 +80,47 @@ def fitting_length(proteins: Sequence[Protein], longest: int) -> list[Protein]:
     return kept
 
 
+def share_groups(proteins: Sequence[Protein]) -> list[Protein]:
+    """Return the proteins with equal sequences in one group, and so the groups that they join.
+
+    It has the name of the first of them. Equal sequences are one item of evidence, and must not
+    stand on both sides of a split that is drawn.
+    """
+    names = sorted({protein.group for protein in proteins})
+    group = _numbered(names, (protein.group for protein in proteins))
+    sequence = _numbered((), (protein.residues.tobytes() for protein in proteins))
+    size = len(names) + len(proteins)  # nodes: the groups, then the sequences
+    links = coo_array((np.ones(len(group)), (group, sequence + len(names))), shape=(size, size))
+    _, part = connected_components(links, directed=False)
+    first = {part[number]: name for number, name in reversed(list(enumerate(names)))}
+    return [
+        replace(protein, group=first[part[number]])
+        for protein, number in zip(proteins, group, strict=True)
+    ]
+
+
+def _numbered(first: Iterable[Hashable], values: Iterable[Hashable]) -> NDArray[np.int64]:
+    """Return the number of each value among the different ones, those of `first` coming first."""
+    numbers = {value: number for number, value in enumerate(first)}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+def overlap(fitted: Sequence[Protein], tested: Sequence[Protein]) -> dict[str, int]:
+    """Return for the protocol how many tested proteins are no independent ones; log if any.
+
+    They share sequence or group with a fitted one, which only a split that the data state lets
+    happen.
+    """
+    sequences = {protein.residues.tobytes() for protein in fitted}
+    groups = {protein.group for protein in fitted}
+    equal = sum(protein.residues.tobytes() in sequences for protein in tested)
+    related = sum(protein.group in groups for protein in tested)
+    if related:
+        message = "%d of %d proteins to test have the sequence of a fitted one, %d its group"
+        _log.warning(message, equal, len(tested), related)
+    return {"test_sequences_also_fitted": equal, "test_proteins_of_fitted_groups": related}
+
+
 def draw_kinds(
     proteins: Sequence[Protein], *, fit_proteins: int, seed: int, source: Path
 ) -> list[Protein]:
@@ -93,14 +137,16 @@ def draw_kinds(
     if any(stated) and not all(stated):
         nameless = next(protein.id for protein in proteins if protein.kind is None)
         raise UserError(
-            f"{source}: row {nameless}: kind is null where other rows state one; "
-            "expected a kind in every row or in none"
+            f"{source}: row {nameless}: kind or split is empty where other rows state one; "
+            "expected one in every row or in none"
         )
     if any(stated):
         kinds = {protein.kind for protein in proteins}
-        for needed in ("fit", "test"):
+        for needed, split in (("fit", "train"), ("test", "test")):
             if needed not in kinds:
-                raise UserError(f"{source}: no row of kind {needed!r}; expected at least one")
+                raise UserError(
+                    f"{source}: no row of kind {needed} (split {split}); expected at least one"
+                )
         return list(proteins)
     members: dict[str, list[str]] = {}
     for protein in proteins:
@@ -111,15 +157,23 @@ def draw_kinds(
             fit.update(members[group])
     if fit_proteins < 1 or len(fit) >= len(proteins):
         raise UserError(
-            f"{source}: {len(proteins)} proteins and fit_proteins {fit_proteins}; "
-            "expected at least one to fit and one left for the test"
+            f"{source}: {len(proteins)} proteins in {len(members)} groups, fit_proteins "
+            f"{fit_proteins}; expected at least one group to fit and one left for the test"
         )
     return [replace(protein, kind="fit" if protein.id in fit else "test") for protein in proteins]
 
 
 def unit_of(proteins: Sequence[Protein]) -> str:
-    """Return the word for a group: `protein` where each is its own group, else `family`."""
-    return "protein" if all(item.group == item.id for item in proteins) else "family"
+    """Return the word for a group: `family`, or `protein` where each holds one sequence alone."""
+    members: dict[str, list[Protein]] = {}
+    for protein in proteins:
+        members.setdefault(protein.group, []).append(protein)
+    is_protein = all(
+        name in {protein.id for protein in group}
+        and len({protein.residues.tobytes() for protein in group}) == 1
+        for name, group in members.items()
+    )
+    return "protein" if is_protein else "family"
 
 
 def keyed_order(seed: int, name: str) -> bytes:

@@ -1,24 +1,26 @@
 """The structure table: sequences and their known structure, one row per protein.
 
-It is read from Parquet, or from a folder of PDB and mmCIF files.
+It is read from a table, or from a folder of PDB and mmCIF files.
 """
 
-import csv
-import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.files import read_text
 from esm1b.evaluation.structures.folder import read_folder
 from esm1b.evaluation.structures.geometry import MINIMUM_SEPARATION, Glycine
+from esm1b.evaluation.structures.table_file import Row, read_table
 
 KINDS: Final = ("fit", "test", "unseen")
+
+_NAMES: Final = ("id", "chain_id", "group", "kind", "split")
+_LIST: Final = re.compile(r"\[[\d\s,]*\]")
+_FEWER_STATES: Final = "reduce eight states to three first: G and I to H, B to E, others to C"
 
 # `group` is the bootstrap's unit; `observed` has one 1 or 0 per residue; contacts are counted from
 # 0, with i < j. `kind` is null where no one has chosen yet, `ss3` (H, E or C per residue) where it
@@ -38,7 +40,10 @@ STRUCTURE_SCHEMA: Final = pa.schema(
 
 
 def read_structures(path: Path, *, glycine: Glycine = "impute") -> list[dict[str, Any]]:
-    """Return the rows of the structure table at `path` (Parquet) or of a folder of structure files.
+    """Return the rows of the structure table at `path`, or of a folder of structure files.
+
+    A table has the columns of `STRUCTURE_SCHEMA`, `ss3` if it is known, and perhaps others; as
+    text, contacts are lists such as `[0, 5]`. For its formats see `read_table`.
 
     A folder is searched with its subfolders for PDB and mmCIF files, by the suffixes `.pdb`,
     `.pdb1`, `.ent`, `.cif`, `.mmcif` and `.bcif`, plain, `.gz`, `.bz2` or `.xz`; see `read_folder`.
@@ -55,54 +60,74 @@ def read_structures(path: Path, *, glycine: Glycine = "impute") -> list[dict[str
     """
     if path.is_dir():
         return read_folder(path, glycine=glycine)
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file or folder") from error
-    except (OSError, pa.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0]
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    names = STRUCTURE_SCHEMA.names
+    columns, rows = read_table(path, names)
+    if not set(columns) & set(names):
         raise UserError(
-            f"{path}: expected a folder of structures or a Parquet table: {reason}"
-        ) from error
-    return _valid_rows(path, table)
+            f"{path}: is no structure table; expected a folder of structures, or a table with the "
+            f"columns {', '.join(names)}"
+        )
+    check_columns(path, [name for name in names if name != "ss3"], columns, rows=len(rows))
+    return _valid_rows(path, rows)
 
 
-def read_csv(path: Path) -> tuple[Sequence[str], list[dict[str, str | None]]]:
-    """Return the columns and the rows of a CSV file, plain or `.gz`.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    reader = csv.DictReader(io.StringIO(read_text(path, "utf-8-sig"), newline=""))
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise UserError(f"{path}: cannot be read as CSV: {error}") from error
-    return reader.fieldnames or [], rows
-
-
-def _valid_rows(path: Path, table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows of `table` with exactly the columns of the schema, sorted by id.
+def _valid_rows(path: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the `rows` of a table with exactly the columns of the schema, sorted by id.
 
     Raises:
-        UserError: a column is missing or a row contradicts itself; `path` is named as the file.
+        UserError: a row contradicts itself; `path` is named as the file.
     """
-    needed = [name for name in STRUCTURE_SCHEMA.names if name != "ss3"]
-    check_columns(path, needed, table.column_names, rows=table.num_rows)
-    if "ss3" not in table.column_names:
-        table = table.append_column("ss3", pa.nulls(table.num_rows, pa.string()))
-    try:
-        table = table.select(STRUCTURE_SCHEMA.names).cast(STRUCTURE_SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UserError(f"{path}: a column has the wrong type: {error}") from error
-    rows: dict[str, dict[str, Any]] = {}
-    for row in table.sort_by("id").to_pylist():
-        for problem in find_problems(row):
-            raise UserError(f"{path}: row {row['id']}: {problem}")
-        if row["id"] in rows:
-            raise UserError(f"{path}: row {row['id']}: the id occurs twice; expected it once")
-        rows[row["id"]] = row
-    return list(rows.values())
+    valid: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, start=1):
+        where = row_label(path, number if row["id"] is None else row["id"])
+        structure = {
+            name: (contact_list if name.startswith("contact_") else cell_text)(row, name, where)
+            for name in STRUCTURE_SCHEMA.names
+        }
+        for problem in find_problems(structure):
+            raise UserError(f"{where}: {problem}")
+        if structure["id"] in valid:
+            raise UserError(f"{where}: the id occurs twice; expected it once")
+        valid[structure["id"]] = structure
+    return [valid[identifier] for identifier in sorted(valid)]
+
+
+def row_label(path: Path, name: object) -> str:
+    """Return the beginning of a message about a row: the file and the name, in one line."""
+    return f"{path}: row {' '.join(str(name).split())}"
+
+
+def cell_text(row: Row, column: str, where: str) -> str | None:
+    """Return the text of a cell, None if it is empty; numbers are names of rows and groups too.
+
+    Raises:
+        UserError: the cell holds something else; `where` names the row.
+    """
+    value = row.get(column)
+    if column in _NAMES and isinstance(value, str | int | float):
+        return str(value).strip() or None
+    if value is None or isinstance(value, str):
+        return value
+    kind = type(value).__name__
+    raise UserError(f"{where}: {column} is {str(value)[:40]!r} ({kind}); expected text")
+
+
+def contact_list(row: Row, column: str, where: str) -> list[int] | None:
+    """Return the positions in a cell, None if it is empty.
+
+    Raises:
+        UserError: the cell holds something else; `where` names the row.
+    """
+    value = row.get(column)
+    if isinstance(value, str) and _LIST.fullmatch(value):
+        value = [int(number) for number in re.findall(r"\d+", value)]
+    if value is None or isinstance(value, list):
+        return value
+    raise UserError(
+        f"{where}: {column} is {str(value)[:40]!r}; expected a list of positions such as [0, 5]"
+    )
 
 
 def check_columns(path: Path, needed: Sequence[str], columns: Sequence[str], *, rows: int) -> None:
@@ -115,38 +140,40 @@ def check_columns(path: Path, needed: Sequence[str], columns: Sequence[str], *, 
         raise UserError(f"{path}: has no rows; expected at least one protein")
 
 
-def find_problems(row: Mapping[str, Any]) -> Iterator[str]:
+def find_problems(row: Mapping[str, Any], *, observed: str = "observed") -> Iterator[str]:
     """Yield the contradictions within a row of the structure table.
 
-    Only the first is reliable: later ones may follow from it.
+    Only the first is reliable: later ones may follow from it. Messages call the column of observed
+    residues `observed`.
     """
+    named = {"observed": observed}
     for column in STRUCTURE_SCHEMA.names:
         if row[column] is None and column not in ("kind", "ss3"):
-            yield f"{column} is null; expected a value"
-    length, observed = len(row["sequence"]), row["observed"]
-    if length == 0:
-        yield "the sequence is empty; expected residues"
+            yield f"{named.get(column, column)} is empty; expected a value"
+    length, seen = len(row["sequence"]), row["observed"]
     if row["kind"] not in (*KINDS, None):
-        yield f"kind is {row['kind']!r}; expected {', '.join(KINDS)} or null"
+        yield f"kind is {row['kind']!r}; expected {', '.join(KINDS)} or none"
     for column, letters in (("observed", "01"), ("ss3", SECONDARY_STRUCTURE)):
-        text = row[column] or ""
+        text, name = row[column] or "", named.get(column, column)
         if len(text) != length and row[column] is not None:
-            yield f"{column} has {len(text)} characters; expected {length}, one per residue"
-        for position, (letter, seen) in enumerate(zip(text, observed, strict=False), start=1):
+            yield f"{name} has {len(text)} characters; expected {length}, one per residue"
+        for position, (letter, known) in enumerate(zip(text, seen, strict=False), start=1):
             # A residue without coordinates has no structure: any letter is accepted.
-            if letter not in letters and (column == "observed" or seen == "1"):
+            if letter not in letters and (column == "observed" or known == "1"):
                 yield (
-                    f"{column} has {letter!r} at position {position}; "
+                    f"{name} has {letter!r} at position {position}; "
                     f"expected one of {', '.join(letters)}"
+                    f"{'' if column == 'observed' else f'; {_FEWER_STATES}'}"
                 )
     first, second = row["contact_i"], row["contact_j"]
     if len(first) != len(second):
         yield f"{len(first)} contact_i and {len(second)} contact_j; expected as many of each"
     for i, j in zip(first, second, strict=False):
-        if i is None or j is None or not 0 <= i <= j - MINIMUM_SEPARATION or j >= length:
+        is_place = type(i) is type(j) is int
+        if not is_place or not 0 <= i <= j - MINIMUM_SEPARATION or j >= length:
             yield (
                 f"contact ({i}, {j}) in a sequence of {length}; expected positions from 0 "
                 f"at least {MINIMUM_SEPARATION} apart, the smaller first"
             )
-        elif "0" in (observed[i], observed[j]):
+        elif "0" in (seen[i], seen[j]):
             yield f"contact ({i}, {j}) of a residue without coordinates; expected both observed"

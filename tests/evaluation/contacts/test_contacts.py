@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from esm1b.errors import UserError
 from esm1b.evaluation.contacts import contacts, scores
 from esm1b.evaluation.contacts.contacts import evaluate_contacts
 from esm1b.evaluation.contacts.precision import PRECISIONS
+from esm1b.evaluation.inputs import content_digest
 from tests.evaluation.fake_models import (
     Example,
     FakeModel,
@@ -20,6 +22,8 @@ from tests.evaluation.fake_models import (
     truth_of,
     write_table,
 )
+from tests.evaluation.structure_text import NAMES, Header, helix, pdb_text
+from tests.evaluation.structure_text import rows as atoms_of
 
 KINDS: dict[str | None, int] = {"fit": 5, "test": 4, "unseen": 3}
 MODELS = ["trained", "untrained", "mean_map", "separation_prior", "random_pairs"]
@@ -30,20 +34,33 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     """Return what evaluates a fake network on a table and gives back `metrics.json`."""
 
     def run(
-        rows: list[Example],
+        rows: list[Example] | Path,
         attend: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None,
         **options: Any,
     ) -> Any:
         def untrained_model(config: object, seed: int) -> FakeModel:
             return FakeModel(seed=seed + 1)
 
-        monkeypatch.setattr(contacts, "load_model", lambda directory: FakeModel(attend=attend))
+        monkeypatch.setattr(contacts, "load_model", lambda *_, **__: FakeModel(attend=attend))
         monkeypatch.setattr(scores, "untrained_model", untrained_model)
-        table = write_table(tmp_path / "table.parquet", rows)
+        table = rows if isinstance(rows, Path) else write_table(tmp_path / "table.parquet", rows)
         evaluate_contacts(tmp_path / "model", table, tmp_path / "out", **options)
         return json.loads((tmp_path / "out" / "metrics.json").read_text())
 
     return run
+
+
+def hairpin(place: int) -> str:
+    """Return a PDB file of two helices side by side, the sequence turned by `place` residues."""
+    sequence = "MKVLAGSTWYHERDNQFCIPAGLK"
+    sequence = sequence[place:] + sequence[:place]
+    there = helix(12)
+    back = [
+        {name: position * [-1, 1, -1] + [7, 0, 16.5] for name, position in atoms.items()}
+        for atoms in there
+    ]
+    header = Header(sequence=[NAMES[letter] for letter in sequence])
+    return pdb_text(atoms_of(sequence, backbone=[*there, *back]), header)
 
 
 def find(entries: list[dict[str, Any]], **wanted: str) -> dict[str, Any]:
@@ -122,6 +139,59 @@ def test_a_failed_fit_is_reported_as_failed(evaluate: Callable[..., Any], tmp_pa
     assert {row["precision_at_contacts"] for row in table if row["model"] == "trained"} == {None}
 
 
+def test_without_untrained_networks_there_is_none(evaluate: Callable[..., Any]) -> None:
+    rows = examples(KINDS)
+    result = evaluate(rows, truth_of(rows), regularisation=10.0, untrained=0)
+    assert {entry["model"] for entry in result["metrics"]} == {*MODELS} - {"untrained"}
+    against = {entry["against"] for entry in result["comparisons"]}
+    assert against == {*MODELS} - {"untrained"}
+    assert (result["protocol"]["untrained_networks"], result["untrained_fits"]) == (0, [])
+
+
+def test_inputs_and_options_are_named(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    rows = examples(KINDS)
+    result = evaluate(rows, truth_of(rows), regularisation=10.0, device="cpu")
+    inputs = result["inputs"]
+    assert list(inputs) == ["model", "data", "versions", "options"]
+    digest = content_digest(tmp_path / "table.parquet")
+    assert inputs["data"] == {"name": "table.parquet", "sha256": digest}
+    assert inputs["options"] == {
+        "regularisation": 10.0, "fit_proteins": 20, "glycine": "impute", "untrained": 3, "seed": 0,
+        "device": "cpu", "precision": "fp32",
+    }  # fmt: skip
+    assert (result["protocol"]["device"], result["protocol"]["precision"]) == ("cpu", "fp32")
+
+
+def test_a_folder_is_named_with_every_file(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "structures"
+    (folder / "deeper").mkdir(parents=True)
+    for place, name in enumerate(("a.pdb", "b.pdb", "deeper/c.pdb")):
+        (folder / name).write_text(hairpin(place))
+    (folder / ".hidden.pdb").write_text("")
+    result = evaluate(folder, None, fit_proteins=1, untrained=0)
+    assert result["inputs"]["data"] == {
+        "name": "structures", "files": 3, "sha256": content_digest(folder),
+    }  # fmt: skip
+    listed = (tmp_path / "out" / "inputs.sha256").read_text()
+    assert [line.split("  ")[1] for line in listed.splitlines()] == [
+        "a.pdb", "b.pdb", "deeper/c.pdb",
+    ]  # fmt: skip
+
+
+def test_equal_sequences_are_fitted_or_tested_together(evaluate: Callable[..., Any]) -> None:
+    rows = [
+        replace(row, id=f"p{number}", group=f"p{number}")
+        for number, row in enumerate(examples({None: 6}, members=1))
+    ]
+    twins = [replace(row, id=f"{row.id}-again", group=f"{row.id}-again") for row in rows]
+    result = evaluate([*rows, *twins], truth_of(rows), fit_proteins=3, regularisation=10.0)
+    protocol = result["protocol"]
+    assert (protocol["fit_proteins"], protocol["fit_groups"]) == (4, 2)
+    assert protocol["test_sequences_also_fitted"] == 0
+    trained = find(result["metrics"], name="precision_at_contacts", model="trained", subset="test")
+    assert (trained["n"], trained["n_unit"]) == (4, "protein")
+
+
 def test_noise_is_near_the_background(evaluate: Callable[..., Any]) -> None:
     rows = examples({"fit": 6, "test": 12})
     result = evaluate(rows, None, regularisation=1000.0)
@@ -136,10 +206,10 @@ def test_the_order_of_the_rows_does_not_matter(
     rows = examples(KINDS)
     contents = []
     for order in (rows, rows[::-1]):
-        evaluate(order, truth_of(rows), regularisation=10.0)
-        contents.append(
-            {file.name: file.read_bytes() for file in sorted((tmp_path / "out").iterdir())}
-        )
+        result = evaluate(order, truth_of(rows), regularisation=10.0)
+        del result["inputs"]["data"]  # another file
+        files = sorted(path for path in (tmp_path / "out").iterdir() if path.name != "metrics.json")
+        contents.append((result, {file.name: file.read_bytes() for file in files}))
     assert contents[0] == contents[1]
 
 
@@ -155,15 +225,15 @@ def test_without_kinds_whole_groups_are_drawn(evaluate: Callable[..., Any], tmp_
 
 def test_too_few_proteins_to_leave_a_test(evaluate: Callable[..., Any]) -> None:
     with pytest.raises(
-        UserError, match=r"table\.parquet: 4 proteins and fit_proteins 20; expected"
+        UserError, match=r"table\.parquet: 4 proteins in 2 groups, fit_proteins 20; expected"
     ):
         evaluate(examples({None: 2}), None)
 
 
 def test_kinds_must_be_whole(evaluate: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="no row of kind 'test'"):
+    with pytest.raises(UserError, match=r"no row of kind test \(split test\)"):
         evaluate(examples({"fit": 2}), None)
-    with pytest.raises(UserError, match="row None0_0: kind is null where other rows state one"):
+    with pytest.raises(UserError, match="row None0_0: kind or split is empty where other"):
         evaluate(examples({"fit": 2, None: 1}), None)
 
 

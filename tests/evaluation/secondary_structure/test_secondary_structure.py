@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from esm1b.alphabet import FIRST_AMINO_ACID, encode
+from esm1b.cli import app
 from esm1b.errors import UserError
+from esm1b.evaluation.inputs import content_digest
 from esm1b.evaluation.secondary_structure import secondary_structure
 from esm1b.evaluation.secondary_structure.data import read_labelled_proteins, state_labels
 from esm1b.evaluation.secondary_structure.probes import (
@@ -21,6 +25,10 @@ from esm1b.evaluation.secondary_structure.probes import (
 )
 from esm1b.evaluation.secondary_structure.secondary_structure import evaluate_secondary_structure
 from esm1b.evaluation.structures.proteins import Protein
+from esm1b.model.shape import EncoderShape
+from esm1b.weights.provenance import Provenance
+from esm1b.weights.save_model import save_model
+from tests.conftest import random_encoder
 from tests.evaluation.fake_models import FakeModel, examples, write_table
 
 KINDS: dict[str | None, int] = {"fit": 6, "test": 4, "unseen": 3}
@@ -57,7 +65,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
             return FakeModel(seed=seed + 1)
 
         monkeypatch.setattr(
-            secondary_structure, "load_model", lambda directory: FakeModel(represent=represent)
+            secondary_structure, "load_model", lambda *_, **__: FakeModel(represent=represent)
         )
         monkeypatch.setattr(secondary_structure, "untrained_model", untrained_model)
         evaluate_secondary_structure(tmp_path / "model", data, tmp_path / "out", **options)
@@ -123,10 +131,10 @@ def test_the_order_of_the_rows_does_not_matter(
     rows = examples(KINDS)
     contents = []
     for order in (rows, rows[::-1]):
-        evaluate(write_table(tmp_path / "table.parquet", order))
-        contents.append(
-            {file.name: file.read_bytes() for file in sorted((tmp_path / "out").iterdir())}
-        )
+        result = evaluate(write_table(tmp_path / "table.parquet", order))
+        del result["inputs"]["data"]  # another file
+        files = sorted(path for path in (tmp_path / "out").iterdir() if path.name != "metrics.json")
+        contents.append((result, {file.name: file.read_bytes() for file in files}))
     assert contents[0] == contents[1]
 
 
@@ -150,6 +158,135 @@ def test_a_table_of_comma_separated_values(evaluate: Callable[..., Any], tmp_pat
     trained = value(result, "trained", "test")
     assert (trained["value"], trained["n"], trained["n_unit"]) == (1.0, 8, "protein")
     assert {entry["subset"] for entry in result["metrics"]} == {"test"}
+
+
+def test_a_table_is_the_same_in_every_form(tmp_path: Path) -> None:
+    lines = ["id,Split,sequence, ss3,resolved", "p2,TEST,ACD,HHC,110", "10,Train,MK,EE,11"]
+    path = csv_of(tmp_path / "table.CSV", *lines)
+    columns = zip(*(line.split(",") for line in lines), strict=True)
+    table = pa.table({name: values for name, *values in columns})
+    pq.write_table(table, tmp_path / "table.parquet")
+    numbers = pa.table({**dict(zip(table.column_names, table, strict=True)), "id": ["p2", "10"]})
+    pq.write_table(numbers, tmp_path / "TABLE.PQ")
+    csv_of(tmp_path / "table.tsv.gz", *(line.replace(",", "\t") for line in lines))
+    for other in (path, *tmp_path.iterdir()):
+        ten, p2 = read_labelled_proteins(other)
+        assert (ten.id, ten.group, ten.kind, ten.ss3) == ("10", "10", "fit", "EE")
+        assert (p2.id, p2.kind, p2.residues.tolist()) == ("p2", "test", encode("ACD").tolist())
+        assert p2.observed.tolist() == [True, True, False]
+
+
+def test_columns_of_other_types(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    good = {"id": [7], "sequence": ["AC"], "ss3": ["HC"], "group": [1.0], "split": ["test"]}
+    pq.write_table(pa.table(good), path)
+    (seven,) = read_labelled_proteins(path)
+    assert (seven.id, seven.group, seven.kind) == ("7", "1.0", "test")
+    for column, value, reason in (
+        ("ss3", [0, 2], r"ss3 is '\[0, 2\]' \(list\); expected text"),
+        ("ss3", ["H", "C"], r"\(list\); expected text"),
+        ("sequence", b"AC", r"\(bytes\); expected text"),
+        ("observed", 11, r"observed is '11' \(int\); expected text"),
+        ("split", True, "split is 'True'; expected train, valid or test"),
+        ("split", 2, "split is '2'; expected train, valid or test"),
+        ("ss3", float("nan"), "ss3 is empty"),
+    ):
+        pq.write_table(pa.table({**good, column: [value]}), path)
+        with pytest.raises(UserError, match=rf"table\.parquet: row 1 \(7\): .*{reason}"):
+            read_labelled_proteins(path)
+
+
+def test_groups_and_equal_sequences_stay_together(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = examples({"fit": 12}, members=2)
+    lines = [f"{row.id},{row.group},{row.sequence},{row.ss3}" for row in rows]
+    # the sequence of a family once more, in a group of its own
+    lines += [f"again,zz,{rows[0].sequence},{rows[0].ss3}"]
+    result = evaluate(csv_of(tmp_path / "table.csv", "id,group,sequence,ss3", *lines), untrained=0)
+    protocol = result["protocol"]
+    assert protocol["test_sequences_also_fitted"] == 0
+    assert protocol["test_proteins_of_fitted_groups"] == 0
+    assert protocol["fit_proteins"] + protocol["test_proteins"] == 25
+    trained = value(result, "trained", "test")
+    assert trained["n_unit"] == "family"
+    assert protocol["fit_groups"] + trained["n"] == 12
+    table = pq.read_table(tmp_path / "out" / "proteins.parquet").to_pylist()
+    assert {row["group"] for row in table} <= {row.group for row in rows}
+
+
+def test_equal_sequences_are_one_protein(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    lines = [f"{row.sequence},{row.ss3}" for row in examples({"fit": 10}, members=1)] * 2
+    result = evaluate(csv_of(tmp_path / "table.csv", "sequence,ss3", *lines), untrained=0)
+    trained = value(result, "trained", "test")
+    assert (trained["n"], trained["n_unit"]) == (2, "protein")
+    assert result["protocol"]["test_proteins"] == 4
+
+
+def test_a_stated_split_with_equal_sequences_is_warned_of(
+    evaluate: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = examples({"train": 6, "valid": 2, "test": 3}, members=1)
+    lines = [f"{row.kind},{row.group},{row.sequence},{row.ss3}" for row in rows]
+    lines += [f"test,x,{rows[0].sequence},{rows[0].ss3}"]
+    lines += [f"test,valid0,{rows[1].sequence[::-1]},{rows[1].ss3[::-1]}"]
+    result = evaluate(csv_of(tmp_path / "table.csv", "split,group,sequence,ss3", *lines))
+    assert result["protocol"]["fit_proteins_choosing_the_penalty"] == 2  # as stated
+    assert result["protocol"]["test_sequences_also_fitted"] == 1
+    assert result["protocol"]["test_proteins_of_fitted_groups"] == 2
+    assert caplog.messages == [
+        "1 of 5 proteins to test have the sequence of a fitted one, 2 its group"
+    ]
+
+
+def test_a_split_in_some_rows_only(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    data = csv_of(tmp_path / "table.csv", "split,sequence,ss3", "train,AC,HH", ",CA,HH")
+    with pytest.raises(UserError, match="row 2: kind or split is empty where other rows state one"):
+        evaluate(data)
+    data = csv_of(tmp_path / "table.csv", "split,sequence,ss3", "test,AC,HH")
+    with pytest.raises(UserError, match=r"no row of kind fit \(split train\)"):
+        evaluate(data)
+
+
+def test_inputs_and_options_are_named(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    data = write_table(tmp_path / "table.parquet", examples(KINDS))
+    result = evaluate(data, layer=-2, untrained=1, batch_tokens=100)
+    digest = content_digest(data)
+    assert result["inputs"]["data"] == {"name": "table.parquet", "sha256": digest}
+    assert result["inputs"]["options"] == {
+        "untrained": 1, "seed": 0, "maximum_residues": None, "layer": -2, "batch_tokens": 100,
+        "device": "auto", "precision": "fp32",
+    }  # fmt: skip
+    protocol = result["protocol"]
+    assert (protocol["layer"], protocol["features"]) == (0, "representations of layer 0, frozen")
+    assert (protocol["batch_tokens"], protocol["device"]) == (100, "cpu")
+
+
+def test_options_reach_the_network(tmp_path: Path) -> None:
+    shape = EncoderShape(layers=2, width=16, heads=2, feed_forward=16, maximum_tokens=64)
+    save_model(random_encoder(shape), tmp_path / "model", Provenance())
+    data = write_table(tmp_path / "table.parquet", examples({"fit": 3, "test": 2}))
+    found = {}
+    for name, options in {
+        "last": [],
+        "first": ["--layer", "0"],
+        "bf16": ["--precision", "bf16", "--device", "cpu", "--batch-tokens", "40"],
+    }.items():
+        output = str(tmp_path / name)
+        arguments = [str(tmp_path / "model"), str(data), "--output", output, "--untrained", "0"]
+        run = CliRunner().invoke(app, ["evaluate", "secondary-structure", *arguments, *options])
+        assert run.exit_code == 0, run.output
+        result = json.loads((tmp_path / name / "metrics.json").read_text())
+        assert {entry["model"] for entry in result["metrics"]} == {
+            "trained", "one_hot_window", "majority_class",
+        }  # fmt: skip
+        found[name] = result["probes"][0]["held_out_loss"]["0.1"], result["protocol"]
+    assert found["bf16"][0] == pytest.approx(found["last"][0], rel=0.3)
+    assert found["bf16"][0] != found["last"][0]
+    assert found["first"][0] != pytest.approx(found["last"][0], rel=0.01)
+    assert found["last"][1]["features"] == "representations after the last layer norm, frozen"
+    with pytest.raises(UserError, match="layer 3: the model has layers 0"):
+        evaluate_secondary_structure(tmp_path / "model", data, tmp_path / "out", layer=3)
 
 
 def test_without_a_split_a_fifth_is_left_for_the_test(
@@ -193,15 +330,33 @@ def test_one_group_cannot_choose_a_penalty(evaluate: Callable[..., Any], tmp_pat
         ([""], "lacks the columns sequence, ss3; it has none"),
         (["sequence,ss3"], "has no rows"),
         (["id,sequence,ss3", "p1,ACD,HH"], r"row 1 \(p1\): ss3 has 2 characters; expected 3"),
-        (["id,sequence,ss3", "p1,ACD"], r"row 1 \(p1\): ss3 has 0 characters; expected 3"),
-        (["id,sequence,ss3", "p1,ACD,HGC"], r"row 1 \(p1\): ss3 has 'G' at position 2; expected"),
+        (["id,sequence,ss3", "p1,ACD"], r"row 1 \(p1\): ss3 is empty; expected H, E or C"),
+        (["id,sequence,ss3", "p1,ACD,hec"], r"row 1 \(p1\): ss3 has 'h' at position 1; expected"),
+        (["id,sequence,ss3", "p1,ACD,H-C"], r"row 1 \(p1\): ss3 has '-' at position 2; expected"),
+        (
+            ["id,sequence,ss3", "p1,ACD,HGC"],
+            r"row 1 \(p1\): ss3 has 'G' at position 2; expected one of H, E, C; reduce eight "
+            "states to three first: G and I to H, B to E, others to C$",
+        ),
         (["id,sequence,ss3", "p1,A1D,HHC"], r"row 1 \(p1\): sequence: '1' at position 2"),
-        (["id,sequence,ss3", "p1,,"], r"row 1 \(p1\): the sequence is empty"),
+        (["id,sequence,ss3", "p1,,"], r"row 1 \(p1\): sequence is empty"),
+        (["id,sequence,ss3", "p1,acd,HHC"], r"row 1 \(p1\): sequence: 'a' at position 1"),
+        (["id,sequence,ss3", "p1,ACD,[2 2 0]"], r"row 1 \(p1\): ss3 has 7 characters; expected 3"),
         (["id,sequence,ss3", ",ACD,HHH"], "row 1: id is empty"),
-        (["id,sequence,ss3", "p1,A,H", "p1,A,H"], r"row 2 \(p1\): the id occurs twice"),
+        (["id,sequence,ss3", "p1,A,H", "p1 ,A,H"], r"row 2 \(p1\): the id occurs twice"),
         (["id,split,sequence,ss3", "p1,dev,A,H"], r"row 1 \(p1\): split is 'dev'; expected train"),
-        (["sequence,ss3,resolved", "AC,HH,1"], r"row 1 \(1\): observed has 1 characters"),
-        (["sequence,ss3,resolved", "AC,HH,12"], r"row 1 \(1\): observed has '2' at position 2"),
+        (["sequence,ss3,resolved", "AC,HH,1"], r"row 1 \(1\): resolved has 1 characters"),
+        (["sequence,ss3,resolved", "AC,HH,12"], r"row 1 \(1\): resolved has '2' at position 2"),
+        (["sequence,ss3,resolved", "AC,HH,11", "AC,HH,"], r"row 2 \(2\): resolved is empty"),
+        (["sequence,ss3,group", "AC,HH,a", "AC,HH,"], r"row 2 \(2\): group is empty"),
+        (["sequence,ss3,split", "AC,HH,True"], r"row 1 \(1\): split is 'True'; expected train"),
+        (["sequence,ss3,kind", "AC,HH,0"], r"row 1 \(1\): kind is '0'; expected train, valid"),
+        (["sequence,ss3,kind,split", "AC,HH,fit,test"], "has the columns split and kind; expected"),
+        (
+            ["sequence,ss3,observed,resolved", "AC,HH,11,10"],
+            "has the columns observed and resolved; expected one of them",
+        ),
+        (["Sequence,sequence,ss3", "AC,CA,HH"], "has the column sequence 2 times"),
     ],
 )
 def test_a_malformed_table_is_told(tmp_path: Path, lines: list[str], reason: str) -> None:
@@ -216,14 +371,14 @@ def test_unusable_files(tmp_path: Path) -> None:
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"sequence,ss3\nAC,HH\n" * 9)[:-9])
     with pytest.raises(UserError, match=r"cut\.csv\.gz: cannot be read: "):
         read_labelled_proteins(tmp_path / "cut.csv.gz")
-    with pytest.raises(UserError, match="is a folder; expected a CSV"):
+    with pytest.raises(UserError, match="is a folder; expected a table with the columns sequence"):
         read_labelled_proteins(tmp_path)
     rows = examples({"fit": 1})
     path = write_table(tmp_path / "table.parquet", rows)
     table = pq.read_table(path)
     column = table.column_names.index("ss3")
     pq.write_table(table.set_column(column, "ss3", [[None] * len(rows)]), path)
-    with pytest.raises(UserError, match="row fit0_0: ss3 is null"):
+    with pytest.raises(UserError, match=r"row 1 \(fit0_0\): ss3 is empty"):
         read_labelled_proteins(path)
 
 

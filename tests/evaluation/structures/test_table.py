@@ -49,10 +49,15 @@ def test_structure_may_be_absent_and_other_columns_present(tmp_path: Path) -> No
         ({"observed": "111"}, "row p1: observed has 3 characters; expected 9, one per residue"),
         ({"observed": "11111111x"}, "row p1: observed has 'x' at position 9; expected one of 0, 1"),
         ({"ss3": "HHH"}, "row p1: ss3 has 3 characters"),
-        ({"ss3": "HHHGEECCC"}, "row p1: ss3 has 'G' at position 4; expected one of H, E, C"),
-        ({"kind": "train"}, "row p1: kind is 'train'; expected fit, test, unseen or null"),
-        ({"group": None}, "row p1: group is null"),
-        ({"sequence": "", "observed": ""}, "row p1: the sequence is empty"),
+        (
+            {"ss3": "HHHGEECCC"},
+            "row p1: ss3 has 'G' at position 4; expected one of H, E, C; reduce",
+        ),
+        ({"kind": "train"}, "row p1: kind is 'train'; expected fit, test, unseen or none"),
+        ({"group": None}, "row p1: group is empty; expected a value"),
+        ({"sequence": "", "observed": ""}, "row p1: sequence is empty; expected a value"),
+        ({"id": None}, "row 1: id is empty"),
+        ({"contact_i": None}, "row p1: contact_i is empty"),
         ({"contact_j": [1, 2]}, "row p1: 1 contact_i and 2 contact_j"),
         ({"contact_j": [5]}, r"row p1: contact \(0, 5\) in a sequence of 9"),
         ({"contact_j": [9]}, r"row p1: contact \(0, 9\) in a sequence of 9"),
@@ -64,6 +69,39 @@ def test_a_row_that_contradicts_itself(
 ) -> None:
     with pytest.raises(UserError, match=rf"table\.parquet: {reason}"):
         read_structures(written(tmp_path, row(**changes)))
+
+
+def as_csv(path: Path, delimiter: str, *table: dict[str, Any]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, STRUCTURE_SCHEMA.names, delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(table)
+    return path
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("table.csv", ","), ("TABLE.TSV", "\t")])
+def test_a_table_as_text_is_the_same(tmp_path: Path, name: str, delimiter: str) -> None:
+    rows = [row(ss3=None, kind=None), row(id="p2", contact_i=[], contact_j=[])]
+    assert read_structures(as_csv(tmp_path / name, delimiter, *rows)) == rows
+    # as NumPy writes them
+    assert read_structures(
+        as_csv(tmp_path / name, delimiter, row(contact_i="[0 1]", contact_j="[7\n  7]"))
+    ) == [row(contact_i=[0, 1], contact_j=[7, 7])]
+
+
+@pytest.mark.parametrize(
+    ("contacts", "reason"),
+    [
+        ("", "contact_i is empty; expected a value"),
+        ("0", "contact_i is '0'; expected a list of positions such as \\[0, 5\\]"),
+        ("[0 1 ... 7]", "contact_i is '\\[0 1 ... 7\\]'; expected a list"),
+        ("[0.0]", "contact_i is '\\[0.0\\]'; expected a list"),
+    ],
+)
+def test_contacts_as_text_are_lists(tmp_path: Path, contacts: str, reason: str) -> None:
+    path = as_csv(tmp_path / "table.csv", ",", row(contact_i=contacts))
+    with pytest.raises(UserError, match=rf"table\.csv: row p1: {reason}"):
+        read_structures(path)
 
 
 def test_a_table_is_told_what_it_lacks(tmp_path: Path) -> None:
@@ -84,10 +122,13 @@ def test_bad_tables(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         read_structures(tmp_path / "absent.parquet")
     (tmp_path / "text.parquet").write_text("id,sequence\n")
-    with pytest.raises(UserError, match="expected a folder of structures or a Parquet table"):
+    with pytest.raises(UserError, match="lacks the columns group, kind, observed, contact_i"):
         read_structures(tmp_path / "text.parquet")
+    (tmp_path / "9abc.pdb").write_text(pdb_text(rows(SEQUENCE)))
+    with pytest.raises(UserError, match="is no structure table; expected a folder of structures"):
+        read_structures(tmp_path / "9abc.pdb")
     pq.write_table(
         pa.table({key: [1] for key in STRUCTURE_SCHEMA.names}), tmp_path / "numbers.parquet"
     )
-    with pytest.raises(UserError, match="wrong type"):
+    with pytest.raises(UserError, match=r"row 1: sequence is '1' \(int\); expected text"):
         read_structures(tmp_path / "numbers.parquet")
