@@ -1,6 +1,7 @@
-from pathlib import Path
+from pathlib import csv
 from typing import Any
 
+import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -124,7 +125,7 @@ def test_bad_tables(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("id,sequence\n")
     with pytest.raises(UserError, match="lacks the columns group, kind, observed, contact_i"):
         read_structures(tmp_path / "text.parquet")
-    (tmp_path / "9abc.pdb").write_text(pdb_text(rows(SEQUENCE)))
+    (tmp_path / "9abc.pdb").write_text("HEADER    HYDROLASE\nEND\n")
     with pytest.raises(UserError, match="is no structure table; expected a folder of structures"):
         read_structures(tmp_path / "9abc.pdb")
     pq.write_table(
