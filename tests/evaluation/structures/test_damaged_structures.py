@@ -19,6 +19,7 @@ REAL_DATA = os.environ.get("ESM1B_REAL_DATA")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.realdata,
+    pytest.mark.timeout(1800),  # two minutes of work
     pytest.mark.skipif(
         REAL_DATA is None, reason="ESM1B_REAL_DATA names no directory of real proteins"
     ),
