@@ -98,7 +98,7 @@ def test_of_several_files_the_one_that_fits_best(tmp_path: Path) -> None:
             r"row 2 \(1ABC\) has chain 'B' where row 1 \(1abc\) has 'A'; expected one chain of",
         ),
         ("pdb,chain\n1abc,A\n", r"has the columns pdb, chain; expected chain and file or pdb_id"),
-        ("pdb_id,chain,Chain\n1abc,A,B\n", "has the columns pdb_id, chain, Chain; expected"),
+        ("pdb_id,chain,Chain\n1abc,A,B\n", "has the column chain 2 times; expected one"),
         ("", "has the columns none; expected"),
         ("pdb_id,chain\n1abc,A,B\n", "row 1 has 3 cells; expected 2"),
         ("pdb_id,chain,main\n1abc,A,x\n", "row 1: main is 'x'; expected 1 or 0"),

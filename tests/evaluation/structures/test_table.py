@@ -1,7 +1,7 @@
-from pathlib import csv
+import csv
+from pathlib import Path
 from typing import Any
 
-import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
