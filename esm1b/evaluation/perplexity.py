@@ -25,8 +25,8 @@ from esm1b.evaluation.cross_entropy import (
     score_truth,
 )
 from esm1b.evaluation.results import Interval, result_entry, write_metrics
-from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import Model, load_model, untrained_model
+from esm1b.outputs import atomic_directory
 
 _CORRUPTIONS: Final[Mapping[str, Corruption]] = {
     "training_masks": "training",
@@ -66,36 +66,35 @@ def evaluate_perplexity(
     Raises:
         UserError: an input is missing or damaged, or the truth does not describe the sequences.
     """
-    check_replaceable(output, "perplexity", [model_directory, tokens])
-    model = load_model(model_directory)
-    held_out = open_tokens(tokens, "validation")
-    training = open_tokens(tokens, "train")
-    sequences = min(sequences, len(held_out))
-    networks = [untrained_model(model, seed + number) for number in range(untrained)]
-
-    metrics: list[dict[str, Any]] = []
-    for masks, corruption in _CORRUPTIONS.items():
-        masked = mask_sequences(held_out, sequences, model, draws=draws, corruption=corruption)
-        targets = masked.targets()
-        scores: dict[str, CrossEntropy] = {
-            "trained": score_network(model, masked),
-            "untrained": np.mean([score_network(each, masked) for each in networks], axis=0),
-            "residue_frequencies": score_frequencies(training, masked),
-        }
-        if truth is not None and corruption == "mask-only":
-            scores |= score_truth(truth, masked, append_eos=model.append_eos)
-        metrics += _perplexities(masks, scores, targets, seed)
-    # The masking that came last is the clean one, which the rest is about.
-    nats = {name: score[_OVER_20] for name, score in scores.items()}
-    if truth is not None:
-        metrics.append(_gap_closed(nats, seed))
-    table = {
-        "sequence": np.arange(sequences, dtype=np.int64),
-        "length": held_out.lengths[:sequences],
-        "masked_positions": targets.astype(np.int64),
-        **{f"nats_{name}": values for name, values in nats.items()},
-    }
     with atomic_directory(output, "perplexity", [model_directory, tokens]) as directory:
+        model = load_model(model_directory)
+        held_out = open_tokens(tokens, "validation")
+        training = open_tokens(tokens, "train")
+        sequences = min(sequences, len(held_out))
+        networks = [untrained_model(model, seed + number) for number in range(untrained)]
+
+        metrics: list[dict[str, Any]] = []
+        for masks, corruption in _CORRUPTIONS.items():
+            masked = mask_sequences(held_out, sequences, model, draws=draws, corruption=corruption)
+            targets = masked.targets()
+            scores: dict[str, CrossEntropy] = {
+                "trained": score_network(model, masked),
+                "untrained": np.mean([score_network(each, masked) for each in networks], axis=0),
+                "residue_frequencies": score_frequencies(training, masked),
+            }
+            if truth is not None and corruption == "mask-only":
+                scores |= score_truth(truth, masked, append_eos=model.append_eos)
+            metrics += _perplexities(masks, scores, targets, seed)
+        # The masking that came last is the clean one, which the rest is about.
+        nats = {name: score[_OVER_20] for name, score in scores.items()}
+        if truth is not None:
+            metrics.append(_gap_closed(nats, seed))
+        table = {
+            "sequence": np.arange(sequences, dtype=np.int64),
+            "length": held_out.lengths[:sequences],
+            "masked_positions": targets.astype(np.int64),
+            **{f"nats_{name}": values for name, values in nats.items()},
+        }
         pq.write_table(pa.table(table), directory / "sequences.parquet")
         write_metrics(
             directory,

@@ -28,8 +28,8 @@ from esm1b.evaluation.secondary_structure.probes import (
 )
 from esm1b.evaluation.secondary_structure.summary import Confusions, summarise_structure
 from esm1b.evaluation.structures.proteins import Protein, draw_kinds, fitting_length, keyed_order
-from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import Model, load_model, untrained_model
+from esm1b.outputs import atomic_directory
 
 _log = logging.getLogger(__name__)
 
@@ -66,24 +66,23 @@ def evaluate_secondary_structure(
     Raises:
         UserError: the data are not usable or leave nothing to fit or to test.
     """
-    check_replaceable(output, "secondary-structure", [model_directory, data])
-    everything = read_labelled_proteins(data)
-    model = load_model(model_directory)
-    short_enough = fitting_length(everything, model.longest_sequence)
-    proteins = draw_kinds(
-        short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
-    )
-    split = _split(proteins, maximum_residues, seed, data)
-    probes, confusions = _measure(model, split, untrained, seed)
-    protocol = {
-        **_protocol(proteins, split, probes[0][1].penalty),
-        "left_out_too_long": len(everything) - len(short_enough),
-        "longest_sequence": model.longest_sequence,
-        "untrained_networks": untrained,
-        "seed": seed,
-    }
-    results, table = summarise_structure(confusions, split.rest, seed)
     with atomic_directory(output, "secondary-structure", [model_directory, data]) as directory:
+        everything = read_labelled_proteins(data)
+        model = load_model(model_directory)
+        short_enough = fitting_length(everything, model.longest_sequence)
+        proteins = draw_kinds(
+            short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
+        )
+        split = _split(proteins, maximum_residues, seed, data)
+        probes, confusions = _measure(model, split, untrained, seed)
+        protocol = {
+            **_protocol(proteins, split, probes[0][1].penalty),
+            "left_out_too_long": len(everything) - len(short_enough),
+            "longest_sequence": model.longest_sequence,
+            "untrained_networks": untrained,
+            "seed": seed,
+        }
+        results, table = summarise_structure(confusions, split.rest, seed)
         pq.write_table(table, directory / "proteins.parquet")
         write_metrics(
             directory,
