@@ -360,9 +360,7 @@ def test_a_second_job_is_refused_and_the_parts_of_the_first_stay(
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert "starting again" not in caplog.text
     (tmp_path / "link.parquet").unlink()
-    names = {"out.parquet", "whole.parquet", "proteins.fasta"} | (
-        {"other.fasta"} & {Path(other).name}
-    )
+    names = {"out.parquet", "whole.parquet", "proteins.fasta", Path(other).name}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -422,10 +420,8 @@ def test_a_full_disk_keeps_the_parts(
     with monkeypatch.context() as context:
         context.setattr(result_file, "write_results", full)
         message = refused(capsys, "embed", model, fasta, "--output", tmp_path / "out.parquet")
-    expected = (
-        rf"{tmp_path}/out\.parquet: No space left on device, .* are free .*; expected more room"
-    )
-    assert re.fullmatch(expected, message)
+    expected = r"/out\.parquet: No space left on device, .* are free .*; expected more room$"
+    assert re.search(expected, message)
     computed = len(counter.rows)
     embed(model, fasta, tmp_path / "out.parquet")
     assert len(counter.rows) == computed
