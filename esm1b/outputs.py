@@ -4,20 +4,13 @@ Beside an output that is being written are its lock, `.NAME.lock`, and temporary
 of their writer. What a killed process left is removed by the next one that has the lock.
 """
 
-import errno
-import os
-import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from esm1b.disk_space import explain_full_disk, full_disk
-from esm1b.errors import OutputError, UserError, one_line
+from esm1b.errors import UserError
 from esm1b.files import (
     TEMPORARY,
     atomic_file,
@@ -28,6 +21,7 @@ from esm1b.files import (
     told_if_removed,
 )
 from esm1b.locks import exclusive_lock
+from esm1b.replacement import clear_temporaries, move_into_place, remove_temporary
 
 STAMP: Final = ".esm1b"
 OutputKind = Literal[
@@ -74,7 +68,7 @@ def own_output(
             patience_seconds=patience_seconds,
         )
         if owned.enter_context(lock):
-            _clear(place)
+            clear_temporaries(place)
         yield
 
 
@@ -96,7 +90,7 @@ def own_contents(
             for entry in directory.iterdir():
                 match = TEMPORARY.fullmatch(entry.name)
                 if match and match["kind"] == "partial" and entry.is_file():
-                    _remove(entry)
+                    remove_temporary(entry)
         yield
 
 
@@ -161,9 +155,9 @@ def replace_directory(path: Path, kind: OutputKind) -> Iterator[Path]:
                 fsync(file)
             fsync(temporary)
         check_replaceable(path, kind)
-        _replace(place, temporary)
+        move_into_place(place, temporary)
     finally:
-        _clear(place, token)
+        clear_temporaries(place, token)
 
 
 @contextmanager
@@ -202,127 +196,17 @@ def atomic_files(path: Path, *companions: Path) -> Iterator[list[Path]]:
         for written in (temporary, *beside):
             with told_if_removed(written):
                 fsync(written)
-        _replace(path, temporary, beside)
+        move_into_place(path, temporary, beside)
     finally:
-        _clear(path, token)
+        clear_temporaries(path, token)
         for written in beside:
-            _remove(written)
+            remove_temporary(written)
 
 
 def write_stamp(directory: Path, kind: OutputKind) -> None:
     """Record that `directory` is an output of this kind, so that it may be replaced by one."""
     with atomic_file(directory / STAMP) as temporary:
         temporary.write_text(f"{kind}\n", encoding="utf-8")
-
-
-@contextmanager
-def reading_back() -> Iterator[None]:
-    """Check files that were just written, whose faults are no mistake of the user.
-
-    Raises:
-        OutputError: instead of a `UserError`.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise OutputError(f"{error}, as counted while it was written") from error
-
-
-def check_rows(path: Path, expected: int) -> None:
-    """Check the number of rows of a Parquet file that was just written.
-
-    Raises:
-        OutputError: it has another number of rows, or cannot be read.
-    """
-    try:
-        found = pq.read_metadata(path).num_rows
-    except (OSError, pa.ArrowException) as error:
-        problem = f"cannot be read after it was written: {one_line(error)}"
-        raise OutputError(f"{path}: {problem}; expected {expected} rows") from error
-    check_count(path, found, expected, "rows")
-
-
-def check_count(path: Path, found: int, expected: int, unit: str) -> None:
-    """Check the number of things in a file or directory that was just written.
-
-    Raises:
-        OutputError: it is not the one that was counted on the way.
-    """
-    if found != expected:
-        raise OutputError(
-            f"{path}: {found} {unit}; expected {expected}, as counted while it was written"
-        )
-
-
-def _replace(path: Path, finished: Path, beside: Mapping[Path, Path] | None = None) -> None:
-    """Move `finished` to `path`, after the files `beside` it have gone to theirs."""
-    replaced = finished.with_suffix(".replaced")
-    while True:
-        with suppress(FileNotFoundError):
-            os.rename(path, replaced)
-        try:
-            return _finish(path, finished, beside or {})
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            _remove(replaced)  # without locks, another process may have come in between
-
-
-def _finish(path: Path, finished: Path, beside: Mapping[Path, Path]) -> None:
-    for written, file in beside.items():
-        os.replace(written, file)
-    os.rename(finished, path)
-    with suppress(FileNotFoundError):  # or, half removed, it would look like one to restore
-        os.rename(finished.with_suffix(".replaced"), finished)
-    fsync(path.parent)
-
-
-def _clear(path: Path, token: str | None = None) -> None:
-    """Finish a replacement of `path` that was cut short, then remove the temporaries.
-
-    They are those with `token`, or without one all of `path`, whose writers must be dead.
-    """
-    found = _temporaries(path, token)
-    for match, entry in found:
-        if match["kind"] != "replaced" or match["name"] != path.name or path.exists():
-            continue
-        finished = entry.with_suffix(".partial")
-        if finished.exists():
-            beside = {
-                other: path.with_name(its["name"])
-                for its, other in found
-                if its["token"] == match["token"] and its["kind"] == "partial" and other != finished
-            }
-            _finish(path, finished, beside)
-        else:
-            os.rename(entry, path)
-    for _, entry in _temporaries(path, token):
-        _remove(entry)
-
-
-def _temporaries(path: Path, token: str | None) -> list[tuple[re.Match[str], Path]]:
-    """Return the temporaries of `path`, with `token` if there is one, and of their companions."""
-    found = [
-        (match, entry)
-        for entry in (path.parent.iterdir() if path.parent.is_dir() else ())
-        if (match := TEMPORARY.fullmatch(entry.name))
-    ]
-    named = {match["token"] for match, _ in found if match["name"] == path.name}
-    tokens = {token} if token else named - {None}
-    return [
-        (match, entry)
-        for match, entry in found
-        if match["token"] in tokens or (token is None and match["name"] == path.name)
-    ]
-
-
-def _remove(path: Path) -> None:
-    """Remove a temporary file or directory, as far as that is possible."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
 
 
 def _check_kind(path: Path, kind: OutputKind) -> None:

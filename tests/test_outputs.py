@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from esm1b.errors import OutputError, UserError
@@ -17,7 +15,6 @@ from esm1b.outputs import (
     atomic_directory,
     atomic_files,
     check_replaceable,
-    check_rows,
     own_contents,
     own_directory,
     own_output,
@@ -411,15 +408,3 @@ def test_contents_are_owned_by_one_process(tmp_path: Path) -> None:
             pass
         assert (tmp_path / ".lock").exists()
     assert listing(tmp_path) == [".hidden", ".update-00000002.partial", "uniref50.fasta.gz.partial"]
-
-
-def test_rows_are_counted_again(tmp_path: Path) -> None:
-    path = tmp_path / "table.parquet"
-    pq.write_table(pa.table({"id": ["a", "b"]}), path)
-    check_rows(path, 2)
-    with pytest.raises(OutputError) as caught:
-        check_rows(path, 3)
-    assert str(caught.value) == f"{path}: 2 rows; expected 3, as counted while it was written"
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(OutputError, match=r"cannot be read after it was written: .*; expected 2"):
-        check_rows(path, 2)

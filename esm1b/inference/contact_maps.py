@@ -23,8 +23,9 @@ from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fas
 from esm1b.inference.long_sequences import LongSequences
 from esm1b.inference.model import Device, Model, load_model
 from esm1b.inference.result_file import result_schema, write_results
-from esm1b.outputs import atomic_directory, check_count
+from esm1b.outputs import atomic_directory
 from esm1b.plotting import OTHER, PAPER, STYLE, TRAINED
+from esm1b.read_back import check_count
 
 _log = logging.getLogger(__name__)
 

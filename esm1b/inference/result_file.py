@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from esm1b.files import TEMPORARY, atomic_file, told_if_removed
-from esm1b.outputs import STAMP, check_replaceable, check_rows, write_stamp
+from esm1b.outputs import STAMP, check_replaceable, write_stamp
+from esm1b.read_back import check_rows
 
 _log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from esm1b.alphabet import FIRST_AMINO_ACID, decode
 from esm1b.errors import UserError
-from esm1b.outputs import atomic_directory, check_count, check_rows
+from esm1b.outputs import atomic_directory
+from esm1b.read_back import check_count, check_rows
 from esm1b.synthetic.families import (
     FamilyKind,
     SyntheticFamily,

@@ -31,7 +31,8 @@ from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardTask, ShardWor
 from esm1b.download.release import VALIDATION_LIST_RELEASE
 from esm1b.errors import UserError
 from esm1b.files import write_json
-from esm1b.outputs import atomic_directory, check_rows, reading_back
+from esm1b.outputs import atomic_directory
+from esm1b.read_back import check_rows, reading_back
 from esm1b.sequences.formats import RawBlock
 from esm1b.sequences.input_file import STANDARD_INPUT
 from esm1b.worker_pool import WorkerPool, start_workers

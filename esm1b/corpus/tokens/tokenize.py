@@ -29,7 +29,8 @@ from esm1b.corpus.records.table import SequenceColumn
 from esm1b.corpus.tokens.dataset import open_shard
 from esm1b.errors import UserError
 from esm1b.files import write_json
-from esm1b.outputs import atomic_directory, reading_back
+from esm1b.outputs import atomic_directory
+from esm1b.read_back import reading_back
 from esm1b.worker_pool import start_workers
 
 _log = logging.getLogger(__name__)

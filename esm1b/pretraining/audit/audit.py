@@ -16,7 +16,7 @@ from esm1b.corpus.manifest import CORPUS_FORMAT, MANIFEST, read_manifest
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.files import write_json
-from esm1b.outputs import check_rows, own_directory, replace_directory
+from esm1b.outputs import own_directory, replace_directory
 from esm1b.pretraining.audit.times_seen import Audit, audit
 from esm1b.pretraining.checkpoints.files import (
     STATE_FILE,
@@ -26,6 +26,7 @@ from esm1b.pretraining.checkpoints.files import (
 )
 from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, recorded_fingerprint
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
+from esm1b.read_back import check_rows
 
 AUDIT_FILE: Final = "audit.json"
 _TABLE: Final = "times_seen.parquet"
