@@ -18,7 +18,7 @@ from esm1b.files import TEMPORARY, fsync
 def move_into_place(path: Path, finished: Path, beside: Mapping[Path, Path] | None = None) -> None:
     """Move a temporary file or directory to `path`, after those `beside` it to their places.
 
-    What is at `path` is left under its temporary name, for `clear_temporaries`.
+    What was at `path` is left under a temporary name, for `clear_temporaries`.
     """
     replaced = finished.with_suffix(".replaced")
     while True:
