@@ -34,7 +34,7 @@ def exclusive_lock(
     Args:
         file: lock file, made if it is missing.
         path: path for messages.
-        doing: what the holder does, for messages: "is training here".
+        doing: action of the holder, for messages: "is training here".
         patience_seconds: time to wait for another holder to end.
         keep: True to leave the file when the lock is released.
 

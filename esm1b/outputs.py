@@ -5,7 +5,7 @@ of their writer. What a killed process left is removed by the next one that has 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -46,7 +46,8 @@ def own_output(
     """Keep other processes away from the output `path`, a file or a directory, within the block.
 
     The same output has the same lock by any path to it. A replacement that was cut short is
-    finished, and other leavings of killed processes are removed.
+    finished, and other leavings of killed processes are removed. Folders are made for the output,
+    and removed if nothing comes of it.
 
     Args:
         path: output, which need not exist.
@@ -60,6 +61,8 @@ def own_output(
     with ExitStack() as owned:
         owned.enter_context(explain_full_disk(path, need))
         _check_writable(path)
+        for folder in [folder for folder in place.parents if not folder.exists()][::-1]:
+            owned.callback(_remove_empty, folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = exclusive_lock(
             place.with_name(f".{place.name}.lock"),
@@ -67,7 +70,9 @@ def own_output(
             doing="is writing it",
             patience_seconds=patience_seconds,
         )
-        if owned.enter_context(lock):
+        with told_if_removed(place.parent):
+            is_alone = owned.enter_context(lock)
+        if is_alone:
             clear_temporaries(place)
         yield
 
@@ -207,6 +212,11 @@ def write_stamp(directory: Path, kind: OutputKind) -> None:
     """Record that `directory` is an output of this kind, so that it may be replaced by one."""
     with atomic_file(directory / STAMP) as temporary:
         temporary.write_text(f"{kind}\n", encoding="utf-8")
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _check_kind(path: Path, kind: OutputKind) -> None:

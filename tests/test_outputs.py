@@ -306,3 +306,13 @@ def test_contents_are_owned_by_one_process(tmp_path: Path) -> None:
             pass
         assert (tmp_path / ".lock").exists()
     assert listing(tmp_path) == [".hidden", ".update-00000002.partial", "uniref50.fasta.gz.partial"]
+
+
+def test_folders_are_left_only_with_an_output(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_within_directory(tmp_path / "a" / "b" / "out")
+    assert listing(tmp_path) == []
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_within_directory(tmp_path / "a" / "b" / "out")
+    assert listing(tmp_path) == ["a"]
