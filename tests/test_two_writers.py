@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ def check_told(started: Started) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", WRITERS)
 def test_two_processes_write_one_output(
-    name: str, inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, inputs: Inputs, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     writer = WRITERS[name]
     chance = random.Random(name)
@@ -100,5 +100,4 @@ def test_two_processes_write_one_output(
         ends = {0: "done", 2: "told", -9: "killed"}
         seen[f"{ends[status]}, {ends[other]}"] += 1
     counts = "; ".join(f"{number} {outcome}" for outcome, number in sorted(seen.items()))
-    with capsys.disabled():
-        print(f"\n| {name} | {takes:.2f} s | {counts} |", end="")
+    record_property("outcomes", f"| {name} | {takes:.2f} s | {counts} |")
