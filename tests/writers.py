@@ -281,7 +281,7 @@ def made_inputs(folder: Path) -> Iterator[Inputs]:
         model = TrainedModel(encoder=encoder, contact_head=head, provenance=Provenance())
         write_fair_esm(folder / f"released{number}.pt", model)
         random_fasta(folder / f"{number}.fasta", 4000, 100, number)
-        random_fasta(folder / f"few{number}.fasta", 200, 100, number)
+        random_fasta(folder / f"few{number}.fasta", 60, 60, number)
     (folder / "run.json").write_text(json.dumps(CONFIGURATION))
     with running_server() as server:
         publish(server)
