@@ -48,4 +48,5 @@ def test_a_full_disk_is_told_in_one_line(
     assert len(started.told) == 1, started.text
     assert re.match(r"esm1b: error: .*(No space left on device|free)", started.told[0])
     if writer.is_replaced:
-        assert [entry.name for entry in small_disk.rglob("*")] == ["a"]
+        left = {entry.name for entry in small_disk.iterdir()}
+        assert left in ({"a"}, {"a", "out.parquet.parts"})  # parts are kept, to be resumed
