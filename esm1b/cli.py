@@ -10,6 +10,7 @@ import typer
 
 from esm1b.commands import data, evaluation, publishing, training, use
 from esm1b.commands.command import Command, Group, usage_errors
+from esm1b.disk_space import full_disks_in_a_line
 from esm1b.errors import Ending, Stopped, paths_of_the_user
 from esm1b.pretraining.distributed.place import is_first_process
 
@@ -57,7 +58,7 @@ def main() -> None:
         force=True,
     )
     try:
-        with paths_of_the_user(), usage_errors():
+        with full_disks_in_a_line(), paths_of_the_user(), usage_errors():
             sys.exit(app(standalone_mode=False))
     except (Ending, ChildProcessError) as ending:
         is_stop = isinstance(ending, Stopped)

@@ -38,6 +38,10 @@ class SharedUserError(UserError):
     is_shared = True
 
 
+class OutputError(Ending):
+    """An output was tampered with while it was written; the message names the file."""
+
+
 class DownloadError(Ending):
     """A download failed; the message names each server and its answer."""
 

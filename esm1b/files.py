@@ -1,34 +1,72 @@
-"""Files and directories: atomic writing (temporary name, fsync, rename), JSON, and full disks."""
+"""Files: atomic writing (temporary name, fsync, rename), JSON, and lines of JSON."""
 
-import errno
 import hashlib
 import json
 import os
-import shutil
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
-from esm1b.errors import UserError
+from esm1b.errors import Ending, OutputError, UserError
 
-STAMP: Final = ".esm1b"
-OutputKind = Literal[
-    "audit",
-    "contact-maps",
-    "contacts",
-    "corpus",
-    "embeddings",
-    "model",
-    "perplexity",
-    "report",
-    "secondary-structure",
-    "synthetic",
-    "tokens",
-]
+# Earlier versions had fixed names, without a token.
+TEMPORARY: Final = re.compile(
+    r"\.(?P<name>.+?)(?:~(?P<token>[0-9a-f]{8}))?\.(?P<kind>partial|replaced|input)", re.DOTALL
+)
+"""Names of what is beside an output while it is written: see `temporary_path`."""
+
+
+def new_token() -> str:
+    """Return what tells the temporary names of one writer from those of all others."""
+    return os.urandom(4).hex()
+
+
+def temporary_path(
+    path: Path, token: str, kind: Literal["partial", "replaced", "input"] = "partial"
+) -> Path:
+    """Return a temporary name beside `path`.
+
+    It is that of the new content (`partial`), of the old one (`replaced`), or of a copy of what can
+    be read only once (`input`).
+    """
+    return path.with_name(f".{path.name}~{token}.{kind}")
+
+
+def file_to_write(path: Path) -> Path:
+    """Return `path`, or the file that it is a link to, after its folder was made.
+
+    Raises:
+        UserError: it exists and is not a regular file, such as a device.
+    """
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a regular file; expected a file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def told_if_removed(path: Path) -> Iterator[None]:
+    """Say of an error that `path` or a file in it, which this process made, is gone, if it is.
+
+    Raises:
+        OutputError: another program removed it.
+    """
+    try:
+        yield
+    except Exception as error:
+        gone = path
+        if path.exists() and isinstance(error, FileNotFoundError) and error.filename is not None:
+            gone = Path(os.fsdecode(error.filename))
+        is_ours = gone == path or path in gone.parents
+        if isinstance(error, Ending) or gone.exists() or not is_ours:
+            raise
+        raise OutputError(f"{gone}: removed by another program while it was written") from error
 
 
 @contextmanager
@@ -41,71 +79,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: `path` exists and is not a regular file, such as a device.
     """
-    if path.is_symlink():
-        path = path.resolve()
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a regular file; expected a file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.unlink(missing_ok=True)
+    path = file_to_write(path)
+    temporary = temporary_path(path, new_token())
     try:
-        yield temporary
-        fsync(temporary)
-        os.replace(temporary, path)
+        with told_if_removed(path.parent):
+            yield temporary
+        with told_if_removed(temporary):
+            fsync(temporary)
+            os.replace(temporary, path)
         fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def check_replaceable(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) -> None:
-    """Check that `path` can become an output directory: new, without files, or an earlier output.
-
-    Raises:
-        UserError: `path` is a file, holds files other than an output of this kind, is or contains
-            one of the `inputs`, which are read while it is written, or cannot be created.
-    """
-    for source in inputs:
-        if path.resolve() in (source.resolve(), *source.resolve().parents):
-            raise UserError(
-                f"{path}: replacing it would remove the input {source}; expected another directory"
-            )
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file; expected a directory to write to")
-    if path.resolve().is_mount():
-        raise UserError(f"{path}: is a mount point, which cannot be replaced; expected another one")
-    if any(entry.is_file() and entry != path / STAMP for entry in path.rglob("*")):
-        _check_kind(path, kind)
-    _check_writable(path)
-
-
-@contextmanager
-def atomic_directory(path: Path, kind: OutputKind, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
-
-    The file `.esm1b` in it records the kind of output. The arguments and errors are those of
-    `check_replaceable`.
-    """
-    check_replaceable(path, kind, inputs)
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    replaced = path.with_name(f".{path.name}.replaced")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        (temporary / STAMP).write_text(f"{kind}\n", encoding="utf-8")
-        for file in temporary.rglob("*"):
-            fsync(file)
-        fsync(temporary)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if path.exists():
-            os.rename(path, replaced)
-        os.rename(temporary, path)
-        fsync(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:
@@ -207,60 +191,3 @@ def read_json_lines(
         if isinstance(line, dict) and having in line:
             found.append(line)
     return found
-
-
-@contextmanager
-def explain_full_disk(directory: Path, need: Callable[[], str]) -> Iterator[None]:
-    """Say what to do when there is no more room in `directory`, where the block writes.
-
-    Raises:
-        UserError: the file system or the user's share of it is full; `need` returns, in words, the
-            space that the block takes.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = next(path for path in (directory, *directory.parents) if path.exists())
-        free = shutil.disk_usage(place).free
-        raise UserError(
-            f"{directory}: {os.strerror(error.errno)}, {size_in_words(free)} are free without what "
-            f"was written; expected {need()}"
-        ) from error
-
-
-def size_in_words(size: float) -> str:
-    """Return a number of bytes as gigabytes, or as megabytes if it is small."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def _check_kind(path: Path, kind: OutputKind) -> None:
-    stamp = path / STAMP
-    found = stamp.read_text(encoding="utf-8", errors="replace").strip() if stamp.exists() else None
-    if found == kind:
-        return
-    if found is None:
-        problem = f"holds files but no {STAMP}, so it is not an earlier output of esm1b"
-    elif found in get_args(OutputKind):
-        problem = f"is an output of another kind, {found}"
-    else:
-        problem = (
-            f"its {STAMP} names no known kind, as in outputs of earlier versions; "
-            "remove the directory if you do not need it"
-        )
-    raise UserError(
-        f"{path}: {problem}; expected a new directory or an earlier output of kind {kind}"
-    )
-
-
-def _check_writable(path: Path) -> None:
-    """Create and remove a directory beside `path`: its permissions alone do not tell enough."""
-    place = next(parent for parent in path.resolve().parents if parent.exists())
-    try:
-        with TemporaryDirectory(prefix=f".{path.name}.", dir=place):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be created in {place}: {error.strerror}; expected a writable directory"
-        ) from error

@@ -94,7 +94,7 @@ def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
         UserError: naming the first thing that differs: a sum or the fingerprint within the
             manifest, a shard that is missing, damaged or not in the manifest.
     """
-    _check_manifest(directory / MANIFEST, manifest)
+    check_sums(directory / MANIFEST, manifest)
     listed = checked_shards(directory, manifest)
     names = {shard["file"] for shard in listed}
     for path in sorted(path for split in SPLITS for path in (directory / split).iterdir()):
@@ -112,7 +112,13 @@ def verify(directory: Path, manifest: Mapping[str, Any]) -> None:
             bar.update(shard["bytes"])
 
 
-def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+def check_sums(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Check that the numbers and the fingerprint of the manifest at `path` agree with each other.
+
+    Raises:
+        UserError: naming the first that does not.
+    """
+
     def check(key: str, found: Any, expected: Any, source: str) -> None:
         if found != expected:
             raise UserError(f"{path}: {key}: {found}; expected {expected}, from {source}")

@@ -1,6 +1,5 @@
 """Fetching UniRef50 and ESM-1b's validation list: resumed, verified and locked."""
 
-import fcntl
 import gzip
 import logging
 import re
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+from esm1b.disk_space import explain_full_disk
 from esm1b.download.excerpt import fetch_excerpt, parse_limit
 from esm1b.download.find_release import DamagedFileError, Source, find_release, validation_list
 from esm1b.download.lock import ALGORITHMS, LOCK, file_digests, intact_download, make_lock
@@ -30,7 +30,8 @@ from esm1b.download.release import (
     check_release_name,
 )
 from esm1b.errors import UserError
-from esm1b.files import explain_full_disk, write_json
+from esm1b.files import write_json
+from esm1b.outputs import own_contents
 from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
@@ -169,15 +170,7 @@ def _only_download(output: Path) -> Iterator[StopAtOnce]:
         explain_full_disk(output, lambda: "room for the whole file"),
     ):
         output.mkdir(parents=True, exist_ok=True)
-        with (output / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"{output}: another process downloads to it; expected to be the only one"
-                ) from error
-            except OSError:  # some cluster file systems have no locks
-                _log.debug("%s: cannot be locked", output)
+        with own_contents(output, lock=".lock", doing="downloads to it"):
             yield stops
 
 

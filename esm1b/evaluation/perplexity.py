@@ -27,8 +27,8 @@ from esm1b.evaluation.cross_entropy import (
 )
 from esm1b.evaluation.inputs import Inputs
 from esm1b.evaluation.results import Interval, result_entry, write_metrics
-from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
+from esm1b.outputs import atomic_directory
 from esm1b.synthetic.dataset import TRUTH_FILE
 from esm1b.weights.model_directory import ModelDirectory
 
@@ -77,55 +77,54 @@ def evaluate_perplexity(
         UserError: an input is missing or damaged, or the truth does not describe the sequences.
     """
     read = [model_directory, tokens, *([] if truth is None else [truth])]
-    check_replaceable(output, "perplexity", read)
-    model = load_model(model_directory, device=device, precision=precision)
-    held_out = open_tokens(tokens, "validation")
-    training = open_tokens(tokens, "train")
-    options = {
-        **{"sequences": sequences, "draws": draws, "untrained": untrained, "seed": seed},
-        **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
-    }
-    inputs = Inputs.of(
-        ModelDirectory(model_directory),
-        options,
-        tokens=tokens / MANIFEST,
-        truth=truth / TRUTH_FILE if truth is not None and truth.is_dir() else truth,
-    )
-    sequences = min(sequences, len(held_out))
-    networks = [untrained_model(model, seed + number) for number in range(untrained)]
-
-    metrics: list[dict[str, Any]] = []
-    for masks, corruption in _CORRUPTIONS.items():
-        masked = mask_sequences(
-            held_out,
-            sequences,
-            model,
-            draws=draws,
-            corruption=corruption,
-            batch_tokens=batch_tokens,
-        )
-        targets = masked.targets()
-        scores: dict[str, CrossEntropy] = {
-            "trained": score_network(model, masked),
-        }
-        if networks:
-            others = [score_network(each, masked) for each in networks]
-            scores["untrained"] = np.mean(others, axis=0)
-        scores["residue_frequencies"] = score_frequencies(training, masked)
-        if truth is not None and corruption == "mask-only":
-            scores |= score_truth(truth, masked, append_eos=model.append_eos)
-        metrics += _perplexities(masks, scores, targets, seed)
-    # The masking that came last is the clean one, which the rest is about.
-    nats = {name: score[_OVER_20] for name, score in scores.items()}
-    if truth is not None:
-        metrics.append(_gap_closed(nats, seed))
-    table = {
-        "sequence": np.arange(sequences, dtype=np.int64),
-        "length": held_out.lengths[:sequences],
-        "masked_positions": targets.astype(np.int64),
-        **{f"nats_{name}": values for name, values in nats.items()},
-    }
     with atomic_directory(output, "perplexity", read) as directory:
+        model = load_model(model_directory, device=device, precision=precision)
+        held_out = open_tokens(tokens, "validation")
+        training = open_tokens(tokens, "train")
+        options = {
+            **{"sequences": sequences, "draws": draws, "untrained": untrained, "seed": seed},
+            **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
+        }
+        inputs = Inputs.of(
+            ModelDirectory(model_directory),
+            options,
+            tokens=tokens / MANIFEST,
+            truth=truth / TRUTH_FILE if truth is not None and truth.is_dir() else truth,
+        )
+        sequences = min(sequences, len(held_out))
+        networks = [untrained_model(model, seed + number) for number in range(untrained)]
+
+        metrics: list[dict[str, Any]] = []
+        for masks, corruption in _CORRUPTIONS.items():
+            masked = mask_sequences(
+                held_out,
+                sequences,
+                model,
+                draws=draws,
+                corruption=corruption,
+                batch_tokens=batch_tokens,
+            )
+            targets = masked.targets()
+            scores: dict[str, CrossEntropy] = {
+                "trained": score_network(model, masked),
+            }
+            if networks:
+                others = [score_network(each, masked) for each in networks]
+                scores["untrained"] = np.mean(others, axis=0)
+            scores["residue_frequencies"] = score_frequencies(training, masked)
+            if truth is not None and corruption == "mask-only":
+                scores |= score_truth(truth, masked, append_eos=model.append_eos)
+            metrics += _perplexities(masks, scores, targets, seed)
+        # The masking that came last is the clean one, which the rest is about.
+        nats = {name: score[_OVER_20] for name, score in scores.items()}
+        if truth is not None:
+            metrics.append(_gap_closed(nats, seed))
+        table = {
+            "sequence": np.arange(sequences, dtype=np.int64),
+            "length": held_out.lengths[:sequences],
+            "masked_positions": targets.astype(np.int64),
+            **{f"nats_{name}": values for name, values in nats.items()},
+        }
         pq.write_table(pa.table(table), directory / "sequences.parquet")
         write_metrics(
             directory,

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from esm1b.alphabet import decode
-from esm1b.files import atomic_directory
 from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences
 from esm1b.inference.model import Device, Model, load_model
 from esm1b.inference.result_file import result_schema, write_results
+from esm1b.outputs import atomic_directory
 from esm1b.plotting import OTHER, PAPER, STYLE, TRAINED
+from esm1b.read_back import check_count
 
 _log = logging.getLogger(__name__)
 
@@ -82,25 +83,24 @@ def predict_contacts(
     Raises:
         UserError: the model, a record or the output is invalid.
     """
-    model = load_model(model_directory, device=device)
-    model.fitted_contact_head()  # before the whole input is checked
-    with (
-        atomic_directory(output, "contact-maps", [model_directory, Path(fasta)]) as directory,
-        checked_fasta(
+    inputs = [model_directory, Path(fasta)]
+    with atomic_directory(output, "contact-maps", inputs) as directory:
+        model = load_model(model_directory, device=device)
+        model.fitted_contact_head()  # before the whole input is checked
+        with checked_fasta(
             fasta,
             longest=model.longest_sequence,
             long_sequences=long_sequences,
             spool=directory / "input",
-        ) as records,
-    ):
-        maps = _maps(model, records, long_sequences, directory / "pictures", pictures)
-        settings = {**model.settings(long_sequences), "input": records.identity}
-        if format == "npz":
-            _write_npz(directory / "contacts.npz", maps, settings)
-        else:
-            schema = result_schema(CONTACTS_COLUMNS, settings)
-            rows = (_row(contact_map, schema) for contact_map in maps)
-            write_results(directory / "contacts.parquet", schema, rows)
+        ) as records:
+            maps = _maps(model, records, long_sequences, directory / "pictures", pictures)
+            settings = {**model.settings(long_sequences), "input": records.identity}
+            if format == "npz":
+                _write_npz(directory / "contacts.npz", maps, settings, records.count)
+            else:
+                schema = result_schema(CONTACTS_COLUMNS, settings)
+                rows = (_row(contact_map, schema) for contact_map in maps)
+                write_results(directory / "contacts.parquet", schema, rows, count=records.count)
     _log.info("%s: contact maps of %d sequences", output, records.count)
 
 
@@ -134,8 +134,8 @@ def _row(contact_map: _Map, schema: pa.Schema) -> tuple[pa.RecordBatch, int]:
     return pa.record_batch(columns, schema=schema), values.nbytes
 
 
-def _write_npz(path: Path, maps: Iterable[_Map], settings: Mapping[str, Any]) -> None:
-    """Write an array at a time: `numpy.savez` would hold all of them."""
+def _write_npz(path: Path, maps: Iterable[_Map], settings: Mapping[str, Any], count: int) -> None:
+    """Write `count` maps, an array at a time: `numpy.savez` would hold all of them."""
     ids: list[str] = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
 
@@ -148,6 +148,8 @@ def _write_npz(path: Path, maps: Iterable[_Map], settings: Mapping[str, Any]) ->
             ids.append(record.id)
         write("ids", np.array(ids, dtype=np.str_))
         write("esm1b", np.array(json.dumps(settings, sort_keys=True)))
+    with zipfile.ZipFile(path) as archive:
+        check_count(path, len(archive.namelist()), count + 2, "arrays")
 
 
 def draw_contact_map(path: Path, probabilities: NDArray[np.float32], title: str) -> None:

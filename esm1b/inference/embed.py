@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from esm1b.errors import Stopped, UserError
+from esm1b.files import new_token, temporary_path
 from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
 from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.inference.result_file import EmbeddingParts, is_result_file, result_schema
+from esm1b.outputs import own_output
 from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
@@ -67,42 +69,34 @@ def embed(
         Stopped: a signal asked to stop; everything finished is saved.
     """
     _check_output(fasta, output)
-    model = load_model(model_directory, device=device, precision=precision)
-    embedder = Embedder(
-        model=model,
-        layers=list(dict.fromkeys(model.layer_numbers(layers))),
-        per_residue=per_residue,
-        long_sequences=long_sequences,
-        batch_tokens=batch_tokens,
-    )
-    with checked_fasta(
-        fasta,
-        longest=model.longest_sequence,
-        long_sequences=long_sequences,
-        spool=output.with_name(f".{output.name}.input"),
-    ) as records:
-        settings = {
-            **model.settings(long_sequences),
-            "input": records.identity,
-            "layers": embedder.layers,
-            "per_residue": per_residue,
-            "batch_tokens": batch_tokens,
-            "precision": precision,
-        }
-        schema = embedder.schema(settings)
-        parts = EmbeddingParts(output.with_name(f"{output.name}.parts"), schema)
-        if parts.rows:
-            _log.info("%s: resuming after %d of %d sequences", fasta, parts.rows, records.count)
-        try:
-            with StopAtOnce().from_signals() as stop:
-                _compute(embedder, records, parts, stop, part_seconds)
-                parts.assemble(output)
-        except UserError:  # the input changed: parts may hold rows of its earlier content
-            parts.remove()
-            raise
-        except Stopped as stopped:
-            raise Stopped(f"{parts.rows} of {records.count} sequences are saved") from stopped
-    parts.remove()
+    with own_output(output):
+        model = load_model(model_directory, device=device, precision=precision)
+        embedder = Embedder(
+            model=model,
+            layers=list(dict.fromkeys(model.layer_numbers(layers))),
+            per_residue=per_residue,
+            long_sequences=long_sequences,
+            batch_tokens=batch_tokens,
+        )
+        place = output.resolve()
+        with checked_fasta(
+            fasta,
+            longest=model.longest_sequence,
+            long_sequences=long_sequences,
+            spool=temporary_path(place, new_token(), "input"),
+        ) as records:
+            settings = {
+                **model.settings(long_sequences),
+                "input": records.identity,
+                "layers": embedder.layers,
+                "per_residue": per_residue,
+                "batch_tokens": batch_tokens,
+                "precision": precision,
+            }
+            parts = EmbeddingParts(
+                place.with_name(f"{place.name}.parts"), embedder.schema(settings)
+            )
+            _embed(embedder, records, parts, place, part_seconds)
     _log.info("%s: embeddings of %d sequences", output, records.count)
 
 
@@ -178,6 +172,28 @@ class Embedder:
                 column = pa.ListArray.from_arrays(pa.array(ends), column, type=kind)
             columns[f"layer_{layer}"] = column
         return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _embed(
+    embedder: Embedder,
+    records: CheckedFasta,
+    parts: EmbeddingParts,
+    output: Path,
+    part_seconds: float,
+) -> None:
+    """Compute what `parts` lack, and make `output` of them."""
+    if parts.rows:
+        _log.info("%s: resuming after %d of %d sequences", records.name, parts.rows, records.count)
+    try:
+        with StopAtOnce().from_signals() as stop:
+            _compute(embedder, records, parts, stop, part_seconds)
+            parts.assemble(output, records.count)
+    except UserError:  # the input changed: parts may hold rows of its earlier content
+        parts.remove()
+        raise
+    except Stopped as stopped:
+        raise Stopped(f"{parts.rows} of {records.count} sequences are saved") from stopped
+    parts.remove()
 
 
 def _compute(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from esm1b.files import STAMP, atomic_directory, atomic_file, check_replaceable
+from esm1b.files import TEMPORARY, atomic_file, told_if_removed
+from esm1b.outputs import STAMP, check_replaceable, write_stamp
+from esm1b.read_back import check_rows
 
 _log = logging.getLogger(__name__)
 
 METADATA: Final = b"esm1b"
+
+_PART: Final = re.compile(r"\d{12}\.arrow")
 
 # Readers take a row group at a time: large enough to be worth a read, small enough for any machine.
 _ROW_GROUP_BYTES: Final = 64 << 20
@@ -35,11 +40,14 @@ def is_result_file(path: Path) -> bool:
 
 
 def write_results(
-    path: Path, schema: pa.Schema, batches: Iterable[tuple[pa.RecordBatch, int]]
+    path: Path, schema: pa.Schema, batches: Iterable[tuple[pa.RecordBatch, int]], *, count: int
 ) -> None:
     """Write `batches` of rows, each with its size in bytes, about 64 MB in memory at a time.
 
     Among the columns are `id` and `length`.
+
+    Raises:
+        OutputError: the file does not hold `count` rows.
     """
     with pq.ParquetWriter(
         path,
@@ -51,6 +59,7 @@ def write_results(
     ) as file:
         for row_group in _row_groups(batches):
             file.write_table(row_group, row_group_size=row_group.num_rows)
+    check_rows(path, count)
 
 
 class EmbeddingParts:
@@ -61,16 +70,21 @@ class EmbeddingParts:
     input, model or option are recognised.
 
     Args:
-        directory: directory of the parts; those that another job left there are removed.
+        directory: directory of the parts; those that another job left there are removed, so only
+            the owner of the output may call this.
         schema: columns, with metadata.
+
+    Raises:
+        UserError: the directory holds something else.
     """
 
     def __init__(self, directory: Path, schema: pa.Schema) -> None:
-        if any(directory.glob("*.arrow")):
+        names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
+        # parts without the stamp are the rest of a removal that was cut short
+        if not names or not all(_PART.fullmatch(n) or TEMPORARY.fullmatch(n) for n in names):
             check_replaceable(directory, "embeddings")
-        else:
-            with atomic_directory(directory, "embeddings"):
-                pass
+        directory.mkdir(parents=True, exist_ok=True)
+        write_stamp(directory, "embeddings")
         self.rows = 0  # finished ones, the first of the job
         self._directory = directory
         self.schema = schema
@@ -91,11 +105,16 @@ class EmbeddingParts:
         self._paths.append(path)
         self.rows += sum(chunk.num_rows for chunk in chunks)
 
-    def assemble(self, output: Path) -> None:
-        """Write all rows to `output`, the same bytes however they are spread over parts."""
+    def assemble(self, output: Path, count: int) -> None:
+        """Write all rows to `output`, the same bytes however they are spread over parts.
+
+        Raises:
+            OutputError: they are not `count`, or another program removed a part.
+        """
         chunks = (chunk for path in self._paths for chunk in _chunks(path))
         with atomic_file(output) as temporary:
-            write_results(temporary, self.schema, ((chunk, chunk.nbytes) for chunk in chunks))
+            rows = ((chunk, chunk.nbytes) for chunk in chunks)
+            write_results(temporary, self.schema, rows, count=count)
 
     def remove(self) -> None:
         """Remove all parts."""
@@ -129,7 +148,7 @@ class EmbeddingParts:
 
 def _chunks(path: Path) -> Iterator[pa.RecordBatch]:
     """Yield the chunks of a part, mapped into memory."""
-    with pa.memory_map(str(path)) as source:
+    with told_if_removed(path), pa.memory_map(str(path)) as source:
         file = pa.ipc.open_file(source)
         for number in range(file.num_record_batches):
             yield file.get_batch(number)

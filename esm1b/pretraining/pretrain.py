@@ -18,7 +18,8 @@ from esm1b.config import Config
 from esm1b.corpus.manifest import TOKENS_FORMAT, read_manifest, verify
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
-from esm1b.files import atomic_file, check_replaceable, read_json
+from esm1b.files import atomic_file, read_json
+from esm1b.outputs import check_replaceable, own_contents, own_output
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
 from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
 from esm1b.pretraining.checkpoints.run_identity import (
@@ -115,7 +116,7 @@ def _prepare(
     options: RunOptions,
     locked: ExitStack,
 ) -> None:
-    """Check everything that can be wrong before training, and lock the checkpoint directory."""
+    """Check everything that can be wrong before training, and lock all that it writes."""
     check_replaceable(output, "model", [tokens, directory])
     if directory.is_file():
         raise UserError(f"{directory}: is a file; expected a directory")
@@ -127,6 +128,11 @@ def _prepare(
     if options.verify:
         verify(tokens, read_manifest(tokens, TOKENS_FORMAT))
     locked.enter_context(directory_lock(directory))
+    # the wait is for a run that still saves after its launcher was killed
+    locked.enter_context(own_output(output, patience_seconds=60))
+    if (records := options.records) is not None:
+        owned = own_contents(records, lock=".lock", doing="is writing it", patience_seconds=60)
+        locked.enter_context(owned)
     check_fingerprint(directory, run_fingerprint(config, train.fingerprint))
     parameters = config.model.shape().parameters()
     check_free_space(directory, config.pretraining, parameters=parameters)

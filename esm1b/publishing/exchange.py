@@ -11,9 +11,10 @@ import torch
 
 from esm1b.errors import UserError
 from esm1b.evaluation.results import REGRESSION_FILE, Evaluation, read_evaluations
-from esm1b.files import check_replaceable, read_json, sha256_file
+from esm1b.files import read_json, sha256_file
 from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
+from esm1b.outputs import own_directory, own_output
 from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES, number_text
 from esm1b.report.positive_control import has_control
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
@@ -37,17 +38,17 @@ def import_model(path: Path, output: Path) -> None:
             settings, none of which is run.
         RuntimeError: the copy that was read back differs; nothing is at `output` then.
     """
-    check_replaceable(output, "model", [path])
-    if path.is_dir():
-        directory = ModelDirectory(path)
-        model, digest = directory.read(), directory.digest()
-    else:
-        model, digest = read_fair_esm(path), sha256_file(path)
-    if not model.provenance.details:
-        imported = {"name": path.absolute().name, "sha256": digest}
-        provenance = replace(model.provenance, details={"imported": imported})
-        model = replace(model, provenance=provenance)
-    _save_verified(model, output, [])
+    with own_directory(output, "model", [path]):
+        if path.is_dir():
+            directory = ModelDirectory(path)
+            model, digest = directory.read(), directory.digest()
+        else:
+            model, digest = read_fair_esm(path), sha256_file(path)
+        if not model.provenance.details:
+            imported = {"name": path.absolute().name, "sha256": digest}
+            provenance = replace(model.provenance, details={"imported": imported})
+            model = replace(model, provenance=provenance)
+        _save_verified(model, output, [])
     _log.info("%s: %d parameters in %s", path, model.encoder.shape.parameters(), output)
 
 
@@ -67,20 +68,24 @@ def export_model(
         UserError: a file is missing or damaged, or an evaluation is of another model.
         RuntimeError: the copy that was read back differs; nothing new is at `output` then.
     """
-    if format == "hf":
-        check_replaceable(output, "model", [model, *evaluations])
-    source = ModelDirectory(model)
-    measured = read_evaluations(evaluations, source)
-    released = source.read()
-    shape = released.encoder.shape
-    if "contacts" in measured:
-        directory = measured["contacts"].directory
-        assert directory is not None  # it was read from one
-        released = replace(released, contact_head=_fitted_head(directory, shape))
-    if format == "hf":
-        _save_verified(released, output, list(card_results(measured)))
-    else:
-        write_fair_esm(output, released)
+    is_directory = format == "hf"
+    with (
+        own_directory(output, "model", [model, *evaluations])
+        if is_directory
+        else own_output(output)
+    ):
+        source = ModelDirectory(model)
+        measured = read_evaluations(evaluations, source)
+        released = source.read()
+        shape = released.encoder.shape
+        if "contacts" in measured:
+            directory = measured["contacts"].directory
+            assert directory is not None  # it was read from one
+            released = replace(released, contact_head=_fitted_head(directory, shape))
+        if is_directory:
+            _save_verified(released, output, list(card_results(measured)))
+        else:
+            write_fair_esm(output, released)
     _log.info("%s: %d parameters in %s", model, shape.parameters(), output)
 
 

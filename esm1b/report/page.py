@@ -12,7 +12,8 @@ from esm1b.corpus import describe
 from esm1b.corpus.manifest import CORPUS_FORMAT, read_manifest
 from esm1b.errors import UserError
 from esm1b.evaluation.results import Evaluation, read_evaluations
-from esm1b.files import atomic_directory, check_replaceable, write_json
+from esm1b.files import write_json
+from esm1b.outputs import atomic_directory
 from esm1b.plotting import inline_svg
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 from esm1b.report import catalogue
@@ -54,39 +55,38 @@ def write_report(
         UserError: an input is missing, is of another kind, or is about another model.
     """
     inputs = [model, corpus, training, *evaluations, *([] if audit is None else [audit])]
-    check_replaceable(output, "report", inputs)
-    source = ModelDirectory(model)
-    description = source.description
-    measured = read_evaluations(evaluations, source)
-    manifest = read_manifest(corpus, CORPUS_FORMAT)
-    lines = _read_training(training)
-    seen = None if audit is None else read_audit(audit, description)
-    warnings = describe.manifest_warnings(manifest)
-    for warning in warnings:
-        _log.warning("%s: %s", corpus, warning)
-    synthetic = has_control(measured)
-    checks = positive_control(measured) if synthetic else []
-    control = {"passed": passed(checks), "checks": [asdict(check) for check in checks]}
-    tokens_per_update = description.get("pretraining", {}).get("tokens_per_update")
-    figures = {
-        "corpus": corpus_figure(manifest),
-        "training": training_figure(lines, tokens_per_update),
-        **{kind: evaluation_figure(kind, evaluation) for kind, evaluation in measured.items()},
-    }
-    run = run_facts(source, manifest, lines)
-    page = _template("page.html.j2").render(
-        run=run,
-        checks=checks,
-        passed=passed(checks),
-        manifest=manifest,
-        warnings=warnings,
-        audit=seen,
-        measured=measured,
-        synthetic=synthetic,
-        figures={name: inline_svg(svg, name) for name, svg in figures.items()},
-        configuration=configuration(description),
-    )
     with atomic_directory(output, "report", inputs) as directory:
+        source = ModelDirectory(model)
+        description = source.description
+        measured = read_evaluations(evaluations, source)
+        manifest = read_manifest(corpus, CORPUS_FORMAT)
+        lines = _read_training(training)
+        seen = None if audit is None else read_audit(audit, description)
+        warnings = describe.manifest_warnings(manifest)
+        for warning in warnings:
+            _log.warning("%s: %s", corpus, warning)
+        synthetic = has_control(measured)
+        checks = positive_control(measured) if synthetic else []
+        control = {"passed": passed(checks), "checks": [asdict(check) for check in checks]}
+        tokens_per_update = description.get("pretraining", {}).get("tokens_per_update")
+        figures = {
+            "corpus": corpus_figure(manifest),
+            "training": training_figure(lines, tokens_per_update),
+            **{kind: evaluation_figure(kind, evaluation) for kind, evaluation in measured.items()},
+        }
+        run = run_facts(source, manifest, lines)
+        page = _template("page.html.j2").render(
+            run=run,
+            checks=checks,
+            passed=passed(checks),
+            manifest=manifest,
+            warnings=warnings,
+            audit=seen,
+            measured=measured,
+            synthetic=synthetic,
+            figures={name: inline_svg(svg, name) for name, svg in figures.items()},
+            configuration=configuration(description),
+        )
         (directory / _PAGE).write_text(page, encoding="utf-8")
         (directory / "figures").mkdir()
         for name, svg in figures.items():

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from esm1b.alphabet import FIRST_AMINO_ACID, decode
 from esm1b.errors import UserError
-from esm1b.files import atomic_directory
+from esm1b.outputs import atomic_directory
+from esm1b.read_back import check_count, check_rows
 from esm1b.synthetic.families import (
     FamilyKind,
     SyntheticFamily,
@@ -60,7 +61,8 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
     for `load_truth`. The same settings give the same bytes.
 
     Raises:
-        UserError: `output` holds something else.
+        UserError: `output` holds something else, or another process writes it.
+        OutputError: a file does not hold what was written to it.
     """
     with atomic_directory(output, "synthetic") as directory:
         families = draw_families(settings)
@@ -77,6 +79,7 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
         order = random_stream(settings.seed, 2).permutation(len(sequences))
         _write_fasta(directory / SEQUENCES_FILE, ((names[i], sequences[i]) for i in order))
         pq.write_table(pa.Table.from_pylist(rows, schema=_STRUCTURES), directory / STRUCTURES_FILE)
+        check_rows(directory / STRUCTURES_FILE, len(rows))
         _save_truth(directory / TRUTH_FILE, families)
 
 
@@ -153,6 +156,7 @@ def _write_fasta(path: Path, records: Iterator[tuple[str, str]]) -> None:
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as compressed,
         io.TextIOWrapper(compressed, encoding="ascii", newline="\n") as text,
     ):
+        number = 0
         for number, (family, sequence) in enumerate(records, start=1):
             accession = f"SYN{number:07d}"
             text.write(
@@ -160,6 +164,8 @@ def _write_fasta(path: Path, records: Iterator[tuple[str, str]]) -> None:
                 f"Tax=synthetic construct TaxID=32630 RepID={accession}_SYNTH\n"
                 f"{textwrap.fill(sequence, 60)}\n"
             )
+    with gzip.open(path) as file:
+        check_count(path, sum(line.startswith(b">") for line in file), number, "records")
 
 
 def _save_truth(path: Path, families: Sequence[SyntheticFamily]) -> None:

@@ -15,9 +15,9 @@ from typing import Any, Final
 import torch
 
 from esm1b.errors import UserError
-from esm1b.files import atomic_file
 from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
+from esm1b.outputs import atomic_files
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.state import FileTensors, TrainedModel, read_shape, read_torch_file, verify_copy
 
@@ -64,6 +64,7 @@ def write_fair_esm(path: Path, model: TrainedModel) -> None:
 
     fair-esm insists on the second file, so without a contact head its regression is zero. Both are
     read back and compared before they get their names. The same input gives the same bytes.
+    Whoever calls this owns `path` (`esm1b.outputs`).
 
     Raises:
         UserError: fair-esm would not load a file of this name as an ESM-1b.
@@ -93,8 +94,7 @@ def write_fair_esm(path: Path, model: TrainedModel) -> None:
         **{_PROVENANCE: model.provenance.as_json()},
     )
     tensors = {_name_in_file(name): tensor for name, tensor in state.items()}
-    # Left in the reverse order: the regression has its name before the model that goes with it.
-    with atomic_file(path) as model_file, atomic_file(regression) as regression_file:
+    with atomic_files(path, regression) as (model_file, regression_file):
         # To a stream: given a path, torch.save writes its name into the file.
         with model_file.open("wb") as stream:
             torch.save({"args": arguments, "model": tensors}, stream)

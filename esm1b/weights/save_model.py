@@ -9,10 +9,11 @@ from typing import Final
 from safetensors.torch import save_file
 
 from esm1b.alphabet import MASK, PAD, TOKENS
-from esm1b.files import atomic_directory, write_json
+from esm1b.files import write_json
 from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
+from esm1b.outputs import replace_directory
 from esm1b.weights.model_card import CardResult, model_card
 from esm1b.weights.provenance import PROVENANCE_FILE, Provenance
 from esm1b.weights.state import TrainedModel
@@ -69,6 +70,7 @@ def save_model(
 
     Without a fitted contact head its tensors are zero. The model card shows `results`. `verify`
     reads the finished directory under its temporary name, and raises an error to discard it.
+    Whoever calls this owns `directory` (`esm1b.outputs`).
     """
     model = TrainedModel(encoder=encoder, contact_head=contact_head, provenance=provenance)
     fitted = contact_head is not None
@@ -79,7 +81,7 @@ def save_model(
         **provenance.details,
     }
     tensors = {hugging_face_name(name): tensor for name, tensor in model.state().items()}
-    with atomic_directory(directory, "model") as temporary:
+    with replace_directory(directory, "model") as temporary:
         save_file(tensors | model.regression(CONTACT_HEAD), temporary / WEIGHTS)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         # safetensors lets nobody else read its files.

@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -151,7 +152,10 @@ def test_workers_of_a_killed_command_end_at_once(tmp_path: Path) -> None:
     waiting = Waiting(tmp_path / "corpus")
     waiting.process.kill()
     assert waiting.end()[0] == -signal.SIGKILL
-    assert [path.name for path in tmp_path.iterdir()] == [".corpus.partial"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left[0] == ".corpus.lock"
+    assert re.fullmatch(r"\.corpus~[0-9a-f]{8}\.partial", left[1])
+    assert len(left) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,13 +1,15 @@
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from matplotlib.image import imread
 
+from esm1b.errors import OutputError, UserError
 from esm1b.files import sha256_file
-from esm1b.inference import result_file
+from esm1b.inference import contact_maps, result_file
 from esm1b.inference.contact_maps import draw_contact_map, predict_contacts, top_long_range_pairs
 from esm1b.inference.model import load_model
 from esm1b.weights.model_directory import ModelDirectory
@@ -93,6 +95,45 @@ def test_the_same_bytes_each_time(model: Path, fasta: str, tmp_path: Path) -> No
     assert len(files) == 5
     for file in files:
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_a_second_job_is_refused_and_the_first_ends_well(
+    model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = str(write_fasta(tmp_path / "other.fasta", ["MKVLA"]))
+    compute, calls = contact_maps._row, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            with pytest.raises(UserError, match=r"another process is writing it \(process \d+ on"):
+                predict_contacts(model, other, tmp_path / "out", pictures=0)
+        return compute(*arguments)
+
+    monkeypatch.setattr(contact_maps, "_row", interrupted)
+    predict_contacts(model, fasta, tmp_path / "out", pictures=0)
+    assert pq.read_metadata(tmp_path / "out" / "contacts.parquet").num_rows == len(calls) > 2
+
+
+@pytest.mark.parametrize("format_", ["parquet", "npz"])
+def test_a_map_that_is_lost_is_noticed(
+    format_: Literal["parquet", "npz"],
+    model: Path,
+    fasta: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compute = contact_maps._maps
+
+    def all_but_one(*arguments: Any) -> Any:
+        maps = compute(*arguments)
+        next(maps)
+        return maps
+
+    monkeypatch.setattr(contact_maps, "_maps", all_but_one)
+    with pytest.raises(OutputError, match=r"contacts\.\w+: \d+ \w+; expected \d+, as count"):
+        predict_contacts(model, fasta, tmp_path / "out", pictures=0, format=format_)
+    assert not (tmp_path / "out").exists()
 
 
 def test_ids_make_safe_file_names(model: Path, tmp_path: Path) -> None:

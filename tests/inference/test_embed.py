@@ -1,8 +1,10 @@
+import errno
 import gzip
 import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esm1b.errors import Stopped, UserError
+from esm1b.errors import OutputError, Stopped, UserError
 from esm1b.inference import result_file
 from esm1b.inference.embed import Embedder, embed
 from esm1b.inference.fasta_input import EncodedRecord
@@ -327,6 +329,103 @@ def test_parts_that_are_somebodys_own(model: Path, fasta: str, tmp_path: Path) -
     (tmp_path / "out.parquet.parts" / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"out\.parquet\.parts: holds files but no \.esm1b"):
         embed(model, fasta, tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize("is_other", [True, False], ids=["another input", "the same"])
+def test_a_second_job_is_refused_and_the_parts_of_the_first_stay(
+    is_other: bool,
+    model: Path,
+    fasta: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    embed(model, fasta, tmp_path / "whole.parquet", **CHUNKED)
+    other = str(write_fasta(tmp_path / "other.fasta", SEQUENCES[:5])) if is_other else fasta
+    (tmp_path / "link.parquet").symlink_to("out.parquet")
+    compute, calls = Embedder.table, []
+
+    def interrupted(*arguments: Any) -> pa.Table:
+        calls.append(1)
+        if len(calls) == 3:
+            for name in ("out.parquet", "link.parquet", "../" + tmp_path.name + "/out.parquet"):
+                with pytest.raises(UserError, match=r"another process is writing it \(process \d+"):
+                    embed(model, other, tmp_path / name, **CHUNKED)
+            assert len(list((tmp_path / "out.parquet.parts").glob("*.arrow"))) == 2
+        return compute(*arguments)
+
+    monkeypatch.setattr(Embedder, "table", interrupted)
+    embed(model, fasta, tmp_path / "out.parquet", **CHUNKED)
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert "starting again" not in caplog.text
+    (tmp_path / "link.parquet").unlink()
+    names = {"out.parquet", "whole.parquet", "proteins.fasta", Path(other).name}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        ["000000000000.arrow"],
+        ["000000000030.arrow", ".000000000060.arrow.partial"],
+        [".000000000000.arrow~0123abcd.partial"],
+        [".esm1b", "000000000000.arrow"],
+        [".esm1b"],
+    ],
+)
+def test_parts_without_their_stamp_are_ours(
+    left: list[str], model: Path, fasta: str, tmp_path: Path
+) -> None:
+    parts = tmp_path / "out.parquet.parts"
+    parts.mkdir()
+    for name in left:
+        (parts / name).write_text("embeddings\n" if name == ".esm1b" else "half of it")
+    for name in (".out.parquet.input", ".out.parquet~0123abcd.input", ".out.parquet.partial"):
+        (tmp_path / name).touch()
+    embed(model, fasta, tmp_path / "out.parquet")
+    assert listing(tmp_path) == ["out.parquet", "proteins.fasta"]
+
+
+def test_parts_removed_by_another_program(
+    model: Path, fasta: str, tmp_path: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = result_file.EmbeddingParts.write
+
+    def removed(parts: Any, chunks: Any) -> None:
+        write(parts, chunks)
+        if parts.rows > 40:
+            (tmp_path / "out.parquet.parts" / "000000000000.arrow").unlink(missing_ok=True)
+
+    with monkeypatch.context() as context:
+        context.setattr(result_file.EmbeddingParts, "write", removed)
+        with pytest.raises(OutputError, match=r"0\.arrow: removed by another program while it was"):
+            embed(model, fasta, tmp_path / "out.parquet", **CHUNKED)
+    embed(model, fasta, tmp_path / "out.parquet", **CHUNKED)
+    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 60
+    assert listing(tmp_path) == ["out.parquet", "proteins.fasta"]
+
+
+def test_a_full_disk_keeps_the_parts(
+    model: Path,
+    fasta: str,
+    tmp_path: Path,
+    counter: Counter,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left")
+
+    with monkeypatch.context() as context:
+        context.setattr(result_file, "write_results", full)
+        message = refused(capsys, "embed", model, fasta, "--output", tmp_path / "out.parquet")
+    expected = r"/out\.parquet: No space left on device, .* are free .*; expected more room$"
+    assert re.search(expected, message)
+    computed = len(counter.rows)
+    embed(model, fasta, tmp_path / "out.parquet")
+    assert len(counter.rows) == computed
+    assert listing(tmp_path) == ["out.parquet", "proteins.fasta"]
 
 
 def test_long_sequences(

@@ -10,7 +10,6 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from esm1b.errors import UserError
-from esm1b.files import size_in_words
 from esm1b.sequences.formats import RawBlock, raw_blocks
 from esm1b.sequences.input_file import CHUNK_BYTES, InputFile
 
@@ -19,6 +18,8 @@ _BLOCK_BYTES: Final = CHUNK_BYTES
 # Disk space for each byte of uncompressed input: the spilled records and, beside them, the corpus.
 # UniRef50 takes 1.2 and 0.5.
 _DISK_SHARE: Final = 1.8
+# What an empty shard takes: its footer, in whole blocks of the file system.
+_SHARD_BYTES: Final = 8192
 
 
 class Inputs:
@@ -55,13 +56,13 @@ class Inputs:
         """Return name, size and digest of each input, once all have been read."""
         return [file.identity() for file in self._files]
 
-    def disk_need(self) -> str:
-        """Return in words how much disk space the whole work takes."""
+    def disk_need(self, shards: int) -> float | str:
+        """Return the bytes that the whole work takes on the disk, or words if that is unknown."""
         sizes = [file.size for file in self._files]
         if None in sizes or not self._text_bytes:
             return f"{_DISK_SHARE} bytes for each byte of the uncompressed inputs"
         share_read = sum(file.bytes_read for file in self._files) / sum(filter(None, sizes))
-        return f"about {size_in_words(_DISK_SHARE * self._text_bytes / share_read)}"
+        return _DISK_SHARE * self._text_bytes / share_read + _SHARD_BYTES * shards
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ from esm1b.corpus.manifest import (
     MANIFEST,
     SPLITS,
     SplitName,
+    check_sums,
+    checked_shards,
     corpus_fingerprint,
     length_histogram,
 )
@@ -30,7 +32,9 @@ from esm1b.corpus.sharding.parquet_shard import ShardFacts
 from esm1b.corpus.sharding.worker import HELD_OUT_SEQUENCES, ShardTask, ShardWorker
 from esm1b.download.release import VALIDATION_LIST_RELEASE
 from esm1b.errors import UserError
-from esm1b.files import atomic_directory, explain_full_disk, write_json
+from esm1b.files import write_json
+from esm1b.outputs import atomic_directory
+from esm1b.read_back import check_rows, reading_back
 from esm1b.sequences.formats import RawBlock
 from esm1b.sequences.input_file import STANDARD_INPUT
 from esm1b.worker_pool import WorkerPool, start_workers
@@ -68,7 +72,9 @@ def shard(
 
     Raises:
         UserError: an input or an option is wrong, one side of the split would be empty, ids to hold
-            out or all ids to exclude are missing, or the file system is full.
+            out or all ids to exclude are missing, another process writes `output`, or the file
+            system is full.
+        OutputError: the files do not hold what was counted on the way.
         ChildProcessError: a worker died.
     """
     lists = [ids.file for ids in (selection.listed, selection.excluded) if ids is not None]
@@ -77,10 +83,8 @@ def shard(
     source = dict(source or {})
     # The release of the published list has its ids, but for those that a rule left out.
     allow_partial = selection.allow_partial_list or source.get("release") == VALIDATION_LIST_RELEASE
-    with (
-        explain_full_disk(output, opened.disk_need),
-        atomic_directory(output, "corpus", read_files) as directory,
-    ):
+    need = partial(opened.disk_need, shards + 1)
+    with atomic_directory(output, "corpus", read_files, need=need) as directory:
         spill = directory / "spill"
         for folder in (spill, *(directory / name for name in SPLITS)):
             folder.mkdir()
@@ -99,6 +103,10 @@ def shard(
         train, validation = (manifest["sequences"][split] for split in SPLITS)
         _check_sides(counts, train, validation, selection)
         write_json(directory / MANIFEST, manifest)
+        with reading_back():
+            check_sums(directory / MANIFEST, manifest)
+            for entry in checked_shards(directory, manifest):
+                check_rows(directory / entry["file"], entry["rows"])
     for warning in manifest_warnings(manifest):
         _log.warning("%s: %s", output, warning)
     message = "%s: %d sequences to train on, %d held out, from %d records"

@@ -36,7 +36,7 @@ def open_tokens(directory: Path, split: SplitName, *, preload: bool = False) -> 
     if manifest["alphabet"] != list(TOKENS):
         raise UserError(f"{directory / MANIFEST}: another alphabet; expected {' '.join(TOKENS)}")
     shards = [
-        _open_shard(directory / shard["file"], shard, preload)
+        open_shard(directory / shard["file"], shard, preload)
         for shard in checked_shards(directory, manifest, [split])
     ]
     return TokenDataset(
@@ -130,10 +130,14 @@ class TokenDataset:
         return np.frombuffer(joined, dtype=np.uint8)[len(after) : len(joined) - len(before)]
 
 
-def _open_shard(
+def open_shard(
     path: Path, shard: Mapping[str, Any], preload: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return `[rows + 1]` offsets and `[residues]` tokens of a file, mapped or read."""
+    """Return `[rows + 1]` offsets and `[residues]` tokens of a file, mapped or read.
+
+    Raises:
+        UserError: it cannot be read, or differs from `shard`, its entry in the manifest.
+    """
     try:
         with pa.memory_map(str(path)) as source:
             column = SequenceColumn.of(pa.ipc.open_file(source).get_batch(0).column("tokens"))

@@ -26,12 +26,17 @@ from esm1b.corpus.manifest import (
     tokens_fingerprint,
 )
 from esm1b.corpus.records.table import SequenceColumn
+from esm1b.corpus.tokens.dataset import open_shard
 from esm1b.errors import UserError
-from esm1b.files import atomic_directory, explain_full_disk, size_in_words, write_json
+from esm1b.files import write_json
+from esm1b.outputs import atomic_directory
+from esm1b.read_back import reading_back
 from esm1b.worker_pool import start_workers
 
 _log = logging.getLogger(__name__)
 
+_OFFSET_BYTES: Final = 8
+_BESIDES: Final = 4096  # of a shard, at most: Arrow's own, and a block that is not full
 _SCHEMA: Final = pa.schema([pa.field("tokens", pa.large_binary(), nullable=False)])
 
 
@@ -48,16 +53,16 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
         workers: number of processes, each on a shard at a time; with 1 it is this one.
 
     Raises:
-        UserError: there is no corpus, it differs from its manifest, or the file system is full.
+        UserError: there is no corpus, it differs from its manifest, another process writes
+            `output`, or the file system is full.
+        OutputError: the files do not hold what was counted on the way.
         ChildProcessError: a worker died.
     """
     manifest = read_manifest(corpus, CORPUS_FORMAT)
     shards = checked_shards(corpus, manifest)
     residues = sum(shard["residues"] for shard in shards)
-    with (
-        explain_full_disk(output, lambda: f"about {size_in_words(residues)}"),
-        atomic_directory(output, "tokens", [corpus]) as directory,
-    ):
+    size = sum(shard["residues"] + _OFFSET_BYTES * shard["rows"] + _BESIDES for shard in shards)
+    with atomic_directory(output, "tokens", [corpus], need=lambda: size) as directory:
         for split in SPLITS:
             (directory / split).mkdir()
         build = partial(_Tokenizer, corpus, directory)
@@ -80,6 +85,9 @@ def tokenize(corpus: Path, output: Path, *, workers: int = 1) -> None:
             "fingerprint": tokens_fingerprint(manifest["fingerprint"]),
         }
         write_json(directory / MANIFEST, content)
+        with reading_back():
+            for entry in checked_shards(directory, content):
+                open_shard(directory / entry["file"], entry, preload=False)
     _log.info("%s: %d residues in %d shards", output, residues, len(shards))
 
 

@@ -28,8 +28,9 @@ from esm1b.evaluation.structures.proteins import (
     unit_of,
 )
 from esm1b.evaluation.structures.table import KINDS, read_structures
-from esm1b.files import atomic_directory, check_replaceable, write_json
+from esm1b.files import write_json
 from esm1b.inference.model import Device, Precision, load_model
+from esm1b.outputs import atomic_directory
 from esm1b.weights.model_directory import ModelDirectory
 
 
@@ -68,50 +69,49 @@ def evaluate_contacts(
     Raises:
         UserError: the data are not usable or leave nothing to test.
     """
-    check_replaceable(output, "contacts", [model_directory, data])
-    everything = share_groups(proteins_of(read_structures(data, glycine=glycine), data))
-    model = load_model(model_directory, device=device, precision=precision)
-    options = {
-        **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
-        **{"untrained": untrained, "seed": seed, "device": device, "precision": precision},
-    }
-    inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
-    short_enough = fitting_length(everything, model.longest_sequence)
-    proteins = draw_kinds(short_enough, fit_proteins=fit_proteins, seed=seed, source=data)
-    fitted = [protein for protein in proteins if protein.kind == "fit"]
-    if not any(protein.contacts.size for protein in fitted):
-        raise UserError(f"{data}: the proteins to fit have no contact; expected at least one")
-    if regularisation == "cross-validate" and len({protein.group for protein in fitted}) < 2:
-        raise UserError(f"{data}: one group to fit; cross-validation expects at least two")
-    scores = score_contacts(
-        model,
-        proteins,
-        untrained=untrained,
-        regularisation=regularisation,
-        seed=seed,
-    )
-    protocol = {
-        **_protocol(proteins, scores),
-        **overlap(fitted, scores.proteins),
-        "glycine": glycine if data.is_dir() else "as in the table",
-        "regularisation": regularisation,
-        "left_out_too_long": len(everything) - len(short_enough),
-        "longest_sequence": model.longest_sequence,
-        "seed": seed,
-        "device": model.device,
-        "precision": precision,
-    }
-    results, table = summarise_contacts(scores, unit_of(proteins), seed)
-    head = {
-        "layers": model.shape.layers,
-        "heads": model.shape.heads,
-        "channel": "layer * heads + head",
-        **scores.trained.as_json(),
-        "coefficients": scores.trained.coefficients.tolist(),
-        "intercept": scores.trained.intercept,
-        "proteins": [protein.id for protein in fitted],
-    }
     with atomic_directory(output, "contacts", [model_directory, data]) as directory:
+        everything = share_groups(proteins_of(read_structures(data, glycine=glycine), data))
+        model = load_model(model_directory, device=device, precision=precision)
+        options = {
+            **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
+            **{"untrained": untrained, "seed": seed, "device": device, "precision": precision},
+        }
+        inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
+        short_enough = fitting_length(everything, model.longest_sequence)
+        proteins = draw_kinds(short_enough, fit_proteins=fit_proteins, seed=seed, source=data)
+        fitted = [protein for protein in proteins if protein.kind == "fit"]
+        if not any(protein.contacts.size for protein in fitted):
+            raise UserError(f"{data}: the proteins to fit have no contact; expected at least one")
+        if regularisation == "cross-validate" and len({protein.group for protein in fitted}) < 2:
+            raise UserError(f"{data}: one group to fit; cross-validation expects at least two")
+        scores = score_contacts(
+            model,
+            proteins,
+            untrained=untrained,
+            regularisation=regularisation,
+            seed=seed,
+        )
+        protocol = {
+            **_protocol(proteins, scores),
+            **overlap(fitted, scores.proteins),
+            "glycine": glycine if data.is_dir() else "as in the table",
+            "regularisation": regularisation,
+            "left_out_too_long": len(everything) - len(short_enough),
+            "longest_sequence": model.longest_sequence,
+            "seed": seed,
+            "device": model.device,
+            "precision": precision,
+        }
+        results, table = summarise_contacts(scores, unit_of(proteins), seed)
+        head = {
+            "layers": model.shape.layers,
+            "heads": model.shape.heads,
+            "channel": "layer * heads + head",
+            **scores.trained.as_json(),
+            "coefficients": scores.trained.coefficients.tolist(),
+            "intercept": scores.trained.intercept,
+            "proteins": [protein.id for protein in fitted],
+        }
         pq.write_table(table, directory / "proteins.parquet")
         pq.write_table(map_table(scores), directory / MAPS_FILE)
         write_json(directory / REGRESSION_FILE, head)

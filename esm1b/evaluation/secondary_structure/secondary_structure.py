@@ -38,8 +38,8 @@ from esm1b.evaluation.structures.proteins import (
     share_groups,
     unit_of,
 )
-from esm1b.files import atomic_directory, check_replaceable
 from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
+from esm1b.outputs import atomic_directory
 from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
@@ -86,38 +86,42 @@ def evaluate_secondary_structure(
     Raises:
         UserError: the data are not usable or leave nothing to fit or to test.
     """
-    check_replaceable(output, "secondary-structure", [model_directory, data])
-    everything = share_groups(read_labelled_proteins(data))
-    model = load_model(model_directory, device=device, precision=precision)
-    (number,) = model.layer_numbers([layer])
-    options = {
-        **{"untrained": untrained, "seed": seed, "maximum_residues": maximum_residues},
-        **{"layer": layer, "batch_tokens": batch_tokens, "device": device, "precision": precision},
-    }
-    inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
-    short_enough = fitting_length(everything, model.longest_sequence)
-    proteins = draw_kinds(
-        short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
-    )
-    split = _split(proteins, maximum_residues, seed, data)
-    represent = partial(network_windows, layer=number, batch_tokens=batch_tokens)
-    probes, confusions = _measure(model, split, represent, untrained, seed)
-    is_last = number == model.shape.layers
-    features = "after the last layer norm" if is_last else f"of layer {number}"
-    protocol = {
-        **_protocol(proteins, split, features, probes[0][1].penalty),
-        **overlap(split.fitted, split.rest),
-        "layer": number,
-        "left_out_too_long": len(everything) - len(short_enough),
-        "longest_sequence": model.longest_sequence,
-        "untrained_networks": untrained,
-        "seed": seed,
-        "batch_tokens": batch_tokens,
-        "device": model.device,
-        "precision": precision,
-    }
-    results, table = summarise_structure(confusions, split.rest, unit_of(proteins), seed)
     with atomic_directory(output, "secondary-structure", [model_directory, data]) as directory:
+        everything = share_groups(read_labelled_proteins(data))
+        model = load_model(model_directory, device=device, precision=precision)
+        (number,) = model.layer_numbers([layer])
+        options = {
+            **{"untrained": untrained, "seed": seed, "maximum_residues": maximum_residues},
+            **{
+                "layer": layer,
+                "batch_tokens": batch_tokens,
+                "device": device,
+                "precision": precision,
+            },
+        }
+        inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
+        short_enough = fitting_length(everything, model.longest_sequence)
+        proteins = draw_kinds(
+            short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
+        )
+        split = _split(proteins, maximum_residues, seed, data)
+        represent = partial(network_windows, layer=number, batch_tokens=batch_tokens)
+        probes, confusions = _measure(model, split, represent, untrained, seed)
+        is_last = number == model.shape.layers
+        features = "after the last layer norm" if is_last else f"of layer {number}"
+        protocol = {
+            **_protocol(proteins, split, features, probes[0][1].penalty),
+            **overlap(split.fitted, split.rest),
+            "layer": number,
+            "left_out_too_long": len(everything) - len(short_enough),
+            "longest_sequence": model.longest_sequence,
+            "untrained_networks": untrained,
+            "seed": seed,
+            "batch_tokens": batch_tokens,
+            "device": model.device,
+            "precision": precision,
+        }
+        results, table = summarise_structure(confusions, split.rest, unit_of(proteins), seed)
         pq.write_table(table, directory / "proteins.parquet")
         write_metrics(
             directory,

@@ -1,6 +1,7 @@
 """The audit of a run on disk: `esm1b audit`."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from esm1b.batches.order import SequenceOrder
 from esm1b.corpus.manifest import CORPUS_FORMAT, MANIFEST, read_manifest
-from esm1b.corpus.tokens.dataset import open_tokens
+from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError
-from esm1b.files import atomic_directory, check_replaceable, write_json
+from esm1b.files import write_json
+from esm1b.outputs import own_directory, replace_directory
 from esm1b.pretraining.audit.times_seen import Audit, audit
 from esm1b.pretraining.checkpoints.files import (
     STATE_FILE,
@@ -24,6 +26,7 @@ from esm1b.pretraining.checkpoints.files import (
 )
 from esm1b.pretraining.checkpoints.run_identity import RUN_FILE, recorded_fingerprint
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
+from esm1b.read_back import check_rows
 
 AUDIT_FILE: Final = "audit.json"
 _TABLE: Final = "times_seen.parquet"
@@ -55,8 +58,21 @@ def audit_run(
         UserError: the run has done fewer updates or recorded nothing, or the data are not its own.
     """
     inputs = [directory, tokens, *([] if corpus is None else [corpus])]
-    if output is not None:
-        check_replaceable(output, "audit", inputs)
+    with nullcontext() if output is None else own_directory(output, "audit", inputs):
+        dataset, result = _audit(directory, tokens, updates, corpus)
+        if output is not None:
+            with replace_directory(output, "audit") as written:
+                content = {"tokens_fingerprint": dataset.fingerprint, **result.as_json()}
+                write_json(written / AUDIT_FILE, content)
+                if table:
+                    _write_table(written, result.counts, corpus, dataset.corpus_fingerprint)
+    return result
+
+
+def _audit(
+    directory: Path, tokens: Path, updates: int | None, corpus: Path | None
+) -> tuple[TokenDataset, Audit]:
+    """Return the sequences that a run trains on, and its audit."""
     if (recorded := recorded_fingerprint(directory)) is None:
         raise UserError(
             f"{directory}: no {RUN_FILE}; expected the directory of a run's checkpoints"
@@ -89,13 +105,7 @@ def audit_run(
         skipped = {sequence for update in result.skipped for sequence in update.sequences}
         ids = _ids_of(corpus, skipped, fingerprint=dataset.corpus_fingerprint)
         result = replace(result, ids=ids)
-    if output is not None:
-        with atomic_directory(output, "audit", inputs) as written:
-            content = {"tokens_fingerprint": dataset.fingerprint, **result.as_json()}
-            write_json(written / AUDIT_FILE, content)
-            if table:
-                _write_table(written, result.counts, corpus, dataset.corpus_fingerprint)
-    return result
+    return dataset, result
 
 
 def _newest_state(directory: Path) -> StoredState:
@@ -173,6 +183,7 @@ def _write_table(
             columns = [pa.array(np.arange(first, last)), pa.array(counts[first:last]), *named]
             writer.write_table(pa.table(columns, schema=schema))
             first = last
+    check_rows(directory / _TABLE, len(counts))
 
 
 def _id_columns(corpus: Path, fingerprint: str) -> Iterator[pa.ChunkedArray]:

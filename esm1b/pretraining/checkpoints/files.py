@@ -72,11 +72,11 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what interrupted saves and removals left.
+    """Remove what interrupted saves and removals, of checkpoints and milestones, left.
 
     Whatever cannot be removed, such as a file that NFS keeps while it is read, waits for next time.
     """
-    for path in directory.glob(".update-*"):
+    for path in (*directory.glob(".update-*"), *directory.glob("milestones/.update-*")):
         shutil.rmtree(path, ignore_errors=True)
 
 

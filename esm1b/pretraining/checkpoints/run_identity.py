@@ -1,24 +1,17 @@
 """One run to a checkpoint directory: what determines it is recorded there, and a lock held."""
 
-import errno
-import fcntl
-import logging
-import os
-import platform
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from esm1b.batches.masking import MASKED_SHARE
 from esm1b.config import Config
 from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
+from esm1b.outputs import own_contents
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
-
-_log = logging.getLogger(__name__)
 
 RUN_FILE: Final = "run.json"
 
@@ -29,9 +22,6 @@ _NOT_IN_FINGERPRINT: Final = {
 }
 # Whatever a run leaves: its measurements, and what it trained.
 _TRACES: Final = (ATTEMPTS_FILE, METRICS_FILE, "milestones", "*update-*")
-_POLL_SECONDS: Final = 0.2
-# Lustre mounted without flock, NFS without its lock daemon.
-_NO_LOCKS: Final = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 def run_fingerprint(config: Config, tokens_fingerprint: str) -> dict[str, Any]:
@@ -95,46 +85,18 @@ def check_same_run(path: Path, recorded: Mapping[str, Any], fingerprint: Mapping
 
 @contextmanager
 def directory_lock(directory: Path, *, patience_seconds: float = 60) -> Iterator[None]:
-    """Keep a second run out of `directory`.
+    """Keep a second run out of `directory`; the file `lock` stays and names the last holder.
 
-    The lock ends with the process that holds it, however that one ends, so it never becomes stale;
-    the file stays and names the holder. On a file system without locks there is only a warning.
     The wait is for a run that still saves after its launcher was killed.
 
     Raises:
         UserError: another process still holds it after `patience_seconds`.
     """
-    with (directory / "lock").open("a+") as file:
-        until = time.monotonic() + patience_seconds
-        is_told = False
-        while not _is_locked(file):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            if time.monotonic() >= until:
-                raise UserError(
-                    f"{directory}: another process is training here ({holder}); expected to be the "
-                    "only one"
-                )
-            if not is_told:
-                _log.info("%s: waiting for %s, which is training here, to end", directory, holder)
-                is_told = True
-            time.sleep(_POLL_SECONDS)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+    with own_contents(
+        directory,
+        lock="lock",
+        doing="is training here",
+        patience_seconds=patience_seconds,
+        keep=True,
+    ):
         yield
-
-
-def _is_locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        _log.warning(
-            "%s: this file system has no locks (%s), so nothing keeps a second run away",
-            *(file.name, error.strerror),
-        )
-    return True

@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm1b.corpus.records.selection import Selection
+from esm1b.corpus.records.selection import Counts, Selection
 from esm1b.corpus.records.table import Rows
+from esm1b.corpus.sharding.parquet_shard import ShardFacts
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.sharding.spill import write_run
-from esm1b.errors import UserError
+from esm1b.corpus.sharding.worker import ShardTask, ShardWorker
+from esm1b.errors import OutputError, UserError
 
 AMINO_ACIDS = "LAGVSERTIDPKQNFYMHWC"
 
@@ -450,3 +453,50 @@ def test_the_release_of_the_published_list_may_lack_some_of_it(
     assert "1 of its 2 ids are among the records" in caplog.text
     # 30.16 million clusters are expected there
     assert "3 records were read of UniRef50 2018_03, which has about 30,160,000" in caplog.text
+
+
+def test_records_lost_on_the_way_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another program removes a spill file."""
+    flush = ShardWorker.flush
+    calls = []
+
+    def losing(worker: ShardWorker) -> Counts:
+        counts = flush(worker)
+        calls.append(1)
+        if len(calls) == 1:
+            for run in sorted(tmp_path.glob(".corpus~*.partial/spill/run-*"))[1:]:
+                run.unlink()
+        return counts
+
+    monkeypatch.setattr("esm1b.corpus.sharding.worker._RUN_BYTES", 2000)
+    monkeypatch.setattr(ShardWorker, "flush", losing)
+    monkeypatch.setattr("esm1b.corpus.sharding.inputs._BLOCK_BYTES", 2000)
+    path = fasta(tmp_path, "".join(random_records(200)))
+    with pytest.raises(OutputError) as caught:
+        shard([path], tmp_path / "corpus", Selection(validation_fraction=0.2), shards=2)
+    assert re.fullmatch(
+        r".*/manifest\.json: counts\.read: 200; expected \d+, from what was kept and dropped, "
+        "as counted while it was written",
+        str(caught.value),
+    )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["input.fasta"]
+
+
+def test_a_shard_that_another_program_changed_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shard = ShardWorker.write_shard
+
+    def changing(worker: ShardWorker, task: ShardTask) -> ShardFacts:
+        facts = write_shard(worker, task)
+        (path,) = tmp_path.glob(f".corpus~*.partial/{task.split}/{task.number:05d}.parquet")
+        path.write_bytes(b"PAR1")
+        return facts
+
+    monkeypatch.setattr(ShardWorker, "write_shard", changing)
+    path = fasta(tmp_path, "".join(random_records(200)))
+    with pytest.raises(OutputError, match=r"train/00000\.parquet: 4 bytes; expected \d+ bytes, as"):
+        shard([path], tmp_path / "corpus", Selection(validation_fraction=0.2), shards=2)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["input.fasta"]

@@ -2,6 +2,7 @@ import hashlib
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import esm1b.corpus.tokens.tokenize
 from esm1b.alphabet import TOKENS, encode
 from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
-from esm1b.errors import UserError
+from esm1b.errors import OutputError, UserError
 from tests.conftest import residues
 
 SEQUENCES = ["LAGVSERTIDPKQNFYMHWC", "XBUZOJ", "MKV", "MKVLA", "W" * 40, "AC", "DE", "FGH"]
@@ -237,3 +239,16 @@ def test_corpus_that_differs_from_its_manifest_is_refused(
     assert not (tmp_path / "tokens").exists()
     with pytest.raises(UserError, match=r"no manifest.json; expected a directory of esm1b-corpus"):
         tokenize(tmp_path / "nothing", tmp_path / "tokens")
+
+
+def test_tokens_lost_on_the_way_are_noticed(
+    directories: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cutting(path: Path, values: Any, offsets: Any) -> None:
+        write_tokens(path, values, offsets[: max(1, len(offsets) - 1)])
+
+    write_tokens = esm1b.corpus.tokens.tokenize._write_tokens
+    monkeypatch.setattr("esm1b.corpus.tokens.tokenize._write_tokens", cutting)
+    with pytest.raises(OutputError, match=r"\.arrow: 0 rows with 0 residues; expected 1 with \d+,"):
+        tokenize(directories[0], tmp_path / "tokens")
+    assert list(tmp_path.iterdir()) == []
