@@ -53,7 +53,7 @@ rule evaluate_contacts:
             **CONFIG.evaluation.contacts.model_dump(exclude={"structures"}),
             untrained=CONFIG.evaluation.untrained,
         ),
-        data=lambda wildcards: argument(structures()),
+        data=lambda wildcards, input: arguments([structures()], input.structures),
     message:
         "Measuring contacts"
     shell:
@@ -82,7 +82,9 @@ rule evaluate_secondary_structure:
             **CONFIG.evaluation.secondary_structure.model_dump(exclude={"table"}),
             untrained=CONFIG.evaluation.untrained,
         ),
-        data=lambda wildcards: argument(secondary_structure_table()),
+        data=lambda wildcards, input: arguments(
+            [secondary_structure_table()], input.table
+        ),
     message:
         "Measuring secondary structure"
     shell:
