@@ -79,7 +79,7 @@ def encode_masked(text: str) -> NDArray[np.uint8]:
             its position, counted from 1, with `<mask>` as one position.
     """
     text = "".join(text.split()).translate(_UPPER)
-    for place, character in enumerate(text):
+    for place, character in enumerate("" if text.isascii() else text):
         if not character.isascii():  # first, as it may stand within <mask> and hide that
             position = len(text[:place].replace("<MASK>", "A")) + 1
             raise ValueError(

@@ -53,7 +53,7 @@ def test_odd_paths_are_taken_as_they_are(directory: Path) -> None:
     output = planned(directory)
     for command in (
         "shard 'set{1}.fasta' ./-dash.fasta 'a <b>{x, y}.fasta' --output $(dirname "
-        "results/corpora/odd/corpus/manifest.json) --validation-ids '-held{corpus}.txt' "
+        "results/corpora/odd/corpus/manifest.json) --validation-ids './-held{corpus}.txt' "
         "--exclude 'out{}.txt' --shards 4",
         "contacts $(dirname results/2024-01-15/model/model.safetensors) './-st{run}' --output",
         "secondary-structure $(dirname results/2024-01-15/model/model.safetensors) 't {x}.csv'",

@@ -80,9 +80,16 @@ def untracked(*paths):
     return {"untracked": stats} if stats else {}
 
 
-def argument(path):
-    """The path as an argument of a command: none that begins with `-` is an option."""
-    return f"./{path}" if path.startswith("-") else path
+def in_place(path):
+    """The user's file or folder for a command, which reads it where it is."""
+    return arguments([path], tracked([path]))
+
+
+def arguments(paths, inputs):
+    """The user's paths for a command, as Snakemake has them as inputs; none begins with `-`."""
+    found = dict(zip(tracked(paths), inputs, strict=True))
+    named = [found.get(path, path) for path in paths]
+    return [f"./{path}" if path.startswith("-") else path for path in named]
 
 
 def launcher(wildcards, resources):
@@ -113,7 +120,7 @@ def release_lock(wildcards):
 def files_to_shard(wildcards, input):
     """The names of the files to shard; a release's is in its lock."""
     if not input.lock:
-        return [argument(path) for path in corpus_sequences()]
+        return arguments(corpus_sequences(), input.sequences)
     lock = Path(input.lock)
     return str(lock.with_name(json.loads(lock.read_text())["file"]))
 
@@ -136,11 +143,11 @@ def shard_options(wildcards, input):
     ids = validation_ids()
     selection = {"shards", "sample", "minimum_length", "maximum_length", "strict"}
     return options(
-        validation_ids=ids,
+        validation_ids=arguments(ids, input.validation_ids),
         validation_fraction=None if ids else corpus.validation_fraction,
         allow_partial_list=corpus.allow_partial_list,
         source=str(input.lock),
-        exclude=excluded_ids(),
+        exclude=arguments(excluded_ids(), input.exclude),
         **corpus.model_dump(include=selection),
     )
 

@@ -55,7 +55,7 @@ rule evaluate_contacts:
             **CONFIG.evaluation.contacts.model_dump(exclude={"structures"}),
             untrained=CONFIG.evaluation.untrained,
         ),
-        data=lambda wildcards: argument(structures()),
+        data=lambda wildcards: in_place(structures()),
         content=lambda wildcards: content(structures()),
     message:
         "Measuring contacts"
@@ -86,7 +86,7 @@ rule evaluate_secondary_structure:
             **CONFIG.evaluation.secondary_structure.model_dump(exclude={"table"}),
             untrained=CONFIG.evaluation.untrained,
         ),
-        data=lambda wildcards: argument(secondary_structure_table()),
+        data=lambda wildcards: in_place(secondary_structure_table()),
         content=lambda wildcards: content(secondary_structure_table()),
     message:
         "Measuring secondary structure"
