@@ -81,7 +81,7 @@ def evaluate_perplexity(
         model = load_model(model_directory, device=device, precision=precision)
         held_out = open_tokens(tokens, "validation")
         training = open_tokens(tokens, "train")
-        options = {
+        options: dict[str, Any] = {
             **{"sequences": sequences, "draws": draws, "untrained": untrained, "seed": seed},
             **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
         }

@@ -108,7 +108,8 @@ def other_form(table: Table, random_: random.Random) -> str:
 
 
 def names_in_another_case(table: Table, random_: random.Random) -> None:
-    change = random_.choice([str.upper, str.title, lambda name: f" {name} "])
+    changes: list[Callable[[str], str]] = [str.upper, str.title, lambda name: f" {name} "]
+    change = random_.choice(changes)
     table.columns = [change(name) for name in table.columns]
 
 
@@ -154,18 +155,11 @@ def cell_replaced(table: Table, random_: random.Random) -> None:
 def type_changed(table: Table, random_: random.Random) -> None:
     table.is_binary = True
     place = random_.randrange(len(table.columns))
-    change = random_.choice(
-        [
-            *(
-                lambda cell: None,
-                list,
-                lambda cell: 1,
-                lambda cell: float("nan"),
-                lambda cell: True,
-            ),
-            lambda cell: str(cell).encode(),
-        ]
-    )
+    changes: list[Callable[[Any], Any]] = [
+        *(lambda cell: None, list, lambda cell: 1, lambda cell: float("nan"), lambda cell: True),
+        lambda cell: str(cell).encode(),
+    ]
+    change = random_.choice(changes)
     for row in table.rows:
         row[place] = change(row[place])
 

@@ -12,11 +12,13 @@ from transformers import EsmConfig, EsmForMaskedLM
 
 from esm1b.alphabet import MASK, PAD, TOKENS, encode
 from esm1b.errors import UserError
+from esm1b.evaluation.secondary_structure.secondary_structure import evaluate_secondary_structure
 from esm1b.inference import transformers_network
 from esm1b.inference.model import load_model, untrained_model
 from esm1b.inference.transformers_network import TransformersNetwork, load_transformers
 from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.weights.model_directory import ModelDirectory
+from tests.evaluation.fake_models import examples, write_table
 
 CPU = torch.device("cpu")
 QUERY = "esm.encoder.layer.1.attention.self.query.weight"
@@ -351,3 +353,15 @@ def test_without_transformers(directory: Path, monkeypatch: pytest.MonkeyPatch) 
     assert refusal(directory) == (
         f": ESM-2 runs through transformers, which is not installed; {remedy}"
     )
+
+
+def test_an_evaluation_of_an_esm2_names_it(directory: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.parquet", examples({"fit": 3, "test": 2}))
+    evaluate_secondary_structure(
+        directory, table, tmp_path / "out", untrained=1, layer=1, batch_tokens=50, precision="bf16"
+    )
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["model"] == {}  # it has no esm1b.json
+    digest = ModelDirectory(directory).digest()
+    assert content["inputs"]["model"] == {"name": directory.name, "sha256": digest}
+    assert content["protocol"]["layer"] == 1

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_without_untrained_networks_nothing_is_said_of_them(tmp_path: Path) -> N
 
 
 def test_inputs_stand_below_the_protocol(tmp_path: Path) -> None:
-    inputs = {
+    inputs: dict[str, dict[str, Any]] = {
         "model": {"name": "model", "sha256": "0" * 64},
         "data": {"name": "st<1>", "sha256": "b" * 64, "files": 3},
         "options": {"fit_proteins": 20, "untrained": 3},

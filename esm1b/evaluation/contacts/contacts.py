@@ -72,7 +72,7 @@ def evaluate_contacts(
     with atomic_directory(output, "contacts", [model_directory, data]) as directory:
         everything = share_groups(proteins_of(read_structures(data, glycine=glycine), data))
         model = load_model(model_directory, device=device, precision=precision)
-        options = {
+        options: dict[str, Any] = {
             **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
             **{"untrained": untrained, "seed": seed, "device": device, "precision": precision},
         }

@@ -90,7 +90,7 @@ def evaluate_secondary_structure(
         everything = share_groups(read_labelled_proteins(data))
         model = load_model(model_directory, device=device, precision=precision)
         (number,) = model.layer_numbers([layer])
-        options = {
+        options: dict[str, Any] = {
             **{"untrained": untrained, "seed": seed, "maximum_residues": maximum_residues},
             **{
                 "layer": layer,

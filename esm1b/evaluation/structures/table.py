@@ -82,7 +82,7 @@ def _valid_rows(path: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
     valid: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, start=1):
         where = row_label(path, number if row["id"] is None else row["id"])
-        structure = {
+        structure: dict[str, Any] = {
             name: (contact_list if name.startswith("contact_") else cell_text)(row, name, where)
             for name in STRUCTURE_SCHEMA.names
         }
