@@ -180,8 +180,8 @@ def test_a_folder_without_structures(tmp_path: Path, model: Path, refusal: Refus
         "evaluate", "contacts", model, tmp_path / "structures", "--output", tmp_path / "out"
     )
     assert found == (
-        f"{tmp_path / 'structures'}: holds no structure; expected files named *.pdb, *.ent or "
-        "*.cif, plain or .gz"
+        f"{tmp_path / 'structures'}: holds no structure; expected files named *.pdb, *.ent, "
+        "*.cif or *.mmcif, plain or .gz, .bz2 or .xz"
     )
     assert not (tmp_path / "out").exists()
 
