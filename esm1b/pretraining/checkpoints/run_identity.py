@@ -3,8 +3,6 @@
 import errno
 import fcntl
 import logging
-import os
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
+from esm1b.scheduler import this_process
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ def directory_lock(directory: Path, *, patience_seconds: float = 60) -> Iterator
                 is_told = True
             time.sleep(_POLL_SECONDS)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.write(f"{this_process()}\n")
         file.flush()
         yield
 
