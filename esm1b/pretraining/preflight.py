@@ -74,7 +74,6 @@ def preflight(
         RunFailure: some process did not report within `limit_seconds`.
     """
     checks = _Checks()
-    opened: list[TokenDataset] = []
     with _mark(directory, place, store, checks) as mark:
         facts = {"package source": source_digest(), **versions(), "torch": str(torch.__version__)}
         facts |= _settings(config, layout)
@@ -82,9 +81,8 @@ def preflight(
         device = checks.run(lambda: _device(place, layout))
         if device is not None:
             facts["--device"] = device.type
-        for split in SPLITS:
-            checks.run(lambda split=split: opened.append(open_tokens(tokens, split)))
-        if opened:
+        opened = checks.run(lambda: [open_tokens(tokens, split) for split in SPLITS])
+        if opened is not None:
             facts["tokens"] = opened[0].fingerprint[:_DIGITS]
         if place.rank == 0:
             checks.run(lambda: check_replaceable(output, "model", [tokens, directory]))
@@ -98,6 +96,7 @@ def preflight(
     for name, value in gloo_interface(address, peer).items():
         if os.environ.setdefault(name, value) == value:
             _log.info("%s=%s, as this host's own name leads to itself", name, value)
+    assert opened is not None
     train, held_out = opened
     return train, held_out
 

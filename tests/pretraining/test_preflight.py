@@ -109,7 +109,7 @@ CHANGES: list[tuple[Change, str]] = [
     (lambda node, _: replace(node, source="x"), "package source x, others 0123456789ab"),
     (
         lambda node, _: replace(node, config=configuration(learning_rate=0.5)),
-        "pretraining.learning_rate 0.5, others 0.0001",
+        "pretraining.learning_rate 0.5, others 0.006",
     ),
     (
         lambda node, _: replace(node, layout=Layout(device="cpu", zero_stage=2)),

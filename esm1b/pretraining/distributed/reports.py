@@ -106,23 +106,24 @@ def exchange(
 
 def _collect(place: Place, store: Store, limit_seconds: float) -> dict[str, Any]:
     """Be rank 0: read the reports, write the verdict and let the others read it."""
-    ranks = range(place.processes)
+    ranks = [*range(place.processes)]
+    missing: list[int] = []
     try:
         store.wait([str(rank) for rank in ranks], timedelta(seconds=limit_seconds))
         read = store.multi_get([str(rank) for rank in ranks])
         verdict = _judge([Report(**json.loads(text)) for text in read])
     except DistError:
-        missing = ranks_in_words([rank for rank in ranks if not store.check([str(rank)])])
+        missing = [rank for rank in ranks if not store.check([str(rank)])]
         late = (
-            f"{missing} of {place.processes} processes came, but did not report on the node within "
-            f"{limit_seconds:g} s"
+            f"{ranks_in_words(missing)} of {place.processes} processes came, but did not report "
+            f"on the node within {limit_seconds:g} s"
         )
         verdict = {"problems": [], "peer": None, "late": late}
     store.set("verdict", json.dumps(verdict))
     if verdict["late"] or verdict["problems"]:
         # the store ends with this process
         with suppress(DistError):
-            keys = [f"read {rank}" for rank in ranks[1:]]
+            keys = [f"read {rank}" for rank in ranks[1:] if rank not in missing]
             store.wait(keys, timedelta(seconds=_READING_SECONDS))
     return verdict
 

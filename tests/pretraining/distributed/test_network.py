@@ -1,4 +1,5 @@
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -7,13 +8,9 @@ import pytest
 from esm1b.pretraining.distributed import network
 from esm1b.pretraining.distributed.network import address_towards, gloo_interface, is_loopback
 
-Address = psutil._common.snicaddr
 INTERFACES = {
-    "lo": [Address(socket.AF_INET, "127.0.0.1", None, None, None)],
-    "ib0": [
-        Address(socket.AF_INET, "10.77.0.11", None, None, None),
-        Address(socket.AF_INET6, "fe80::1%ib0", None, None, None),
-    ],
+    "lo": [SimpleNamespace(address="127.0.0.1")],
+    "ib0": [SimpleNamespace(address="10.77.0.11"), SimpleNamespace(address="fe80::1%ib0")],
 }
 
 
