@@ -24,7 +24,6 @@ from torch.distributed import (  # type: ignore[attr-defined]  # not all are in 
     Store,
 )
 
-import esm1b
 from esm1b.config import Config
 from esm1b.corpus.manifest import SPLITS
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
@@ -101,9 +100,8 @@ def preflight(
     return train, held_out
 
 
-def source_digest() -> str:
+def source_digest(package: Path = Path(__file__).parents[1]) -> str:
     """Return the beginning of the SHA-256 over the source files of this package."""
-    package = Path(esm1b.__file__).parent
     files = {
         str(path.relative_to(package)): sha256_file(path) for path in sorted(package.rglob("*.py"))
     }

@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 # The wait for a process that is late at a collective unknown to the watchdog.
 _LONGEST_WAIT: Final = timedelta(minutes=10)
 _TURN_SECONDS: Final = 0.1
+# From a request to stop, to connect after all and stop in peace at the first update.
+_PATIENCE_SECONDS: Final = 1.0
 _WIDTH: Final = 256
 # Variables of torch, each with the older names that also set it.
 _RECORDING: Final = {
@@ -237,7 +239,7 @@ def _within(
         while not wait([outcome], timeout=_TURN_SECONDS).done:
             now = time.monotonic()
             asked_at = min(asked_at, now) if is_stopped() else math.inf
-            if now > asked_at + LIMITS.hang:
+            if now > asked_at + _PATIENCE_SECONDS:
                 raise Stopped("asked to while the processes were connecting; nothing was trained")
             if now > began + limit_seconds:
                 raise TimeoutError

@@ -59,7 +59,7 @@ def test_a_time_budget_saves_and_stops(run: Run) -> None:
 
 
 def test_the_end_of_the_job_saves_and_stops_without_a_flag(run: Run) -> None:
-    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_END_TIME": str(int(time.time()) + 6)}
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_END_TIME": str(int(time.time()) + 4)}
     statuses, started = run.start(environment=job, updates=100_000)
     assert statuses == [75]
     assert re.search(r" of 100000 \(its job ends in \d s\); run the same", last_line(started))

@@ -111,9 +111,7 @@ def test_the_others_end_and_name_it(
             assert re.fullmatch(rf"rank {culprit} on {HOST} {told}; rank {rank} on .* ends", line)
             assert "Thread 0x" in processes.said(rank)  # stacks
             assert "in train" in processes.said(rank)
-        judges = others if culprit == 0 else {0}
-        assert {path.name for path in tmp_path.glob("verdict*")} <= {f"verdict{n}" for n in judges}
-        noted = (tmp_path / f"verdict{min(judges)}").read_text()
+        noted = next(tmp_path.glob("verdict*")).read_text()
         event = "failed" if behaviour == "fail" else "lost"
         assert re.fullmatch(
             rf"{event}: rank {culprit} on {HOST} {told} {{{culprit}: '{HOST}'}}", noted
