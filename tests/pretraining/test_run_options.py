@@ -46,7 +46,7 @@ def last_line(run: LaunchedRun, rank: int = 0) -> str:
 
 
 def test_a_time_budget_saves_and_stops(run: Run) -> None:
-    statuses, started = run.start("--stop-after=5s", updates=100_000)
+    statuses, started = run.start("--stop-after=3s", updates=100_000)
     assert statuses == [75]
     updates = run.metrics()[-1]["update"]
     assert last_line(started) == (

@@ -24,7 +24,7 @@ from esm1b.errors import Stopped
 from esm1b.pretraining.distributed import watchdog as module
 from esm1b.pretraining.distributed.liveness import Heartbeat, Observed, State
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.distributed.watchdog import Watchdog, listen
+from esm1b.pretraining.distributed.watchdog import TRACES, Watchdog, _write_trace, listen
 from tests.pretraining.distributed.forked import CONTEXT, HOST, Forked, join_gloo, wait_for
 
 LIMIT = 2.0
@@ -315,6 +315,21 @@ def test_listening(address: str) -> None:
         where = ("127.0.0.1", listener.getsockname()[1])
         with socket.create_connection(where, timeout=5) as connected:
             assert connected.getpeername()[1] == where[1]
+
+
+def test_nccls_record_is_written_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRACES, f"{tmp_path}/nccl-trace-")
+    library = torch._C._distributed_c10d
+    monkeypatch.delattr(library, "_dump_nccl_trace", raising=False)  # as on a CPU
+    _write_trace(3)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(library, "_dump_nccl_trace", lambda: b"record", raising=False)
+    _write_trace(3)
+    assert (tmp_path / "nccl-trace-3").read_bytes() == b"record"
+    monkeypatch.delenv(TRACES)
+    _write_trace(4)
 
 
 def test_only_this_host_is_heard_where_all_run_on_it() -> None:
