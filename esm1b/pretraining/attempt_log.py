@@ -137,7 +137,7 @@ class AttemptLog(logging.Handler):
 
         Args:
             event: "failed" if one failed with its own error, else "lost".
-            message: what happened to which process.
+            message: fate of each process at fault, in a line.
             hosts: node of each process at fault, by rank.
         """
         if self._rank > 0:

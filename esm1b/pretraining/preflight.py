@@ -73,6 +73,8 @@ def preflight(
         RunFailure: some process did not report within `limit_seconds`.
     """
     checks = _Checks()
+    if place.rank == 0:
+        checks.run(lambda: check_replaceable(output, "model", [tokens, directory]))
     with _mark(directory, place, store, checks) as mark:
         facts = {"package source": source_digest(), **versions(), "torch": str(torch.__version__)}
         facts |= _settings(config, layout)
@@ -83,8 +85,6 @@ def preflight(
         opened = checks.run(lambda: [open_tokens(tokens, split) for split in SPLITS])
         if opened is not None:
             facts["tokens"] = opened[0].fingerprint[:_DIGITS]
-        if place.rank == 0:
-            checks.run(lambda: check_replaceable(output, "model", [tokens, directory]))
         if mark is not None:
             checks.run(lambda: _check_directory(mark, config, place))
         address = address_towards(place.address) if store is not None else None
@@ -157,7 +157,7 @@ def _mark(
 ) -> Iterator[Path | None]:
     """Yield an entry that rank 0 has made in the checkpoint directory for the others to find.
 
-    None where it could not, which it reports. The numbers of the device and the directory would
+    None where it could not or has found problems, which it reports. The numbers of the device and the directory would
     not do: they differ between the clients of one file system.
     """
     name = f"{MARK_PREFIX}{secrets.token_hex(8)}"
@@ -176,7 +176,7 @@ def _mark(
         (directory / name).mkdir()
         return directory / name
 
-    made = checks.run(make)
+    made = None if checks.problems else checks.run(make)
     try:
         if store is not None:
             store.set("name", name if made else "")

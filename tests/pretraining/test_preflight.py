@@ -1,5 +1,6 @@
 """Nodes that differ: threads play their processes, and each fact is made to differ once."""
 
+import platform
 import shutil
 import threading
 from collections.abc import Callable
@@ -16,8 +17,6 @@ from esm1b.config import Config, parse_config
 from esm1b.errors import Ending
 from esm1b.files import read_json, write_json
 from esm1b.pretraining import preflight as module
-from esm1b.pretraining.checkpoints import saver
-from esm1b.pretraining.distributed import reports
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.options import Layout
 from esm1b.pretraining.preflight import preflight, source_digest
@@ -51,7 +50,7 @@ class Cluster:
             for number in (1, 2, 3)
         ]
         self._local = threading.local()
-        monkeypatch.setattr(reports.platform, "node", lambda: self._local.node.name)
+        monkeypatch.setattr(platform, "node", lambda: self._local.node.name)
         monkeypatch.setattr(module, "source_digest", lambda: self._local.node.source)
         monkeypatch.setattr(module, "versions", lambda: self._local.node.versions)
         monkeypatch.setattr(module, "_SIGHT_SECONDS", 0.2)
@@ -178,7 +177,7 @@ def test_a_full_disk_is_told_beside_another_culprit(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=5)
-    monkeypatch.setattr(saver.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     first, second, third = cluster.good
     (message,) = cluster.messages(first, replace(second, source="x"), third)
     assert f"n1 (rank 0): {first.checkpoints}: 5 bytes are free; expected " in message

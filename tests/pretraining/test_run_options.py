@@ -153,7 +153,7 @@ def test_too_little_memory_is_told_in_a_line_and_another_layout_may_try(run: Run
         )
         assert "Traceback" not in started.errors()
     statuses, started = run.start()
-    assert statuses == [1]
+    assert statuses == [78]
     assert last_line(started).startswith(
         "esm1b: error: stopped for good: 2 attempts from update 0 failed"
     )
