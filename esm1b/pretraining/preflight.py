@@ -157,8 +157,8 @@ def _mark(
 ) -> Iterator[Path | None]:
     """Yield an entry that rank 0 has made in the checkpoint directory for the others to find.
 
-    None where it could not or has found problems, which it reports. The numbers of the device and the directory would
-    not do: they differ between the clients of one file system.
+    None where it could not or has found problems before, which it reports. The numbers of the
+    device and the directory would not do: they differ between the clients of one file system.
     """
     name = f"{MARK_PREFIX}{secrets.token_hex(8)}"
     store = None if store is None else PrefixStore("mark", store)
