@@ -189,7 +189,11 @@ def test_one_that_connects_to_nobody(tmp_path: Path) -> None:
     with Run(tmp_path, 2, join_and_connect) as run:
         run.release()
         failure = f"all 2 processes came, but rank 0 on {HOST} could not connect to "
-        assert run.ended(0)[0].startswith(f"RunFailure: {failure}")
+        (ended,) = run.ended(0)
+        assert ended.startswith(f"RunFailure: {failure}")
+        assert ended.endswith(
+            "; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose the network interface"
+        )
         assert run.said(0).startswith(failure)
 
 
