@@ -52,6 +52,16 @@ class RunFailure(Ending):
     is_shared = True
 
 
+class StoppedForGood(RunFailure):
+    """Repeating the command makes no sense before somebody has seen to the cause.
+
+    The number is EX_CONFIG of sysexits.h, which nothing else here uses: a script may repeat the
+    command on 1 and on 75, and ends on this one.
+    """
+
+    status = 78
+
+
 class Stopped(Ending):
     """The user or the scheduler asked to stop, and everything is saved for the same command."""
 

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import logging
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from esm1b.errors import UserError
+from esm1b.scheduler import this_process
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def exclusive_lock(
     with opened:
         try:
             opened.truncate(0)
-            opened.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+            opened.write(f"{this_process()}\n".encode())
             yield is_exclusive
         finally:
             if not keep:

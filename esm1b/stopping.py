@@ -13,16 +13,28 @@ from typing import Final, Self
 from esm1b.errors import Stopped, UserError
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_RESERVE_SECONDS: Final = 60.0
+_RESERVE_SHARE: Final = 0.25
 
 
 class StopRequest:
     """A request to stop, which a loop reads: made by a signal, by a thread or by the clock.
 
-    `seconds` are a time budget that starts now; None for no limit.
+    Args:
+        seconds: time budget that starts now; None for no limit.
+        job_seconds: time from now until the scheduler ends the job; None for no limit. The request
+            comes early enough to save, see `takes`.
     """
 
-    def __init__(self, seconds: float | None = None) -> None:
-        self._end = math.inf if seconds is None else time.monotonic() + seconds
+    def __init__(self, seconds: float | None = None, *, job_seconds: float | None = None) -> None:
+        now = time.monotonic()
+        self._end = math.inf if seconds is None else now + seconds
+        self._job_end = math.inf if job_seconds is None else now + job_seconds
+        # A quarter of a short job, which would be all reserve otherwise and never train.
+        self._least = _RESERVE_SECONDS
+        if job_seconds is not None:
+            self._least = min(_RESERVE_SECONDS, job_seconds * _RESERVE_SHARE)
+        self._reserve = self._least
         self._reason: str | None = None
 
     @contextmanager
@@ -45,10 +57,17 @@ class StopRequest:
         """Ask to stop, from any thread. The first reason counts."""
         self._reason = self._reason or reason
 
+    def takes(self, seconds: float) -> None:
+        """Set the time that is kept for stopping before the job ends; a minute is the least."""
+        self._reserve = max(self._least, seconds)
+
     def reason(self) -> str | None:
         """Return why to stop; None without a request."""
-        if time.monotonic() >= self._end:
+        now = time.monotonic()
+        if now >= self._end:
             self.ask("its time is up")
+        elif now >= self._job_end - self._reserve:
+            self.ask(f"its job ends in {max(0, self._job_end - now):.0f} s")
         return self._reason
 
     def is_made(self) -> bool:

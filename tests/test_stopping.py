@@ -38,6 +38,31 @@ def test_a_spent_budget_asks_to_stop(now: list[float]) -> None:
     assert stop.reason() == "its time is up"
 
 
+def test_it_asks_a_minute_or_as_long_as_stopping_takes_before_the_job_ends(
+    now: list[float],
+) -> None:
+    stop = StopRequest(job_seconds=1000)
+    now[0] = 1039.9
+    assert not stop.is_made()
+    stop.takes(200)
+    assert stop.reason() == "its job ends in 60 s"
+    slow = StopRequest(job_seconds=1000)
+    slow.takes(200)
+    now[0] += 799
+    assert not slow.is_made()
+    now[0] += 1
+    assert slow.reason() == "its job ends in 200 s"
+
+
+def test_a_short_job_is_not_all_reserve(now: list[float]) -> None:
+    stop = StopRequest(job_seconds=40)
+    stop.takes(0.1)
+    now[0] += 29.9
+    assert not stop.is_made()
+    now[0] += 0.1
+    assert stop.reason() == "its job ends in 10 s"
+
+
 def test_a_thread_may_ask() -> None:
     stop = StopRequest()
     assert stop.reason() is None

@@ -93,6 +93,8 @@ def pretrain(
     preload: Annotated[bool, Option("--preload")] = False,
     verify: Annotated[bool, Option("--verify")] = False,
     stop_after: Annotated[str | None, Option(metavar="TIME")] = None,
+    start_limit: Annotated[str, Option(metavar="TIME")] = "2m",
+    hang_limit: Annotated[str, Option(metavar="TIME")] = "90s",
     records: options.OptionalDirectory = None,
     wandb: Annotated[str | None, Option(metavar="PROJECT")] = None,
 ) -> None:
@@ -104,7 +106,7 @@ def pretrain(
 
     Input:
         tokens: tokens directory, written by tokenize
-        verify: compare the tokens with their digests before training
+        verify: compare the tokens with their digests before training, once on every node
     Output:
         checkpoints: directory for checkpoints and metrics; a run that is already there is resumed
         output: model directory to write at the end
@@ -126,7 +128,10 @@ def pretrain(
         loader_workers: threads per process that prepare batches ahead
         preload: read all tokens into memory at the start
     Stopping:
-        stop_after: time after which to save and exit with status 75, such as 23h30m, 90m or 3600
+        stop_after: time after which to save and exit with status 75, such as 23h30m, 90m or 3600;
+            by default, where SLURM tells the end of the job, early enough before that
+        start_limit: longest wait at the start for processes that do not come or do not answer
+        hang_limit: longest wait for a process that is silent or hangs, after which the run ends
 
     Example:
         torchrun --standalone --nproc-per-node=2 --shutdown-timeout=600 \
@@ -159,6 +164,8 @@ def pretrain(
         wandb_project=wandb,
         automatic_micro_batch=is_automatic,
         records=records,
+        start_limit_seconds=parse_duration(start_limit, name="--start-limit"),
+        hang_limit_seconds=parse_duration(hang_limit, name="--hang-limit"),
     )
     run(load_config(run_config), tokens, checkpoints, output, layout, options)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from esm1b.model.attention_plan import AttentionPath
+from esm1b.pretraining.distributed.rendezvous import LIMITS
+from esm1b.pretraining.distributed.watchdog import HANG_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class RunOptions:
 
     Attributes:
         automatic_micro_batch: largest micro-batch that fits the device, instead of the layout's.
+        start_limit_seconds: longest wait for each step that all processes take at the start.
+        hang_limit_seconds: longest silence of a process, and longest wait for it.
     """
 
     loader_workers: int = 1
@@ -39,3 +43,5 @@ class RunOptions:
     wandb_project: str | None = None
     automatic_micro_batch: bool = False
     records: Path | None = None
+    start_limit_seconds: float = LIMITS.come
+    hang_limit_seconds: float = HANG_SECONDS

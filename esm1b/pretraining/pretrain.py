@@ -15,11 +15,11 @@ import torch
 import torch.distributed
 
 from esm1b.config import Config
-from esm1b.corpus.manifest import TOKENS_FORMAT, read_manifest, verify
+from esm1b.corpus.manifest import SPLITS, TOKENS_FORMAT, read_manifest, verify
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
-from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
+from esm1b.errors import RunFailure, one_line, paths_of_the_user
 from esm1b.files import atomic_file, read_json
-from esm1b.outputs import check_replaceable, own_contents, own_output
+from esm1b.outputs import own_contents, own_output
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
 from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
 from esm1b.pretraining.checkpoints.run_identity import (
@@ -28,18 +28,19 @@ from esm1b.pretraining.checkpoints.run_identity import (
     directory_lock,
     run_fingerprint,
 )
-from esm1b.pretraining.checkpoints.saver import check_free_space
-from esm1b.pretraining.distributed.collectives import gathered, on_first
+from esm1b.pretraining.distributed.collectives import everywhere, gathered, on_first
 from esm1b.pretraining.distributed.place import Place, place_from_environment, with_known_address
 from esm1b.pretraining.distributed.watchdog import Watchdog
-from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 from esm1b.pretraining.metrics.monitor import name_log_lines
 from esm1b.pretraining.metrics.weights_and_biases import check_installed
 from esm1b.pretraining.options import Layout, RunOptions
 from esm1b.pretraining.planning.memory import TrainingMemory
-from esm1b.pretraining.start_processes import start_processes
+from esm1b.pretraining.preflight import preflight
+from esm1b.pretraining.run_log import LOG_FILE, log_to
+from esm1b.pretraining.start_processes import connect, join
 from esm1b.pretraining.trainer import Trainer
+from esm1b.scheduler import seconds_left
 from esm1b.stopping import StopRequest
 
 _log = logging.getLogger(__name__)
@@ -63,26 +64,41 @@ def pretrain(
         Stopped: a signal, the time budget or the launcher's death asked to stop; all is saved.
         RunFailure: earlier attempts failed where this one would begin, or this one failed.
     """
-    stop = StopRequest(options.stop_after_seconds)
     place = with_known_address(place_from_environment(os.environ))
-    log = AttemptLog(directory, active=place.rank == 0)
+    stop = StopRequest(options.stop_after_seconds, job_seconds=_job_seconds(options, place))
+    log = AttemptLog(directory, rank=place.rank)
     watchdog = Watchdog(
-        place, on_parent_death=lambda: stop.ask("its launcher died"), on_failure=log.failed
+        place,
+        limit_seconds=options.hang_limit_seconds,
+        on_parent_death=lambda: stop.ask("its launcher died"),
+        on_verdict=log.judged,
     )
     name_log_lines(place)
-    check_layout(config.pretraining.precision, layout)
-    train = open_tokens(tokens, "train", preload=options.preload)
-    held_out = open_tokens(tokens, "validation", preload=options.preload)
+    limit = options.start_limit_seconds
     with ExitStack() as held:
         held.enter_context(stop.from_signals())
-        device = start_processes(place, layout, is_stopped=stop.is_made)
+        store = join(place, layout, is_stopped=stop.is_made, limit_seconds=limit)
+        train, held_out = preflight(
+            config, tokens, directory, output, layout, place, store, limit_seconds=limit
+        )
+        device = connect(
+            place,
+            layout,
+            store,
+            traces=directory,
+            is_stopped=stop.is_made,
+            limit_seconds=limit,
+        )
         held.callback(torch.distributed.destroy_process_group)
-        locked = held.enter_context(ExitStack())
+        kept = held.enter_context(ExitStack())
         held.enter_context(_out_of_memory_in_a_line(place))
+        held.callback(log.settle)
         held.enter_context(watchdog.watching())
 
-        prepare = partial(_prepare, config, train, tokens, directory, output, options, locked)
-        on_first(prepare, place)
+        on_first(partial(_prepare, config, train, directory, output, options, kept), place)
+        everywhere(partial(_verify, tokens, options, place), place)
+        if options.preload:
+            train, held_out = _preloaded(tokens, place)
         description = _describe_layout(layout, options, place)
         if options.automatic_micro_batch:
             layout = _with_automatic_micro_batch(config, layout, place, device)
@@ -97,45 +113,62 @@ def pretrain(
             device=device,
         )
         update = trainer.updates
-        on_first(lambda: log.check_progress(update=update, layout=description), place)
+        number = on_first(lambda: log.next_attempt(update=update, layout=description), place)
+        nodes = list(dict.fromkeys(gathered(platform.node(), place)))
         updates = config.pretraining.updates
-        with log.attempt(update=update, updates=updates, layout=description) as number:
+        with log.attempt(number, update=update, updates=updates, layout=description, nodes=nodes):
             trainer.train(stop, watchdog, number=number)
         trainer.export(output)
         if options.records is not None:
             on_first(partial(_copy_records, directory, options.records), place)
 
 
+def _job_seconds(options: RunOptions, place: Place) -> float | None:
+    """Return in the first process when the scheduler ends the job, if the user gave no limit."""
+    if place.rank > 0 or options.stop_after_seconds is not None:
+        return None
+    return seconds_left(os.environ)
+
+
 @paths_of_the_user()
 def _prepare(
     config: Config,
     train: TokenDataset,
-    tokens: Path,
     directory: Path,
     output: Path,
     options: RunOptions,
-    locked: ExitStack,
+    kept: ExitStack,
 ) -> None:
-    """Check everything that can be wrong before training, and lock all that it writes."""
-    check_replaceable(output, "model", [tokens, directory])
-    if directory.is_file():
-        raise UserError(f"{directory}: is a file; expected a directory")
-    directory.mkdir(parents=True, exist_ok=True)
+    """Check what the first process alone can tell, lock all that it writes and log to it."""
     if options.records is not None:
         options.records.mkdir(parents=True, exist_ok=True)
     if options.wandb_project is not None:
         check_installed(options.wandb_project)
-    if options.verify:
-        verify(tokens, read_manifest(tokens, TOKENS_FORMAT))
-    locked.enter_context(directory_lock(directory))
+    kept.enter_context(directory_lock(directory))
     # the wait is for a run that still saves after its launcher was killed
-    locked.enter_context(own_output(output, patience_seconds=60))
+    kept.enter_context(own_output(output, patience_seconds=60))
     if (records := options.records) is not None:
         owned = own_contents(records, lock=".lock", doing="is writing it", patience_seconds=60)
-        locked.enter_context(owned)
+        kept.enter_context(owned)
     check_fingerprint(directory, run_fingerprint(config, train.fingerprint))
-    parameters = config.model.shape().parameters()
-    check_free_space(directory, config.pretraining, parameters=parameters)
+    kept.enter_context(log_to(directory / LOG_FILE))
+
+
+def _verify(tokens: Path, options: RunOptions, place: Place) -> None:
+    """Compare the tokens with their digests, if asked to, once on every node."""
+    if options.verify and place.local_rank == 0:
+        verify(tokens, read_manifest(tokens, TOKENS_FORMAT))
+
+
+def _preloaded(tokens: Path, place: Place) -> list[TokenDataset]:
+    """Return the training and validation sequences in memory. Collective."""
+    opened: list[TokenDataset] = []
+
+    def read() -> None:
+        opened.extend(open_tokens(tokens, split, preload=True) for split in SPLITS)
+
+    everywhere(read, place)
+    return opened
 
 
 @paths_of_the_user()

@@ -1,9 +1,10 @@
 """How far a run has come, from the files that it writes; the run may be on another machine."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ from esm1b.pretraining.checkpoints.run_identity import RUN_FILE
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE
 
 _TAIL_BYTES: Final = 16_384  # a line has about 500
+_SHOWN_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Progress:
         update: updates done, 0 before the first line.
         updates: updates of the whole run; None if the run does not record them.
         attempts: number of attempts so far.
+        history: newest attempts, one line each: job and nodes, first update, how it ended.
         state: "training", "finished", or how the newest attempt ended with its message.
         warning: newest warning of the run, None without one.
         seconds_ago: seconds since the run last wrote its metrics.
@@ -35,6 +38,7 @@ class Progress:
     update: int
     updates: int | None
     attempts: int
+    history: tuple[str, ...]
     state: str
     warning: str | None
     seconds_ago: float | None
@@ -58,8 +62,7 @@ def read_progress(directory: Path) -> Progress:
     warnings = [line["message"] for line in attempts if line["event"] == "warning"]
     state = "training"
     if started and ended and ended[-1]["attempt"] >= started[-1]["attempt"]:
-        ending = (ended[-1]["event"], ended[-1].get("message"))
-        state = ": ".join(str(part) for part in ending if part)
+        state = _ending(ended[-1])
     losses = [line for line in lines if line.get("loss") is not None]
     newest = losses[-1] if losses else {"update": 0}
     update, rate = newest["update"], newest.get("tokens_per_second")
@@ -79,7 +82,24 @@ def read_progress(directory: Path) -> Progress:
         update=update,
         updates=updates,
         attempts=len(started),
+        history=tuple(_history(line, ended) for line in started[-_SHOWN_ATTEMPTS:]),
         state=state,
         warning=warnings[-1] if warnings else None,
         seconds_ago=time.time() - metrics.stat().st_mtime if is_measured else None,
     )
+
+
+def _history(started: Mapping[str, Any], ended: Sequence[Mapping[str, Any]]) -> str:
+    """Return an attempt in a line, from its first line and the last lines of all attempts."""
+    number = started["attempt"]
+    where = [started["job"]] if started.get("job") else []
+    where += [f"on {', '.join(started['nodes'])}"] if started.get("nodes") else []
+    endings = [_ending(line) for line in ended if line["attempt"] == number]
+    ending = endings[-1] if endings else "no end recorded: under way or killed"
+    where.append(f"from update {started['update']:,}")
+    return f"{number}: {' '.join(where)}: {ending}"
+
+
+def _ending(line: Mapping[str, Any]) -> str:
+    """Return "lost: rank 3 on n2 died"."""
+    return ": ".join(str(part) for part in (line["event"], line.get("message")) if part)

@@ -19,7 +19,7 @@ from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.checkpoint import load_newest
 from esm1b.pretraining.checkpoints.files import saved_checkpoints, set_newer_aside
-from esm1b.pretraining.checkpoints.saver import Saver
+from esm1b.pretraining.checkpoints.saver import Saver, checkpoint_bytes
 from esm1b.pretraining.distributed.collectives import Agreement, Totals, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.watchdog import Watchdog
@@ -36,6 +36,7 @@ from esm1b.pretraining.recipe import (
     set_initial_weights,
 )
 from esm1b.pretraining.skipped_updates import SkipRecord
+from esm1b.pretraining.stop_time import StopTime
 from esm1b.pretraining.validation import BATCH_TOKENS, Validation
 from esm1b.stopping import StopRequest
 from esm1b.versions import versions
@@ -130,10 +131,13 @@ class Trainer:
         everywhere(lambda: monitors.append(open_monitor()), self._place)
         with closing(monitors[0]) as monitor:
             self._saver.export_milestone(self.updates)
+            size = checkpoint_bytes(self._config.model.shape().parameters())
+            timing = StopTime(stop, checkpoint_bytes=size)
             with Agreement.open() as agreement:
                 self._throughput.restart()
                 for batches, totals in self._agreed_updates(agreement, stop, watchdog):
-                    self._update(batches, totals, monitor, watchdog)
+                    timing.turn()
+                    self._update(batches, totals, monitor, watchdog, timing)
 
     def export(self, output: Path) -> None:
         """Write the model directory. Collective."""
@@ -228,7 +232,12 @@ class Trainer:
         raise Stopped(f"saved after update {self.updates} of {self._recipe.updates} ({reason})")
 
     def _update(
-        self, batches: list[MicroBatch], totals: Totals, monitor: Monitor, watchdog: Watchdog
+        self,
+        batches: list[MicroBatch],
+        totals: Totals,
+        monitor: Monitor,
+        watchdog: Watchdog,
+        timing: StopTime,
     ) -> None:
         """Do an update, and whatever is due after it."""
         rate = learning_rate(self._recipe, self.updates + 1)
@@ -250,7 +259,8 @@ class Trainer:
             monitor.write(self.updates, values)
             self._throughput.restart()
         if is_saved:
-            self._saver.save(self.updates, self._skips.skipped, is_last=is_last)
+            with timing.saving():
+                self._saver.save(self.updates, self._skips.skipped, is_last=is_last)
             self._saver.export_milestone(self.updates)
             self._throughput.restart()
 

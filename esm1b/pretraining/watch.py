@@ -106,6 +106,8 @@ def _facts(progress: Progress, validations: list[dict[str, Any]]) -> Table:
             f"{newest['validation_mask_perplexity']:.3f} at <mask>, update {newest['update']:,}",
         )
     table.add_row("attempts", str(progress.attempts))
+    for line in progress.history:
+        table.add_row("", Text(line))
     if progress.state == "training" and progress.seconds_ago is not None:
         table.add_row("last line", f"{progress.seconds_ago:.0f} s ago")
     if progress.warning:

@@ -1,6 +1,7 @@
 """What tests change in the processes of a run before it starts."""
 
 import os
+import platform
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
+from esm1b.pretraining import preflight
 from esm1b.pretraining import trainer as attempt
 from esm1b.pretraining.engine import deepspeed_engine as engine
 from esm1b.pretraining.losses import masked_losses
@@ -22,7 +24,9 @@ __all__ = [
     "one_loss_is_large",
     "stop_after_six",
     "the_last_has_no_weights",
+    "the_last_is_killed",
     "the_third_fails",
+    "two_nodes_differ",
 ]
 
 
@@ -98,6 +102,30 @@ def the_third_fails(rank: int) -> None:
         return update(self, batches, **others)
 
     engine.Engine.update = failing  # type: ignore[method-assign]  # in this process
+
+
+def the_last_is_killed(rank: int) -> None:
+    """Kill the second process in its third update."""
+    update = engine.Engine.update
+    count = 0
+
+    def killed(self: engine.Engine, batches: Sequence[MicroBatch], **others: Any) -> Any:
+        nonlocal count
+        count += 1
+        if rank == 1 and count == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(self, batches, **others)
+
+    engine.Engine.update = killed  # type: ignore[method-assign]  # in this process
+
+
+def two_nodes_differ(rank: int) -> None:
+    """Be on three nodes, the second with another torch and the third with another source."""
+    platform.node = lambda: f"n{rank + 1}"
+    source = "0" * 12 if rank == 2 else "123456789abc"
+    vars(preflight)["source_digest"] = lambda: source
+    if rank == 1:
+        vars(torch)["__version__"] = "2.12.0"
 
 
 def _scale_losses(factors: dict[int, float]) -> None:

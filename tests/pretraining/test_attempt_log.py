@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from esm1b.errors import RunFailure, Stopped, UserError
+from esm1b.errors import RunFailure, Stopped, StoppedForGood, UserError
 from esm1b.pretraining.attempt_log import AttemptLog, read_attempts
-from tests.pretraining.attempts import CLOSED, FAILURE, LAYOUT, attempt, killed
+from tests.pretraining.attempts import CLOSED, FAILURE, LAYOUT, NODES, attempt, killed
 
 
 def events(directory: Path) -> list[tuple[int, str, Any]]:
@@ -33,7 +33,7 @@ def test_how_attempts_end(tmp_path: Path) -> None:
         (3, "started", 3),
         (3, "failed", "ArithmeticError: the loss is nan"),
         (4, "started", 3),
-        (4, "lost", str(CLOSED)),
+        (4, "lost", f"another process went away, unknown which: {CLOSED}"),
         (5, "started", 5),
         (6, "started", 5),
         (7, "started", 5),
@@ -58,14 +58,71 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     ]
 
 
-def test_failures_before_the_attempt_are_not_recorded(tmp_path: Path) -> None:
-    AttemptLog(tmp_path, active=True).failed("rank 1 on node2 failed: reading the tokens")
+def test_an_attempt_says_where_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt(tmp_path, 0)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    attempt(tmp_path, 9)
+    started = [line for line in read_attempts(tmp_path / "attempts.jsonl") if "layout" in line]
+    assert [(line["job"], line["nodes"]) for line in started] == [
+        *((None, ["n1", "n2"]), ("SLURM job 4711", ["n1", "n2"]))
+    ]
+
+
+def under_way(directory: Path, *ranks: int) -> list[AttemptLog]:
+    """Return the logs of these processes of an attempt."""
+    logs = [AttemptLog(directory, rank=rank) for rank in ranks]
+    for log in logs:
+        log.attempt(1, update=4, updates=9, layout=LAYOUT, nodes=NODES).__enter__()
+    return logs
+
+
+def test_a_verdict_names_ranks_and_nodes_and_is_the_last_word(tmp_path: Path) -> None:
+    (log,) = under_way(tmp_path, 0)
+    log.judged("lost", "rank 2 on n2 died; rank 3 on n2 died", {2: "n2", 3: "n2"})
+    log.settle()
+    logging.getLogger("esm1b").warning("rank 2 on n2 died; rank 0 on n1 ends")
+    _, ending = read_attempts(log.path)
+    del ending["time"]
+    assert ending == {
+        "attempt": 1,
+        "event": "lost",
+        "message": "rank 2 on n2 died; rank 3 on n2 died",
+        "ranks": [2, 3],
+        "nodes": ["n2"],
+    }
+
+
+def test_without_a_verdict_nobody_is_blamed(tmp_path: Path) -> None:
+    attempt(tmp_path, 4, CLOSED)
+    ending = read_attempts(tmp_path / "attempts.jsonl")[-1]
+    assert ending["message"].startswith("another process went away, unknown which: ")
+    assert "ranks" not in ending
+
+
+def test_where_rank_0_died_one_of_the_others_says_so(tmp_path: Path) -> None:
+    _, *others = under_way(tmp_path, 0, 1, 3)
+    for log in others:
+        log.judged("lost", "rank 0 on n1 died", {0: "n1"})
+    assert [line["event"] for line in read_attempts(others[0].path)] == ["started", "lost"]
+
+
+def test_an_own_failure_names_this_process_but_not_where_all_fail_alike(tmp_path: Path) -> None:
+    attempt(tmp_path, 4, FAILURE)
+    attempt(tmp_path, 8, RunFailure("process 2 of 4: disk full"))
+    lines = read_attempts(tmp_path / "attempts.jsonl")
+    failed = [line for line in lines if line["event"] == "failed"]
+    assert [line["ranks"] for line in failed] == [[0], []]
+    assert failed[0]["nodes"] == [os.uname().nodename]
+
+
+def test_verdicts_before_the_attempt_are_not_recorded(tmp_path: Path) -> None:
+    AttemptLog(tmp_path, rank=0).judged("failed", "rank 1 on n2 failed: reading", {1: "n2"})
     assert list(tmp_path.iterdir()) == []
 
 
 def fail(log: AttemptLog, before: Callable[[int], None] = lambda number: None) -> None:
-    with log.attempt(update=4, updates=9, layout=LAYOUT) as number:
-        before(number)
+    with log.attempt(1, update=4, updates=9, layout=LAYOUT, nodes=NODES):
+        before(1)
         raise ValueError("x")
 
 
@@ -76,8 +133,8 @@ def full_disk(descriptor: int) -> None:
 def test_warnings_of_the_package_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, package = AttemptLog(tmp_path, active=True), logging.getLogger("esm1b.pretraining")
-    with log.attempt(update=4, updates=9, layout=LAYOUT):
+    log, package = AttemptLog(tmp_path, rank=0), logging.getLogger("esm1b.pretraining")
+    with log.attempt(1, update=4, updates=9, layout=LAYOUT, nodes=NODES):
         package.warning("update %d: its gradient is not finite", 5)
         package.info("update 6 of 9")
         logging.getLogger("torch").warning("something else")
@@ -93,7 +150,7 @@ def test_warnings_of_the_package_are_recorded(
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
-    others = AttemptLog(tmp_path, active=False)
+    others = AttemptLog(tmp_path, rank=2)
     with pytest.raises(ValueError, match="x"):
         fail(others)
     assert list(tmp_path.iterdir()) == []
@@ -102,7 +159,7 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_hides_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    failing = AttemptLog(tmp_path, active=True)
+    failing = AttemptLog(tmp_path, rank=0)
     with pytest.raises(ValueError, match="x"):
         fail(failing, before=lambda number: monkeypatch.setattr(os, "fsync", full_disk))
     assert caplog.messages == [
@@ -111,8 +168,8 @@ def test_a_full_disk_hides_no_error(
 
 
 def refusal(directory: Path, update: int) -> str:
-    with pytest.raises(RunFailure, match="stopped for good") as caught:
-        AttemptLog(directory, active=True).check_progress(update=update, layout=LAYOUT)
+    with pytest.raises(StoppedForGood, match="stopped for good") as caught:
+        AttemptLog(directory, rank=0).next_attempt(update=update, layout=LAYOUT)
     return str(caught.value)
 
 
@@ -167,7 +224,7 @@ def test_another_layout_is_no_repetition(tmp_path: Path) -> None:
     attempt(tmp_path, 4, FAILURE)
     assert refusal(tmp_path, 4).startswith("stopped for good: 2 attempts from update 4 failed")
     smaller = LAYOUT | {"micro_batch_tokens": 16384}
-    AttemptLog(tmp_path, active=True).check_progress(update=4, layout=smaller)
+    assert AttemptLog(tmp_path, rank=0).next_attempt(update=4, layout=smaller) == 3
 
 
 def test_progress_forgives(tmp_path: Path) -> None:
@@ -181,11 +238,11 @@ def test_progress_forgives(tmp_path: Path) -> None:
 
 
 def test_a_failure_counts_once(tmp_path: Path) -> None:
-    told = AttemptLog(tmp_path, active=True)
+    told = AttemptLog(tmp_path, rank=0)
 
     def fail_twice() -> None:
-        with told.attempt(update=4, updates=9, layout=LAYOUT):
-            told.failed("rank 1 on node2 failed: out of memory")
+        with told.attempt(1, update=4, updates=9, layout=LAYOUT, nodes=NODES):
+            told.judged("failed", "rank 1 on n2 failed: out of memory", {1: "n2"})
             raise ValueError("own")
 
     with pytest.raises(ValueError, match="own"):

@@ -118,6 +118,7 @@ def test_the_run_leaves_a_model_checkpoints_and_metrics(undisturbed: Run) -> Non
     assert sorted(path.name for path in undisturbed.checkpoints.iterdir()) == [
         "attempts.jsonl",
         "lock",
+        "log.txt",
         "metrics.jsonl",
         "run.json",
         "tensorboard",

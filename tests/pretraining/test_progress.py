@@ -64,6 +64,22 @@ def test_the_newest_attempt_and_warning_count(tmp_path: Path) -> None:
     assert (progress.attempts, progress.state, progress.warning) == (2, "training", "second")
 
 
+def test_attempts_are_told_with_job_nodes_and_cause(tmp_path: Path) -> None:
+    where = {"job": "SLURM job 4711", "nodes": ["n1", "n2"]}
+    lines = [
+        STARTED,  # of an older version, killed
+        {**STARTED, **where, "attempt": 2, "update": 1300},
+        {"attempt": 2, "event": "lost", "message": "rank 3 on n2 died", "ranks": [3]},
+        {**STARTED, **where, "job": None, "attempt": 3, "update": 1300},
+    ]
+    write(tmp_path / "attempts.jsonl", lines)
+    assert read_progress(tmp_path).history == (
+        "1: from update 0: no end recorded: under way or killed",
+        "2: SLURM job 4711 on n1, n2 from update 1,300: lost: rank 3 on n2 died",
+        "3: on n1, n2 from update 1,300: no end recorded: under way or killed",
+    )
+
+
 def test_only_the_end_of_long_metrics_is_read_and_torn_lines_do_not_count(tmp_path: Path) -> None:
     write(tmp_path / "metrics.jsonl", [{**LOSS, "update": n} for n in range(1000)])
     with (tmp_path / "metrics.jsonl").open("a") as file:

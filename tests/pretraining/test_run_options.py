@@ -2,10 +2,13 @@
 
 import json
 import platform
+import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from esm1b.pretraining.attempt_log import read_attempts
@@ -43,7 +46,7 @@ def last_line(run: LaunchedRun, rank: int = 0) -> str:
 
 
 def test_a_time_budget_saves_and_stops(run: Run) -> None:
-    statuses, started = run.start("--stop-after=5s", updates=100_000)
+    statuses, started = run.start("--stop-after=3s", updates=100_000)
     assert statuses == [75]
     updates = run.metrics()[-1]["update"]
     assert last_line(started) == (
@@ -53,6 +56,39 @@ def test_a_time_budget_saves_and_stops(run: Run) -> None:
     assert (run.checkpoints / f"update-{updates:08d}").is_dir()
     assert not run.model.exists()
     assert read_attempts(run.checkpoints / "attempts.jsonl")[-1]["event"] == "stopped"
+
+
+def test_the_end_of_the_job_saves_and_stops_without_a_flag(run: Run) -> None:
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_END_TIME": str(int(time.time()) + 4)}
+    statuses, started = run.start(environment=job, updates=100_000)
+    assert statuses == [75]
+    assert re.search(r" of 100000 \(its job ends in \d s\); run the same", last_line(started))
+    first, *_, last = read_attempts(run.checkpoints / "attempts.jsonl")
+    assert (first["job"], first["nodes"]) == ("SLURM job 4711", [platform.node()])
+    assert last["event"] == "stopped"
+    assert last["message"] in (run.checkpoints / "log.txt").read_text()
+    assert (run.checkpoints / "lock").read_text().startswith("SLURM job 4711, process ")
+
+
+def test_nodes_that_differ_end_with_2_before_anything_is_there(run: Run) -> None:
+    statuses, started = run.start(processes=3, patch=run_patches.two_nodes_differ)
+    assert statuses == [2, 2, 2]
+    assert [line for line in started.errors().splitlines() if "error:" in line] == [
+        "esm1b: error: n3 (rank 2): package source 000000000000, others 123456789abc; n2 (rank 1): "
+        f"torch 2.12.0, others {torch.__version__}"
+    ]
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_who_died_is_recorded(run: Run) -> None:
+    statuses, _ = run.start(processes=2, patch=run_patches.the_last_is_killed)
+    assert statuses == [1, -9]
+    started, *_, last = read_attempts(run.checkpoints / "attempts.jsonl")
+    assert started["event"] == "started"
+    host = platform.node()
+    told = f"rank 1 on {host} died"
+    assert (last["event"], last["message"], last["ranks"]) == ("lost", told, [1])
+    assert told in (run.checkpoints / "log.txt").read_text()
 
 
 def test_the_records_of_a_finished_run_are_copied(run: Run) -> None:
@@ -117,7 +153,7 @@ def test_too_little_memory_is_told_in_a_line_and_another_layout_may_try(run: Run
         )
         assert "Traceback" not in started.errors()
     statuses, started = run.start()
-    assert statuses == [1]
+    assert statuses == [78]
     assert last_line(started).startswith(
         "esm1b: error: stopped for good: 2 attempts from update 0 failed"
     )
@@ -270,7 +306,7 @@ def test_two_failures_at_one_place_stop_for_good(run: Run) -> None:
         assert statuses == [1]
         assert "ValueError: the third update fails" in started.errors()
     statuses, started = run.start()
-    assert statuses == [1]
+    assert statuses == [78]
     assert last_line(started) == (
         "esm1b: error: stopped for good: 2 attempts from update 0 failed, the last "
         "with 'ValueError: the third update fails'; remove "

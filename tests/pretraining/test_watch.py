@@ -53,6 +53,7 @@ def test_piped_it_is_shown_once_without_control_characters(checkpoints: Path) ->
     assert "update 1,000 of 1,000, loss 2.000, 1,000 tokens/s\n" in text
     assert "perplexity 7.389 (lowest 7.389), 8.100 at <mask>, update 1,000" in text
     assert "update 7 was skipped" in text
+    assert "1: from update 0: finished" in text
     plot = [line for line in text.splitlines() if line.startswith("│")]
     assert len(plot) == 12
     assert plot[0].strip("│ 0123456789")  # the loss begins at the top left

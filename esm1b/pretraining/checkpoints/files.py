@@ -24,6 +24,9 @@ from esm1b.files import fsync, read_json, sha256_file, write_json
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
 STATE_FILE: Final = "state.json"
+MARK_PREFIX: Final = ".preflight-"
+"""Beginning of the name of an entry by which processes know that they see the same directory."""
+
 _NAME: Final = re.compile(r"update-(\d{8,})")
 
 
@@ -72,12 +75,13 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what interrupted saves and removals, of checkpoints and milestones, left.
+    """Remove what interrupted starts, saves and removals, of checkpoints and milestones, left.
 
     Whatever cannot be removed, such as a file that NFS keeps while it is read, waits for next time.
     """
-    for path in (*directory.glob(".update-*"), *directory.glob("milestones/.update-*")):
-        shutil.rmtree(path, ignore_errors=True)
+    for pattern in (".update-*", "milestones/.update-*", f"{MARK_PREFIX}*"):
+        for path in directory.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def set_newer_aside(directory: Path, *, than: int) -> None:

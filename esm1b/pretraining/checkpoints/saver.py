@@ -126,6 +126,11 @@ def _stays(directory: Path, updates: int, every: int | None) -> bool:
     return is_milestone(updates, every) or milestone_path(directory, updates).exists()
 
 
+def checkpoint_bytes(parameters: int) -> int:
+    """Return the size of a checkpoint, rounded up."""
+    return _BYTES_PER_PARAMETER * parameters + _BYTES_BESIDES
+
+
 def check_free_space(directory: Path, recipe: PretrainingConfig, *, parameters: int) -> None:
     """Check that there is room for the checkpoints that are kept, existing ones included.
 
@@ -136,7 +141,7 @@ def check_free_space(directory: Path, recipe: PretrainingConfig, *, parameters: 
         UserError: there is too little.
     """
     every = recipe.milestone_interval
-    size = _BYTES_PER_PARAMETER * parameters + _BYTES_BESIDES
+    size = checkpoint_bytes(parameters)
     saved = saved_checkpoints(directory)
     passing = [updates for updates in saved if not _stays(directory, updates, every)]
     missing = max(recipe.checkpoints_kept + 1 - len(passing), 1)  # the next one is written first

@@ -38,10 +38,11 @@ def everywhere(action: Callable[[], T], place: Place) -> list[T]:
 
     Raises:
         UserError: at least one process raised one; every process raises the first of them.
+        RunFailure: at least one process raised one; every process raises the like.
         ActionError: the action failed otherwise; every process says in which process and why.
     """
     caught: Exception | None = None
-    mine: T | SharedUserError | ActionError
+    mine: T | SharedUserError | RunFailure
     try:
         mine = action()
     except Exception as error:  # whatever it is, the others must not wait forever
@@ -50,8 +51,10 @@ def everywhere(action: Callable[[], T], place: Place) -> list[T]:
         mine = ActionError(where + one_line(error))
         if isinstance(error, UserError):
             mine = SharedUserError(one_line(error))
+        elif isinstance(error, RunFailure):
+            mine = type(error)(one_line(error))
     outcomes: list[Any] = gathered(mine, place)
-    for kind in (SharedUserError, ActionError):
+    for kind in (SharedUserError, RunFailure):
         for outcome in outcomes:
             if isinstance(outcome, kind):
                 raise outcome from caught

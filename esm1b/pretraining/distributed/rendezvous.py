@@ -232,7 +232,9 @@ class _Rendezvous:
                 _log.warning("%s waits for rank 0 at %s: %s", self._me, self._where, self._obstacle)
             elif self._place.rank == 0:
                 count = f"{len(self._missing)} of {self._place.processes} processes"
-                _log.warning("waiting for %s at %s: %s", count, self._where, _ranks(self._missing))
+                _log.warning(
+                    "waiting for %s at %s: %s", count, self._where, ranks_in_words(self._missing)
+                )
         time.sleep(min(0.01 + waited / 10, self._limits.turn))
 
     def is_asked_to_stop(self) -> bool:
@@ -258,10 +260,12 @@ class _Rendezvous:
         fault = f"came to {self._where} and went away again"
         if self._call == "come":
             fault = f"did not come to {self._where} within {self._limits.come:g} s"
-        return RunFailure(f"{_ranks(self._missing)} of {self._place.processes} processes {fault}")
+        return RunFailure(
+            f"{ranks_in_words(self._missing)} of {self._place.processes} processes {fault}"
+        )
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def ranks_in_words(ranks: Sequence[int]) -> str:
     """Return "ranks 1, 3-5" for [1, 3, 4, 5]."""
     pieces = []
     # in a run of successive ranks, rank minus index stays the same

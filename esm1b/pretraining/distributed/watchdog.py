@@ -25,7 +25,11 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from typing import Any, Final, NoReturn, Self
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn, Self
+
+import torch
+import torch.distributed
 
 from esm1b.errors import RunFailure, SharedUserError, Stopped
 from esm1b.pretraining.distributed.collectives import gathered
@@ -40,6 +44,14 @@ from esm1b.pretraining.distributed.liveness import (
 from esm1b.pretraining.distributed.place import Place
 
 _log = logging.getLogger(__name__)
+
+Verdict = Literal["failed", "lost"]
+
+TRACES: Final = "TORCH_FR_DUMP_TEMP_FILE"
+"""Variable with the beginning of the names of nccl's records; the rank follows."""
+
+HANG_SECONDS: Final = 90.0
+"""Longest silence of a process, and longest wait for it, by default."""
 
 _HEARTBEATS_PER_LIMIT: Final = 20
 # If more intervals than this passed since the last turn, this process was stopped itself, perhaps
@@ -69,23 +81,24 @@ class Watchdog:
     Args:
         limit_seconds: longest silence of a process, and longest wait for it.
         on_parent_death: function to call once, in the thread, when the parent died.
-        on_failure: function to call in rank 0, in the thread, before the run ends because another
-            process failed with its own error; its argument says which and how.
+        on_verdict: function to call, in the thread, before the run ends because of others: "failed"
+            if one failed with its own error, else "lost"; which and how, in words; their hosts by
+            rank. Rank 0 calls it, or all others where rank 0 is the one.
     """
 
     def __init__(
         self,
         place: Place,
         *,
-        limit_seconds: float = 90,
+        limit_seconds: float = HANG_SECONDS,
         on_parent_death: Callable[[], None],
-        on_failure: Callable[[str], object] = lambda message: None,
+        on_verdict: Callable[[Verdict, str, Mapping[int, str]], object] = lambda *verdict: None,
     ) -> None:
         self._place = place
         self._limit = limit_seconds
         self._interval = limit_seconds / _HEARTBEATS_PER_LIMIT
         self._on_parent_death = on_parent_death
-        self._on_failure = on_failure
+        self._on_verdict = on_verdict
         self._parent: int | None = None if place.launcher == "none" else os.getppid()
         self._mine = Heartbeat()
         self._told: State = "running"
@@ -239,11 +252,14 @@ class Watchdog:
         culprits = culprits or {}
         if self._place.rank == 0:
             self._send({"verdict": verdict})
+        if culprits:
             failed = [rank for rank in culprits if self._watched[rank].last.state == "failed"]
-            if failed:
-                self._on_failure("; ".join(culprits[rank] for rank in failed))
+            named = {rank: culprits[rank] for rank in failed or culprits}
+            hosts = {rank: self._watched[rank].host for rank in named}
+            self._on_verdict("failed" if failed else "lost", "; ".join(named.values()), hosts)
         _log.error("%s; rank %d on %s ends", verdict, self._place.rank, platform.node())
         faulthandler.dump_traceback(2)
+        _write_trace(self._place.rank)
         for writer, process in list(self._links.items()):
             if process.rank in culprits:
                 del self._links[writer]  # the culprit may never read
@@ -255,6 +271,16 @@ async def _until(is_over: Callable[[], bool], *, seconds: float) -> None:
     last = time.monotonic() + seconds
     while not is_over() and (left := last - time.monotonic()) > 0:
         await asyncio.sleep(min(left, _TICK_SECONDS))
+
+
+def _write_trace(rank: int) -> None:
+    """Write nccl's last collectives, which torch would do only after its own, longer time-out."""
+    beginning = os.environ.get(TRACES)
+    # private, and missing in a torch without CUDA
+    dump = getattr(torch._C._distributed_c10d, "_dump_nccl_trace", None)
+    if beginning and dump is not None:
+        with suppress(Exception):  # the run ends in any case
+            Path(f"{beginning}{rank}").write_bytes(dump())
 
 
 def listen(address: str) -> socket.socket:

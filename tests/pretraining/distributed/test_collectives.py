@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed
 
-from esm1b.errors import UserError
+from esm1b.errors import RunFailure, StoppedForGood, UserError
 from esm1b.pretraining.distributed.collectives import (
     ActionError,
     Agreement,
@@ -48,10 +48,14 @@ def visit(place: Place, folder: Path) -> list[object]:
     """Return what a process sees when one, another or both fail."""
     join_gloo(place)
     seen: list[object] = [gathered(place.rank, place), on_first(lambda: f"of {place.rank}", place)]
-    for failing in ({1: ValueError("two\nlines")}, {0: OSError(), 1: UserError("a key")}):
+    for failing in (
+        {1: ValueError("two\nlines")},
+        {0: OSError(), 1: UserError("a key")},
+        {0: StoppedForGood("twice")},
+    ):
         try:
             everywhere(lambda failing=failing: fail_in(failing, place), place)  # type: ignore[misc]  # mypy takes the default for an argument
-        except (UserError, ActionError) as error:
+        except (UserError, RunFailure) as error:
             seen.append((type(error).__name__, str(error)))
     torch.distributed.destroy_process_group()
     return seen
@@ -68,6 +72,7 @@ def test_two_processes_fail_together(tmp_path: Path) -> None:
         "of 0",
         ("ActionError", "process 2 of 2: two lines"),
         ("SharedUserError", "a key"),
+        ("StoppedForGood", "twice"),
     ]
     with Forked(tmp_path, 2, visit) as run:
         run.release()

@@ -16,13 +16,16 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in __all__
+from torch.distributed import (  # type: ignore[attr-defined]  # not in __all__
+    HashStore,
+    TCPStore,
+)
 
 from esm1b.errors import RunFailure
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.distributed.rendezvous import RendezvousLimits, meet
 from esm1b.pretraining.options import Layout
-from esm1b.pretraining.start_processes import start_processes
+from esm1b.pretraining.start_processes import connect, start_processes
 from esm1b.stopping import StopRequest
 from tests.pretraining.distributed.forked import HOST, Forked, free_port, wait_for
 
@@ -67,6 +70,11 @@ def join_and_connect(place: Place, is_stopped: Callable[[], bool]) -> None:
         time.sleep(30)
     else:
         start_processes(place, Layout(device="cpu"), is_stopped=is_stopped, limit_seconds=1)
+
+
+def connect_to_nobody(place: Place, is_stopped: Callable[[], bool]) -> None:
+    """Be rank 0 of two processes that have met, of which the other is gone."""
+    connect(place, Layout(device="cpu"), HashStore(), is_stopped=is_stopped, limit_seconds=30)
 
 
 class Run(Forked):
@@ -181,8 +189,22 @@ def test_one_that_connects_to_nobody(tmp_path: Path) -> None:
     with Run(tmp_path, 2, join_and_connect) as run:
         run.release()
         failure = f"all 2 processes came, but rank 0 on {HOST} could not connect to "
-        assert run.ended(0)[0].startswith(f"RunFailure: {failure}")
+        (ended,) = run.ended(0)
+        assert ended.startswith(f"RunFailure: {failure}")
+        assert ended.endswith(
+            "; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME choose the network interface"
+        )
         assert run.said(0).startswith(failure)
+
+
+def test_a_signal_while_they_connect(tmp_path: Path) -> None:
+    with Run(tmp_path, 2, connect_to_nobody, ranks=(0,)) as run:
+        run.release()
+        time.sleep(0.3)
+        run.signal(signal.SIGUSR1, 0)
+        assert run.ended() == [
+            "Stopped: asked to while the processes were connecting; nothing was trained"
+        ]
 
 
 def test_what_an_earlier_attempt_left_with_the_agent_of_torchrun_counts_for_nothing(

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -24,7 +24,7 @@ from esm1b.errors import Stopped
 from esm1b.pretraining.distributed import watchdog as module
 from esm1b.pretraining.distributed.liveness import Heartbeat, Observed, State
 from esm1b.pretraining.distributed.place import Place
-from esm1b.pretraining.distributed.watchdog import Watchdog, listen
+from esm1b.pretraining.distributed.watchdog import TRACES, Watchdog, _write_trace, listen
 from tests.pretraining.distributed.forked import CONTEXT, HOST, Forked, join_gloo, wait_for
 
 LIMIT = 2.0
@@ -49,6 +49,10 @@ def misbehave(behaviour: str, folder: Path) -> None:
         time.sleep(2 * LIMIT)
 
 
+def note(path: Path, event: str, message: str, hosts: Mapping[int, str]) -> None:
+    path.write_text(f"{event}: {message} {dict(hosts)}")
+
+
 def train(
     behaviour: str, culprit: int | None, group_seconds: float, place: Place, folder: Path
 ) -> None:
@@ -62,7 +66,7 @@ def train(
         place,
         limit_seconds=limit_seconds,
         on_parent_death=lambda: None,
-        on_failure=(folder / "failure").write_text,
+        on_verdict=partial(note, folder / f"verdict{place.rank}"),
     ).watching() as watchdog:
         (folder / f"entered{place.rank}").touch()
         for update in range(6):
@@ -107,8 +111,12 @@ def test_the_others_end_and_name_it(
             assert re.fullmatch(rf"rank {culprit} on {HOST} {told}; rank {rank} on .* ends", line)
             assert "Thread 0x" in processes.said(rank)  # stacks
             assert "in train" in processes.said(rank)
+        noted = next(tmp_path.glob("verdict*")).read_text()
+        event = "failed" if behaviour == "fail" else "lost"
+        assert re.fullmatch(
+            rf"{event}: rank {culprit} on {HOST} {told} {{{culprit}: '{HOST}'}}", noted
+        )
     assert seconds < LIMIT + SLACK
-    assert (tmp_path / "failure").exists() == (behaviour == "fail" and culprit != 0)
 
 
 def test_one_that_hangs_where_all_have_arrived(tmp_path: Path) -> None:
@@ -118,14 +126,6 @@ def test_one_that_hangs_where_all_have_arrived(tmp_path: Path) -> None:
             assert f"rank 1 on {HOST} hangs: others have given up waiting for it" in processes.said(
                 rank
             )
-
-
-def test_a_failure_of_another_is_told(tmp_path: Path) -> None:
-    with run(tmp_path, "fail", 1) as processes:
-        assert processes.statuses(0, 2) == [1, 1]
-    assert (tmp_path / "failure").read_text() == (
-        f"rank 1 on {HOST} failed: ArithmeticError: the loss is nan"
-    )
 
 
 def test_long_computing_that_nobody_waits_for(tmp_path: Path) -> None:
@@ -315,6 +315,21 @@ def test_listening(address: str) -> None:
         where = ("127.0.0.1", listener.getsockname()[1])
         with socket.create_connection(where, timeout=5) as connected:
             assert connected.getpeername()[1] == where[1]
+
+
+def test_nccls_record_is_written_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRACES, f"{tmp_path}/nccl-trace-")
+    library = torch._C._distributed_c10d
+    monkeypatch.delattr(library, "_dump_nccl_trace", raising=False)  # as on a CPU
+    _write_trace(3)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(library, "_dump_nccl_trace", lambda: b"record", raising=False)
+    _write_trace(3)
+    assert (tmp_path / "nccl-trace-3").read_bytes() == b"record"
+    monkeypatch.delenv(TRACES)
+    _write_trace(4)
 
 
 def test_only_this_host_is_heard_where_all_run_on_it() -> None:

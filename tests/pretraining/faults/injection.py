@@ -1,4 +1,4 @@
-"""Faults inside the processes of a run: slow, full and read-only disks, and a short patience.
+"""Faults inside the processes of a run: slow, full and read-only disks.
 
 What is to fail is named in an environment variable, so the command line stays that of the run.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import safetensors.torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from torch import Tensor
 from esm1b.pretraining import pretrain as run
 from esm1b.pretraining.checkpoints import checkpoint
 from esm1b.pretraining.checkpoints import files as checkpoint_files
-from esm1b.pretraining.distributed.watchdog import Watchdog
 
 __all__ = ["PATCH", "Injection", "begun", "inject"]
 
@@ -39,7 +38,6 @@ class Injection:
     Attributes:
         checkpoints: directory that it happens in.
         folder: where processes leave a file when their run begins.
-        watchdog_seconds: limit of the watchdog, where it is not its own.
         write_seconds: what the writing of each file of a checkpoint takes; 0 is as fast as it goes.
         disk: how saves fail.
         rank: where the disk is full while tensors are written.
@@ -50,7 +48,6 @@ class Injection:
 
     checkpoints: str
     folder: str
-    watchdog_seconds: float | None = None
     write_seconds: float = 0.0
     disk: Disk | None = None
     rank: int = 0
@@ -71,9 +68,6 @@ def inject(rank: int) -> None:
     """Let things go wrong in this process; called before its command."""
     injection = Injection(**json.loads(os.environ[_VARIABLE]))
     _leave_mark(injection, rank)
-    if injection.watchdog_seconds is not None:
-        defaults = cast(dict[str, Any], Watchdog.__init__.__kwdefaults__)
-        defaults["limit_seconds"] = injection.watchdog_seconds
     if injection.write_seconds:
         _write_slowly(injection.write_seconds)
     if injection.disk is not None:

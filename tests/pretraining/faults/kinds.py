@@ -19,7 +19,7 @@ Kind = Callable[[Trial, random.Random], str | None]
 
 _SHARE_AT_START: Final = 0.25
 _SHARE_AT_ONCE: Final = 0.3
-_WATCHDOG_SECONDS: Final = 5.0
+_WATCHDOG_SECONDS: Final = 5
 # The watchdog looks after the launcher so often, with that limit.
 _WATCHDOG_INTERVAL: Final = 0.25
 _MOST_FAILURES: Final = 3
@@ -206,7 +206,7 @@ def require_stop_for_good(trial: Trial) -> None:
     """
     start = trial.start()
     start.end()
-    start.require([1] * len(start.statuses))
+    start.require([78] * len(start.statuses))
     start.require_text("stopped for good: 2 attempts from update ")
     start.require_text(f"remove {trial.checkpoints / 'attempts.jsonl'} to try again")
     start.check()
@@ -303,8 +303,13 @@ def _require_loss(start: Start, rank: int, *, is_guarded: bool) -> None:
     if start.statuses[rank] != _KILLED and not (is_finishing and start.statuses[rank] == 0):
         raise start.deviation(f"statuses {start.statuses} after rank {rank} was lost")
     named = re.search(rf"rank {rank} on \S+ (died|hangs|gave no sign)", start.run.errors())
-    if others and is_guarded and not is_finishing and not named:
+    if not others or not is_guarded or is_finishing:
+        return
+    if not named:
         raise start.deviation(f"the log does not say that rank {rank} was lost")
+    lost = [line for line in start.trial.attempts() if line["event"] == "lost"]
+    if not lost or lost[-1].get("ranks") != [rank]:
+        raise start.deviation(f"attempts.jsonl does not say that rank {rank} was lost: {lost[-1:]}")
 
 
 def _fail_saves(trial: Trial, chance: random.Random, **disk: Any) -> str | None:

@@ -103,13 +103,14 @@ class Trial:
         assert self._expected is not None
         return self._expected
 
-    def start(self, **faults: Any) -> "Start":
+    def start(self, *, watchdog_seconds: int | None = None, **faults: Any) -> "Start":
         """Give the command; `faults` as in `Injection`."""
         self._starts += 1
         folder = self.folder / "starts" / f"{self._starts:02d}"
+        options = [] if watchdog_seconds is None else [f"--hang-limit={watchdog_seconds}"]
         return Start(self, folder, Injection(
             checkpoints=str(self.checkpoints), folder=str(folder), **faults
-        ))  # fmt: skip
+        ), options)  # fmt: skip
 
     def newest(self) -> int:
         """Return the update of the newest whole checkpoint; 0 without one."""
@@ -224,6 +225,7 @@ class Start:
         trial: it belongs to.
         folder: for what its processes write to stderr.
         injection: what goes wrong inside.
+        options: further ones of the command line.
 
     Attributes:
         first: the update that it must go on from.
@@ -232,7 +234,9 @@ class Start:
         seconds: from the last fault until they had ended.
     """
 
-    def __init__(self, trial: Trial, folder: Path, injection: Injection) -> None:
+    def __init__(
+        self, trial: Trial, folder: Path, injection: Injection, options: Sequence[str]
+    ) -> None:
         self.trial = trial
         self.folder = folder
         self.first = trial.newest()
@@ -253,6 +257,7 @@ class Start:
                 "--micro-batch-tokens=800",
                 f"--zero-stage={subject.zero_stage}",
                 "--device=cpu",
+                *options,
             ],
             processes=subject.processes,
             environment=injection.environment(),
