@@ -1,4 +1,4 @@
-"""What a run will take, on paper: tokens, epochs, operations, hours, memory and disk."""
+"""What a run will take, on paper: tokens, epochs, operations, hours, traffic, memory and disk."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +17,7 @@ from esm1b.pretraining.planning.memory import (
     checkpoint_bytes,
     fits,
 )
+from esm1b.pretraining.planning.network import Cluster, Transfer, transfers
 
 DEFAULT_UTILISATION: Final = 0.50
 """Share of the peak: a target for this network on a H200, not a measurement."""
@@ -63,7 +64,10 @@ class Estimate:
 
     Attributes:
         epochs: number of epochs, None where the number of sequences is not known.
-        durations: time at several shares of the peak, the requested one first.
+        tokens_per_gpu: tokens of an update for each GPU.
+        durations: time of the computation at several shares of the peak, the requested one first.
+        transfers: what an update moves between GPUs, by ZeRO stage where a micro-batch fits.
+        time_limit_seconds: longest duration of a job; None: no limit.
         micro_batch_tokens: choice of `--micro-batch-tokens auto`, by ZeRO stage; None where
             nothing fits.
     """
@@ -78,9 +82,11 @@ class Estimate:
     epochs: float | None
     flops_per_token: float
     flops: float
-    gpu: Gpu
-    gpus: int
+    cluster: Cluster
+    tokens_per_gpu: int
     durations: Sequence[Duration]
+    transfers: Mapping[ZeroStage, Transfer]
+    time_limit_seconds: int | None
     activation_checkpointing: bool
     activation_bytes_per_token: int
     states: Mapping[ZeroStage, StateBytes]
@@ -96,11 +102,14 @@ class Estimate:
         values = asdict(self)
         for stage, state in self.states.items():
             values["states"][stage]["total"] = state.total
+        gpu = self.cluster.gpu
+        values |= values.pop("cluster") | {"nodes": self.cluster.nodes}
         values["gpu"] = {
-            "name": self.gpu.name,
-            "peak_flops": self.gpu.peak_flops(self.precision),
-            "source": self.gpu.source,
-            "memory_bytes": self.gpu.memory_bytes,
+            "name": gpu.name,
+            "peak_flops": gpu.peak_flops(self.precision),
+            "source": gpu.source,
+            "memory_bytes": gpu.memory_bytes,
+            "nvlink_bytes": gpu.nvlink_bytes,
         }
         return values
 
@@ -109,12 +118,12 @@ def estimate(
     config: Config,
     data: TrainingData,
     *,
-    gpu: Gpu,
-    gpus: int,
+    cluster: Cluster,
     utilisation: float = DEFAULT_UTILISATION,
     activation_checkpointing: bool = False,
+    time_limit_seconds: int | None = None,
 ) -> Estimate:
-    """Return what the run of `config` takes on `gpus` GPUs.
+    """Return what the run of `config` takes on the GPUs of `cluster`.
 
     The time is that of the updates; validations, checkpoints and starts come on top.
 
@@ -122,6 +131,7 @@ def estimate(
         UserError: the peak of this GPU in the precision of the run is not known.
     """
     shape, recipe = config.model.shape(), config.pretraining
+    gpu, gpus = cluster.gpu, cluster.gpus
     peak = gpu.peak_flops(recipe.precision)
     if peak is None:
         raise UserError(
@@ -162,8 +172,8 @@ def estimate(
         ),
         flops_per_token=per_token,
         flops=tokens * per_token,
-        gpu=gpu,
-        gpus=gpus,
+        cluster=cluster,
+        tokens_per_gpu=share,
         durations=[
             Duration(
                 utilisation=part,
@@ -173,6 +183,16 @@ def estimate(
             )
             for part, rate in rates.items()
         ],
+        transfers=transfers(
+            memory,
+            cluster,
+            micro_batch_tokens=automatic,
+            tokens_per_update=recipe.tokens_per_update,
+            updates=recipe.updates,
+            compute_seconds=recipe.tokens_per_update / rates[utilisation] / gpus,
+            time_limit_seconds=time_limit_seconds,
+        ),
+        time_limit_seconds=time_limit_seconds,
         activation_checkpointing=activation_checkpointing,
         activation_bytes_per_token=memory.activation_bytes_per_token(),
         states={stage: memory.state(stage) for stage in memory.zero_stages},

@@ -59,7 +59,8 @@ class TrainingMemory:
     activation_checkpointing: bool = False
 
     @property
-    def _number_bytes(self) -> int:
+    def number_bytes(self) -> int:
+        """Bytes of a number in the precision of the multiplications."""
         return 4 if self.precision == "fp32" else 2
 
     @property
@@ -78,7 +79,7 @@ class TrainingMemory:
         gathered ones: the whole of a network like ESM-1b. What is held only after the backward
         pass, when the activations are gone, is left out.
         """
-        parameters, number = self.shape.parameters(), self._number_bytes
+        parameters, number = self.shape.parameters(), self.number_bytes
         share = -(-parameters // self.processes)
         weights = number * parameters
         if stage == 3:
@@ -115,7 +116,7 @@ class TrainingMemory:
         embedding, head and gradients 1,384,936, about 1.4 MB. With activation checkpointing every
         layer keeps its input, and one of them is computed again at a time.
         """
-        number, width, hidden = self._number_bytes, self.shape.width, self.shape.feed_forward
+        number, width, hidden = self.number_bytes, self.shape.width, self.shape.feed_forward
         attention = 6 if self.precision == "fp32" else 4
         layer = number * ((4 + attention) * width + 2 * hidden) + 4 * (4 + self.shape.heads)
         ends = number * width + 8 + round(_MASKED_SHARE * 5 * number * width)

@@ -10,6 +10,7 @@ from esm1b.pretraining.planning.data import LengthStatistics, TrainingData, assu
 from esm1b.pretraining.planning.estimate import Estimate, estimate
 from esm1b.pretraining.planning.estimate_text import estimate_text
 from esm1b.pretraining.planning.gpus import find_gpu
+from esm1b.pretraining.planning.network import Cluster
 
 CONFIGURATIONS = Path(__file__).parents[3] / "config"
 ESM1B = load_config(CONFIGURATIONS / "esm1b.yaml")
@@ -36,12 +37,18 @@ TINY_DATA = TrainingData(
 )
 
 
-def of_esm1b(gpu: str = "H200", gpus: int = 8, **changed: Any) -> Estimate:
-    return estimate(ESM1B, assumed_data(ESM1B), gpu=find_gpu(gpu), gpus=gpus, **changed)
+def cluster(gpu: str, gpus: int, link_gbit: float | None = None) -> Cluster:
+    return Cluster(gpu=find_gpu(gpu), gpus=gpus, gpus_per_node=min(gpus, 8), link_gbit=link_gbit)
+
+
+def of_esm1b(
+    gpu: str = "H200", gpus: int = 8, link_gbit: float | None = None, **changed: Any
+) -> Estimate:
+    return estimate(ESM1B, assumed_data(ESM1B), cluster=cluster(gpu, gpus, link_gbit), **changed)
 
 
 def test_a_tiny_run_by_hand() -> None:
-    result = estimate(tiny(), TINY_DATA, gpu=find_gpu("H200"), gpus=2, utilisation=0.25)
+    result = estimate(tiny(), TINY_DATA, cluster=cluster("H200", 2), utilisation=0.25)
     assert result.tokens == 500_000
     assert result.epochs == 500_000 / (2000 * 25)
     # 6 x 5,377 weights and 12 x 2 x 16 x 10 of attention
@@ -80,7 +87,7 @@ def test_the_rate_is_a_share_of_the_peak() -> None:
     lengths = LengthStatistics(mean_tokens=300.0, weighted_mean_length=450.0)
     data = TrainingData(sequences=None, lengths=lengths, origin="by hand")
     # 989e12 x 0.5 / (6 x 651,045,153 + 506,880 x 450) = 494.5e12 / 4,134,366,918
-    rate = estimate(ESM1B, data, gpu=find_gpu("H200"), gpus=1).durations[0]
+    rate = estimate(ESM1B, data, cluster=cluster("H200", 1)).durations[0]
     assert rate.tokens_per_second_per_gpu == pytest.approx(119_607.2, abs=0.1)
 
 
@@ -118,12 +125,12 @@ def test_activation_checkpointing_makes_room() -> None:
 
 def test_no_number_is_made_up() -> None:
     unknown = assumed_data(tiny())
-    result = estimate(tiny(), unknown, gpu=find_gpu("H200"), gpus=1)
+    result = estimate(tiny(), unknown, cluster=cluster("H200", 1))
     assert result.epochs is None
     assert "number of training sequences not known" in estimate_text(result)
     assert "epochs" not in estimate_text(result)
     with pytest.raises(UserError, match=r"^--gpu B200: its peak in fp32 is not known here"):
-        estimate(tiny(), TINY_DATA, gpu=find_gpu("B200"), gpus=1)
+        estimate(tiny(), TINY_DATA, cluster=cluster("B200", 1))
 
 
 def test_the_text() -> None:
@@ -148,10 +155,72 @@ def test_the_text() -> None:
     assert "(no) 20.1 " in short
 
 
+def lines_of(result: Estimate) -> list[str]:
+    lines = estimate_text(result).splitlines()
+    assert max(map(len, lines)) <= 100
+    return lines
+
+
+def test_many_nodes_on_one_link_each_are_no_longer_fast() -> None:
+    result = of_esm1b("A100", 64, 200, time_limit_seconds=24 * 3600)
+    lines = lines_of(result)
+    for line in (
+        "transfer of an update: 8 x 8 GPUs, 200 Gb/s from each node",
+        "                              ZeRO 0        ZeRO 1        ZeRO 2        ZeRO 3",
+        "  micro-batches                    -             1             1             1",
+        "  GB from each node                -          6.42          6.42          4.15",
+        "  transfer, ms                     -           257           257           166",
+        "  compute, ms                      -            54            54            54",
+        "  hours                            -     35.7-43.2     35.7-43.2     23.1-30.6",
+        "  jobs of 24 h                     -             2             2             2",
+        "  Gb/s for compute/2               -         1,898         1,898         1,228",
+        "  warning: ZeRO 1, 2, 3: transfer takes more than half as long as",
+        (
+            "  warning: 2,048 tokens per GPU and update; with fewer than 4,096 expect a smaller "
+            "share of the peak"
+        ),
+    ):
+        assert line in lines
+    content = result.as_json()
+    assert (content["gpus"], content["nodes"], content["gpus_per_node"]) == (64, 8, 8)
+    assert content["link_gbit"] == 200
+    assert content["gpu"]["nvlink_bytes"] == 300e9
+    assert content["transfers"][1]["traffic"]["all_reduced"] == 4 * 652_358_433
+    assert content["transfers"][1]["jobs"] == 2
+    slowest = of_esm1b("V100", 128, 100).transfers
+    assert round(1000 * (slowest[1].seconds or 0)) == 518
+    assert round(1000 * (slowest[3].seconds or 0)) == 335
+
+
+def test_fast_links_give_no_warning() -> None:
+    for result in (of_esm1b(), of_esm1b("A100", 32, 8 * 400)):
+        assert not any("warning" in line for line in lines_of(result))
+    lines = lines_of(of_esm1b())
+    assert "transfer of an update: 1 x 8 GPUs" in lines
+    assert "  GB from each GPU                 -          5.71          5.71          3.69" in lines
+    assert "  hours                            -     19.0-20.7     19.0-20.7     19.0-20.1" in lines
+
+
+def test_a_network_of_unknown_rate_is_told() -> None:
+    lines = lines_of(of_esm1b("A100", 16, time_limit_seconds=3600))
+    assert "  transfer, ms                     -             -             -             -" in lines
+    assert "  hours                            -             -             -             -" in lines
+    assert "  Gb/s for compute/2               -           452           452           292" in lines
+    assert (
+        "  warning: without --link-gbit no time of the network is counted, see the last row"
+    ) in lines
+
+
+def test_one_gpu_moves_nothing_and_still_takes_jobs() -> None:
+    assert not any("transfer of an update" in line for line in lines_of(of_esm1b(gpus=1)))
+    lines = lines_of(of_esm1b(gpus=1, time_limit_seconds=24 * 3600))
+    assert "jobs of 24 h: 7; starts and saves not counted; one requeue less" in lines
+
+
 @pytest.mark.parametrize("name", ["config", "one-gpu-hour", "one-gpu-day", "esm1b"])
 def test_shipped_configurations(name: str) -> None:
     config = load_config(CONFIGURATIONS / f"{name}.yaml")
-    result = estimate(config, assumed_data(config), gpu=find_gpu("H200"), gpus=1)
+    result = estimate(config, assumed_data(config), cluster=cluster("H200", 1))
     assert max(map(len, estimate_text(result).splitlines())) <= 100
     content = json.loads(json.dumps(result.as_json(), allow_nan=False))
     assert content["tokens"] == result.tokens
@@ -163,7 +232,7 @@ def test_presets_take_about_what_their_names_say() -> None:
     def hours(name: str, utilisation: float) -> float:
         config = load_config(CONFIGURATIONS / f"{name}.yaml")
         result = estimate(
-            config, assumed_data(config), gpu=find_gpu("H200"), gpus=1, utilisation=utilisation
+            config, assumed_data(config), cluster=cluster("H200", 1), utilisation=utilisation
         )
         return result.durations[0].hours
 
