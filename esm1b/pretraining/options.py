@@ -39,3 +39,4 @@ class RunOptions:
     wandb_project: str | None = None
     automatic_micro_batch: bool = False
     records: Path | None = None
+    mirror: str | None = None

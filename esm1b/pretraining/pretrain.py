@@ -21,6 +21,7 @@ from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
 from esm1b.files import atomic_file, check_replaceable, read_json
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
 from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
+from esm1b.pretraining.checkpoints.mirror import mirrored
 from esm1b.pretraining.checkpoints.run_identity import (
     RUN_FILE,
     check_fingerprint,
@@ -82,6 +83,10 @@ def pretrain(
 
         prepare = partial(_prepare, config, train, tokens, directory, output, options, locked)
         on_first(prepare, place)
+        fingerprint = run_fingerprint(config, train.fingerprint)
+        held.enter_context(
+            mirrored(options.mirror, directory, config.pretraining, fingerprint, place)
+        )
         description = _describe_layout(layout, options, place)
         if options.automatic_micro_batch:
             layout = _with_automatic_micro_batch(config, layout, place, device)
@@ -129,7 +134,8 @@ def _prepare(
     locked.enter_context(directory_lock(directory))
     check_fingerprint(directory, run_fingerprint(config, train.fingerprint))
     parameters = config.model.shape().parameters()
-    check_free_space(directory, config.pretraining, parameters=parameters)
+    has_mirror = options.mirror is not None
+    check_free_space(directory, config.pretraining, parameters=parameters, has_mirror=has_mirror)
 
 
 @paths_of_the_user()

@@ -254,6 +254,20 @@ def test_stopped_by_a_signal_it_goes_on_later(undisturbed: Run, run: Run) -> Non
     assert sorted({line["attempt"] for line in run.metrics()}) == [1, 2]
 
 
+def test_a_bare_machine_resumes_from_the_mirror(undisturbed: Run, run: Run, tmp_path: Path) -> None:
+    mirror = f"--mirror=file://{tmp_path / 'mirror'}"
+    status, errors = start(run, mirror, patch=run_patches.stop_after_six)
+    assert status == 75, errors
+    shutil.rmtree(run.checkpoints)
+    status, errors = start(run, mirror)
+    assert status == 0, errors
+    assert any("resuming after update 7" in line for line in errors)
+    assert run.weights() == undisturbed.weights()
+    assert run.losses() == undisturbed.losses()
+    on_mirror = [path.parent.name for path in (tmp_path / "mirror").glob("*/state.json")]
+    assert sorted(on_mirror) == ["update-00000008", "update-00000012"]
+
+
 def test_without_the_newest_checkpoint_it_repeats_the_updates(undisturbed: Run, again: Run) -> None:
     # damaged, so that it is passed over and its place is taken again
     (again.checkpoints / "update-00000012" / "state.json").unlink()
