@@ -19,10 +19,12 @@ MEMORY_MARGIN: Final = 0.10
 CPU_MICRO_BATCH_TOKENS: Final = 4096
 """Micro-batch on CPU, where memory sets no limit and the matrices of larger ones are no faster."""
 
-# DeepSpeed's defaults (deepspeed/runtime/zero/config.py), in numbers: the buffer that gradients
-# are reduced in, and the weights that stage 3 keeps gathered between forward and backward pass.
+LIVE_PARAMETERS: Final = 1_000_000_000
+"""Weights that stage 3 keeps gathered from the forward to the backward pass: DeepSpeed's default
+(deepspeed/runtime/zero/config.py)."""
+
+# DeepSpeed's default too: numbers in the buffer that gradients are reduced in.
 _REDUCE_BUCKET: Final = 500_000_000
-_LIVE_PARAMETERS: Final = 1_000_000_000
 
 # Chosen for prediction: the last layer norm and the head keep their values there only.
 _MASKED_SHARE: Final = 0.15
@@ -83,7 +85,7 @@ class TrainingMemory:
         share = -(-parameters // self.processes)
         weights = number * parameters
         if stage == 3:
-            weights = number * (share + min(parameters, _LIVE_PARAMETERS))
+            weights = number * (share + min(parameters, LIVE_PARAMETERS))
         is_low = self.precision != "fp32"
         buffers = 0
         if stage < 2:

@@ -38,9 +38,8 @@ def cluster(gpu: str, gpus: int, link_gbit: float | None = None) -> Cluster:
         ("bf16", 1, 3, 4 * P, 0, 2 * P),
         ("bf16", 2, 1, 4 * P, 0, 2 * P),
         ("bf16", 2, 3, 12 * P, 0, 2 * P),
-        # 152 M weights are further than 500 M before the last one
-        ("bf16", 3, 1, 0, 4 * P, 2 * (P + 152_358_433)),
-        ("fp16", 3, 3, 0, 12 * P, 6 * (P + 152_358_433)),
+        ("bf16", 3, 1, 0, 4 * P, 2 * P),
+        ("fp16", 3, 3, 0, 12 * P, 6 * P),
     ],
 )
 def test_what_an_update_moves(
@@ -54,6 +53,11 @@ def test_what_an_update_moves(
     assert update_traffic(memory(precision), stage, rounds=rounds) == Traffic(
         all_reduced=reduced, reduce_scattered=scattered, gathered=gathered
     )
+
+
+def test_weights_that_stage_3_does_not_keep_are_gathered_twice() -> None:
+    traffic = update_traffic(memory("bf16"), 3, rounds=1, live_parameters=500_000_000)
+    assert traffic.gathered == 2 * (P + 152_358_433)
 
 
 def test_a_ring_passes_on_all_but_a_processs_own_share() -> None:
@@ -96,7 +100,8 @@ def test_times_by_hand() -> None:
 CASES: list[tuple[TrainingPrecision, ZeroStage, int, int | None]] = [
     *(("fp32", 0, 1, None), ("fp32", 1, 1, None), ("fp32", 2, 1, None), ("fp32", 3, 1, None)),
     *(("bf16", 1, 2, None), ("bf16", 2, 2, None), ("bf16", 3, 2, None)),
-    ("fp32", 3, 1, 3_000_000),
+    # less than the network keeps by default
+    ("fp32", 3, 1, 1_500_000),
 ]
 
 
@@ -126,9 +131,15 @@ def test_the_link_between_two_nodes_sees_what_is_told() -> None:
             "precision": precision,
             "stage": stage,
             "rounds": rounds,
-            "settings": {} if reuse is None else {"stage3_max_reuse_distance": reuse},
+            "settings": {}
+            if live is None
+            else {
+                "stage3_max_live_parameters": live,
+                "stage3_max_reuse_distance": live,
+                "stage3_prefetch_bucket_size": live // 20,
+            },
         }
-        for precision, stage, rounds, reuse in CASES
+        for precision, stage, rounds, live in CASES
     ]
     result = subprocess.run(
         [*_namespace(), sys.executable, "-m", "tests.pretraining.planning.traffic"],
@@ -143,9 +154,9 @@ def test_the_link_between_two_nodes_sees_what_is_told() -> None:
     assert result.returncode == 0, result.stderr
     for case, line in zip(CASES, result.stdout.splitlines(), strict=True):
         found = json.loads(line)
-        precision, stage, rounds, reuse = case
+        precision, stage, rounds, live = case
         assert found["parameters"] == SHAPE.parameters()
-        limit = {} if reuse is None else {"reuse_distance": reuse}
+        limit = {} if live is None else {"live_parameters": live}
         traffic = update_traffic(memory(precision, PROCESSES, SHAPE), stage, rounds=rounds, **limit)
         # gloo has no reduce-scatter: torch makes an all-reduce of it, which moves twice as much
         gloo = Traffic(
