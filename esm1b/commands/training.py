@@ -118,8 +118,8 @@ def pretrain(
     r"""Train the encoder with masked-language modelling, with any launcher or none.
 
     Launchers are torchrun, srun, mpirun and DeepSpeed's. Started again, a run resumes from its
-    newest checkpoint, under any number of processes. SIGTERM, SIGINT or SIGUSR1 makes it save and
-    exit with status 75, which torchrun reports as 1.
+    newest checkpoint, here or on its mirror, under any number of processes. SIGTERM, SIGINT or
+    SIGUSR1 makes it save and exit with status 75, which torchrun reports as 1.
 
     Input:
         tokens: tokens directory, written by tokenize
@@ -127,11 +127,8 @@ def pretrain(
     Output:
         checkpoints: directory for checkpoints and metrics; a run that is already there is resumed
         output: model directory to write at the end
-        records: directory for copies of metrics.jsonl, attempts.jsonl, run.json and state.json,
-            written at the end
-        mirror: URL to copy checkpoints to in the background, such as file:///DIR or
-            s3://BUCKET/DIR; the newest one there is restored if it is newer than all in
-            checkpoints
+        records: directory for copies of metrics, attempts and state at the end
+        mirror: copy of the checkpoints elsewhere, such as s3://BUCKET/DIR
         wandb: Weights & Biases project to log to as well
     Hardware:
         micro_batch_tokens: number of tokens per process in one forward pass; auto: as many as fit

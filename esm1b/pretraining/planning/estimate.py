@@ -66,7 +66,7 @@ class Estimate:
         epochs: number of epochs, None where the number of sequences is not known.
         tokens_per_gpu: tokens of an update for each GPU.
         durations: time of the computation at several shares of the peak, the requested one first.
-        transfers: what an update moves between GPUs, by ZeRO stage where a micro-batch fits.
+        transfers: traffic of an update between GPUs, by ZeRO stage where a micro-batch fits.
         time_limit_seconds: longest duration of a job; None: no limit.
         micro_batch_tokens: choice of `--micro-batch-tokens auto`, by ZeRO stage; None where
             nothing fits.
