@@ -20,7 +20,7 @@ def estimate(
     mean_length: Annotated[float | None, Option(metavar="RESIDUES")] = None,
     sequences: options.OptionalCount = None,
     activation_checkpointing: Annotated[bool, Option("--activation-checkpointing")] = False,
-    gpus_per_node: options.OptionalCount = None,
+    gpus_per_node: options.Count = 8,
     link_gbit: Annotated[float | None, Option(metavar="GBIT")] = None,
     time_limit: Annotated[str | None, Option(metavar="TIME")] = None,
     json: options.OptionalFile = None,
@@ -30,7 +30,7 @@ def estimate(
     Hardware:
         gpus: number of GPUs, one process each
         gpu: GPU model, such as H200, A100 or RTX4090
-        gpus_per_node: number of GPUs in a node (8 by default, or all if there are fewer)
+        gpus_per_node: largest number of GPUs in a node
         link_gbit: bandwidth of a node's network links together, in gigabits (not bytes) a second,
             such as 200 for one HDR or 1600 for eight
         time_limit: longest duration of a job, such as 24h, to count the jobs of the run
@@ -54,7 +54,6 @@ def estimate(
     from esm1b.pretraining.planning.estimate import estimate as run
     from esm1b.pretraining.planning.estimate_text import estimate_text
     from esm1b.pretraining.planning.gpus import find_gpu
-    from esm1b.pretraining.planning.network import Cluster
     from esm1b.stopping import parse_duration
 
     if not 0 < utilisation <= 1:
@@ -68,12 +67,7 @@ def estimate(
             "--tokens: already gives the number and length of sequences; expected no --mean-length "
             "and no --sequences"
         )
-    cluster = Cluster(
-        gpu=find_gpu(gpu),
-        gpus=gpus,
-        gpus_per_node=min(gpus, gpus_per_node or 8),
-        link_gbit=link_gbit,
-    )
+    kind = find_gpu(gpu)
     config = load_config(run_config)
     if tokens is None:
         data = assumed_data(config, mean_length=mean_length, sequences=sequences)
@@ -82,7 +76,10 @@ def estimate(
     result = run(
         config,
         data,
-        cluster=cluster,
+        gpu=kind,
+        gpus=gpus,
+        gpus_per_node=gpus_per_node,
+        link_gbit=link_gbit,
         utilisation=utilisation,
         activation_checkpointing=activation_checkpointing,
         time_limit_seconds=(

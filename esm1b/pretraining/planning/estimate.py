@@ -64,6 +64,7 @@ class Estimate:
 
     Attributes:
         epochs: number of epochs, None where the number of sequences is not known.
+        link_gbit: rate of a node's links together, Gbit/s; None: not known.
         tokens_per_gpu: tokens of an update for each GPU.
         durations: time of the computation at several shares of the peak, the requested one first.
         transfers: traffic of an update between GPUs, by ZeRO stage where a micro-batch fits.
@@ -82,7 +83,11 @@ class Estimate:
     epochs: float | None
     flops_per_token: float
     flops: float
-    cluster: Cluster
+    gpu: Gpu
+    gpus: int
+    gpus_per_node: int
+    nodes: int
+    link_gbit: float | None
     tokens_per_gpu: int
     durations: Sequence[Duration]
     transfers: Mapping[ZeroStage, Transfer]
@@ -102,14 +107,12 @@ class Estimate:
         values = asdict(self)
         for stage, state in self.states.items():
             values["states"][stage]["total"] = state.total
-        gpu = self.cluster.gpu
-        values |= values.pop("cluster") | {"nodes": self.cluster.nodes}
         values["gpu"] = {
-            "name": gpu.name,
-            "peak_flops": gpu.peak_flops(self.precision),
-            "source": gpu.source,
-            "memory_bytes": gpu.memory_bytes,
-            "nvlink_bytes": gpu.nvlink_bytes,
+            "name": self.gpu.name,
+            "peak_flops": self.gpu.peak_flops(self.precision),
+            "source": self.gpu.source,
+            "memory_bytes": self.gpu.memory_bytes,
+            "nvlink_bytes": self.gpu.nvlink_bytes,
         }
         return values
 
@@ -118,12 +121,15 @@ def estimate(
     config: Config,
     data: TrainingData,
     *,
-    cluster: Cluster,
+    gpu: Gpu,
+    gpus: int,
+    gpus_per_node: int = 8,
+    link_gbit: float | None = None,
     utilisation: float = DEFAULT_UTILISATION,
     activation_checkpointing: bool = False,
     time_limit_seconds: int | None = None,
 ) -> Estimate:
-    """Return what the run of `config` takes on the GPUs of `cluster`.
+    """Return what the run of `config` takes on `gpus` GPUs, see `Cluster`.
 
     The time is that of the updates; validations, checkpoints and starts come on top.
 
@@ -131,7 +137,9 @@ def estimate(
         UserError: the peak of this GPU in the precision of the run is not known.
     """
     shape, recipe = config.model.shape(), config.pretraining
-    gpu, gpus = cluster.gpu, cluster.gpus
+    cluster = Cluster(
+        gpu=gpu, gpus=gpus, gpus_per_node=min(gpus, gpus_per_node), link_gbit=link_gbit
+    )
     peak = gpu.peak_flops(recipe.precision)
     if peak is None:
         raise UserError(
@@ -172,7 +180,11 @@ def estimate(
         ),
         flops_per_token=per_token,
         flops=tokens * per_token,
-        cluster=cluster,
+        gpu=gpu,
+        gpus=gpus,
+        gpus_per_node=cluster.gpus_per_node,
+        nodes=cluster.nodes,
+        link_gbit=link_gbit,
         tokens_per_gpu=share,
         durations=[
             Duration(

@@ -29,7 +29,7 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def _run(estimate: Estimate) -> Iterator[str]:
-    data, lengths, gpu = estimate.data, estimate.data.lengths, estimate.cluster.gpu
+    data, lengths, gpu = estimate.data, estimate.data.lengths, estimate.gpu
     sequences = "number of training sequences not known: --tokens or --sequences says it"
     if data.sequences is not None:
         sequences = f"{data.sequences:,} training sequences"
@@ -53,7 +53,7 @@ def _run(estimate: Estimate) -> Iterator[str]:
             "operations",
             f"{_scaled(estimate.flops_per_token)}FLOP a token, {estimate.flops:.3g} FLOP in all",
         ),
-        ("GPUs", f"{estimate.cluster.gpus} x {gpu.name}, {peak / 1e12:g} TFLOP/s dense"),
+        ("GPUs", f"{estimate.gpus} x {gpu.name}, {peak / 1e12:g} TFLOP/s dense"),
         ("", gpu.source),
     ]
     if estimate.precision == "bf16" and gpu.name.startswith("V100"):
@@ -99,10 +99,9 @@ def _micro_batches(estimate: Estimate) -> Iterator[str]:
         f"memory of a GPU with activations, GB: {estimate.activation_bytes_per_token / 1e6:.3g} MB "
         f"a token {how} activation checkpointing"
     )
-    memory = estimate.cluster.gpu.memory_bytes
     yield (
-        f"  of {memory / 1e9:.1f} GB, {100 * MEMORY_MARGIN:g} % stay free; (no) does not fit, * is "
-        "chosen by --micro-batch-tokens auto"
+        f"  of {estimate.gpu.memory_bytes / 1e9:.1f} GB, {100 * MEMORY_MARGIN:g} % stay free; (no) "
+        "does not fit, * is chosen by --micro-batch-tokens auto"
     )
     yield "     tokens  rounds" + "".join(f"{f'ZeRO {stage}':>17}" for stage in _ALL_STAGES)
     for row in estimate.micro_batches:

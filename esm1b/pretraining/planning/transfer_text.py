@@ -13,16 +13,16 @@ _JOBS_NOTE: Final = "; starts and saves not counted; one requeue less"
 
 def transfer_lines(estimate: Estimate) -> Iterator[str]:
     """Yield the lines about transfer and jobs; a single GPU has no transfer."""
-    cluster, limit = estimate.cluster, estimate.time_limit_seconds
+    nodes, limit, gbit = estimate.nodes, estimate.time_limit_seconds, estimate.link_gbit
     jobs_label = "" if limit is None else f"jobs of {limit / 3600:g} h"
-    if cluster.gpus == 1:
+    if estimate.gpus == 1:
         jobs = {transfer.jobs for transfer in estimate.transfers.values()}
         yield from (f"{jobs_label}: {count}{_JOBS_NOTE}" for count in jobs if count is not None)
         return
-    rate = "" if cluster.link_gbit is None else f", {cluster.link_gbit:g} Gb/s from each node"
-    yield f"transfer of an update: {cluster.nodes} x {cluster.gpus_per_node} GPUs{rate}"
+    rate = "" if gbit is None else f", {gbit:g} Gb/s from each node"
+    yield f"transfer of an update: {nodes} x {estimate.gpus_per_node} GPUs{rate}"
     yield f"  {'':<20}" + "".join(f"{f'ZeRO {stage}':>14}" for stage in _ALL_STAGES)
-    for label, cell in _rows(cluster.nodes, jobs_label):
+    for label, cell in _rows(nodes, jobs_label):
         found = map(estimate.transfers.get, _ALL_STAGES)
         cells = ("-" if transfer is None else cell(transfer) for transfer in found)
         yield f"  {label:<20}" + "".join(f"{text:>14}" for text in cells)
@@ -30,7 +30,9 @@ def transfer_lines(estimate: Estimate) -> Iterator[str]:
     yield "  without DeepSpeed's overlap_comm ZeRO 0 to 2 take turns, ZeRO 3 hides a part"
     if limit is not None:
         yield f"  jobs: in turn{_JOBS_NOTE}"
-    if cluster.nodes > 1 and cluster.link_gbit is None:
+    if nodes == 1 and estimate.gpu.nvlink_bytes is None:
+        yield "  no time of the transfer is counted: the rate within a node is known of NVLink only"
+    if nodes > 1 and gbit is None:
         yield "  warning: without --link-gbit no time of the network is counted, see the last row"
     if slow := [str(stage) for stage, each in estimate.transfers.items() if each.is_slow]:
         yield f"  warning: ZeRO {', '.join(slow)}: transfer takes more than half as long as"

@@ -10,7 +10,6 @@ from esm1b.pretraining.planning.data import LengthStatistics, TrainingData, assu
 from esm1b.pretraining.planning.estimate import Estimate, estimate
 from esm1b.pretraining.planning.estimate_text import estimate_text
 from esm1b.pretraining.planning.gpus import find_gpu
-from esm1b.pretraining.planning.network import Cluster
 
 CONFIGURATIONS = Path(__file__).parents[3] / "config"
 ESM1B = load_config(CONFIGURATIONS / "esm1b.yaml")
@@ -37,18 +36,12 @@ TINY_DATA = TrainingData(
 )
 
 
-def cluster(gpu: str, gpus: int, link_gbit: float | None = None) -> Cluster:
-    return Cluster(gpu=find_gpu(gpu), gpus=gpus, gpus_per_node=min(gpus, 8), link_gbit=link_gbit)
-
-
-def of_esm1b(
-    gpu: str = "H200", gpus: int = 8, link_gbit: float | None = None, **changed: Any
-) -> Estimate:
-    return estimate(ESM1B, assumed_data(ESM1B), cluster=cluster(gpu, gpus, link_gbit), **changed)
+def of_esm1b(gpu: str = "H200", gpus: int = 8, **changed: Any) -> Estimate:
+    return estimate(ESM1B, assumed_data(ESM1B), gpu=find_gpu(gpu), gpus=gpus, **changed)
 
 
 def test_a_tiny_run_by_hand() -> None:
-    result = estimate(tiny(), TINY_DATA, cluster=cluster("H200", 2), utilisation=0.25)
+    result = estimate(tiny(), TINY_DATA, gpu=find_gpu("H200"), gpus=2, utilisation=0.25)
     assert result.tokens == 500_000
     assert result.epochs == 500_000 / (2000 * 25)
     # 6 x 5,377 weights and 12 x 2 x 16 x 10 of attention
@@ -87,7 +80,7 @@ def test_the_rate_is_a_share_of_the_peak() -> None:
     lengths = LengthStatistics(mean_tokens=300.0, weighted_mean_length=450.0)
     data = TrainingData(sequences=None, lengths=lengths, origin="by hand")
     # 989e12 x 0.5 / (6 x 651,045,153 + 506,880 x 450) = 494.5e12 / 4,134,366,918
-    rate = estimate(ESM1B, data, cluster=cluster("H200", 1)).durations[0]
+    rate = estimate(ESM1B, data, gpu=find_gpu("H200"), gpus=1).durations[0]
     assert rate.tokens_per_second_per_gpu == pytest.approx(119_607.2, abs=0.1)
 
 
@@ -125,12 +118,12 @@ def test_activation_checkpointing_makes_room() -> None:
 
 def test_no_number_is_made_up() -> None:
     unknown = assumed_data(tiny())
-    result = estimate(tiny(), unknown, cluster=cluster("H200", 1))
+    result = estimate(tiny(), unknown, gpu=find_gpu("H200"), gpus=1)
     assert result.epochs is None
     assert "number of training sequences not known" in estimate_text(result)
     assert "epochs" not in estimate_text(result)
     with pytest.raises(UserError, match=r"^--gpu B200: its peak in fp32 is not known here"):
-        estimate(tiny(), TINY_DATA, cluster=cluster("B200", 1))
+        estimate(tiny(), TINY_DATA, gpu=find_gpu("B200"), gpus=1)
 
 
 def test_the_text() -> None:
@@ -162,7 +155,7 @@ def lines_of(result: Estimate) -> list[str]:
 
 
 def test_many_nodes_on_one_link_each_are_no_longer_fast() -> None:
-    result = of_esm1b("A100", 64, 200, time_limit_seconds=24 * 3600)
+    result = of_esm1b("A100", 64, link_gbit=200, time_limit_seconds=24 * 3600)
     lines = lines_of(result)
     for line in (
         "transfer of an update: 8 x 8 GPUs, 200 Gb/s from each node",
@@ -187,13 +180,13 @@ def test_many_nodes_on_one_link_each_are_no_longer_fast() -> None:
     assert content["gpu"]["nvlink_bytes"] == 300e9
     assert content["transfers"][1]["traffic"]["all_reduced"] == 4 * 652_358_433
     assert content["transfers"][1]["jobs"] == 2
-    slowest = of_esm1b("V100", 128, 100).transfers
+    slowest = of_esm1b("V100", 128, link_gbit=100).transfers
     assert round(1000 * (slowest[1].seconds or 0)) == 518
     assert round(1000 * (slowest[3].seconds or 0)) == 311
 
 
 def test_fast_links_give_no_warning() -> None:
-    for result in (of_esm1b(), of_esm1b("A100", 32, 8 * 400)):
+    for result in (of_esm1b(), of_esm1b("A100", 32, link_gbit=3200)):
         assert not any("warning" in line for line in lines_of(result))
     lines = lines_of(of_esm1b())
     assert "transfer of an update: 1 x 8 GPUs" in lines
@@ -211,6 +204,12 @@ def test_a_network_of_unknown_rate_is_told() -> None:
     ) in lines
 
 
+def test_a_node_without_nvlink_is_told() -> None:
+    line = "  no time of the transfer is counted: the rate within a node is known of NVLink only"
+    assert line in lines_of(of_esm1b("RTX4090", 4))
+    assert line not in lines_of(of_esm1b("A100", 4))
+
+
 def test_one_gpu_moves_nothing_and_still_takes_jobs() -> None:
     assert not any("transfer of an update" in line for line in lines_of(of_esm1b(gpus=1)))
     lines = lines_of(of_esm1b(gpus=1, time_limit_seconds=24 * 3600))
@@ -220,7 +219,7 @@ def test_one_gpu_moves_nothing_and_still_takes_jobs() -> None:
 @pytest.mark.parametrize("name", ["config", "one-gpu-hour", "one-gpu-day", "esm1b"])
 def test_shipped_configurations(name: str) -> None:
     config = load_config(CONFIGURATIONS / f"{name}.yaml")
-    result = estimate(config, assumed_data(config), cluster=cluster("H200", 1))
+    result = estimate(config, assumed_data(config), gpu=find_gpu("H200"), gpus=1)
     assert max(map(len, estimate_text(result).splitlines())) <= 100
     content = json.loads(json.dumps(result.as_json(), allow_nan=False))
     assert content["tokens"] == result.tokens
@@ -232,7 +231,7 @@ def test_presets_take_about_what_their_names_say() -> None:
     def hours(name: str, utilisation: float) -> float:
         config = load_config(CONFIGURATIONS / f"{name}.yaml")
         result = estimate(
-            config, assumed_data(config), cluster=cluster("H200", 1), utilisation=utilisation
+            config, assumed_data(config), gpu=find_gpu("H200"), gpus=1, utilisation=utilisation
         )
         return result.durations[0].hours
 
