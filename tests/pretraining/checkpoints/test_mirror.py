@@ -35,7 +35,7 @@ RECIPE = PretrainingConfig(checkpoints_kept=2, milestone_interval=30)
 RUN = {"tokens": "5f3a", "seed": 1}
 
 
-class Flaky(MemoryFileSystem):
+class Flaky(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Files in memory, with something to do before a file is opened or a folder listed."""
 
     protocol = "flaky"
