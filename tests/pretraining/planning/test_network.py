@@ -120,10 +120,9 @@ def _nodes_can_be_made() -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not _nodes_can_be_made(), reason="needs unshare, ip and the right to make network namespaces"
-)
 def test_the_link_between_two_nodes_sees_what_is_told() -> None:
+    if not _nodes_can_be_made():
+        pytest.skip("needs unshare, ip and the right to make network namespaces")
     from tests.pretraining.planning.traffic import PROCESSES, SHAPE
 
     cases: list[dict[str, Any]] = [
