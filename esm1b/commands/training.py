@@ -20,13 +20,20 @@ def estimate(
     mean_length: Annotated[float | None, Option(metavar="RESIDUES")] = None,
     sequences: options.OptionalCount = None,
     activation_checkpointing: Annotated[bool, Option("--activation-checkpointing")] = False,
+    gpus_per_node: options.Count = 8,
+    link_gbit: Annotated[float | None, Option(metavar="GBIT")] = None,
+    time_limit: Annotated[str | None, Option(metavar="TIME")] = None,
     json: options.OptionalFile = None,
 ) -> None:
-    """Estimate tokens, epochs, operations, hours, memory and disk of a run, without running it.
+    """Estimate tokens, epochs, hours, network traffic, memory and disk of a run, on paper.
 
     Hardware:
         gpus: number of GPUs, one process each
         gpu: GPU model, such as H200, A100 or RTX4090
+        gpus_per_node: largest number of GPUs in a node
+        link_gbit: bandwidth of a node's network links together, in gigabits (not bytes) a second,
+            such as 200 for one HDR or 1600 for eight
+        time_limit: longest duration of a job, such as 24h, to count the jobs of the run
         utilisation: assumed share of the GPUs' peak throughput; measured on one H200: 0.42 with
             652 M parameters, 0.30 with 148 M
         activation_checkpointing: estimate for activation checkpointing, as in pretrain
@@ -38,7 +45,7 @@ def estimate(
         json: JSON file to write the whole estimate to
 
     Example:
-        esm1b estimate config/esm1b.yaml --gpus 8 --gpu H200
+        esm1b estimate config/esm1b.yaml --gpus 64 --gpu A100 --link-gbit 200 --time-limit 24h
     """
     from esm1b.config import load_config
     from esm1b.corpus.tokens.dataset import open_tokens
@@ -47,11 +54,14 @@ def estimate(
     from esm1b.pretraining.planning.estimate import estimate as run
     from esm1b.pretraining.planning.estimate_text import estimate_text
     from esm1b.pretraining.planning.gpus import find_gpu
+    from esm1b.stopping import parse_duration
 
     if not 0 < utilisation <= 1:
         raise UserError(f"--utilisation: {utilisation:g}; expected more than 0 and at most 1")
     if mean_length is not None and not 1 <= mean_length < float("inf"):
         raise UserError(f"--mean-length: {mean_length:g}; expected at least 1 residue")
+    if link_gbit is not None and not 0 < link_gbit < float("inf"):
+        raise UserError(f"--link-gbit: {link_gbit:g}; expected more than 0 Gbit/s")
     if tokens is not None and (mean_length, sequences) != (None, None):
         raise UserError(
             "--tokens: already gives the number and length of sequences; expected no --mean-length "
@@ -68,8 +78,13 @@ def estimate(
         data,
         gpu=kind,
         gpus=gpus,
+        gpus_per_node=gpus_per_node,
+        link_gbit=link_gbit,
         utilisation=utilisation,
         activation_checkpointing=activation_checkpointing,
+        time_limit_seconds=(
+            None if time_limit is None else parse_duration(time_limit, name="--time-limit")
+        ),
     )
     if json is not None:
         write_json(json, result.as_json())
@@ -96,13 +111,14 @@ def pretrain(
     start_limit: Annotated[str, Option(metavar="TIME")] = "2m",
     hang_limit: Annotated[str, Option(metavar="TIME")] = "90s",
     records: options.OptionalDirectory = None,
+    mirror: Annotated[str | None, Option(metavar="URL")] = None,
     wandb: Annotated[str | None, Option(metavar="PROJECT")] = None,
 ) -> None:
     r"""Train the encoder with masked-language modelling, with any launcher or none.
 
     Launchers are torchrun, srun, mpirun and DeepSpeed's. Started again, a run resumes from its
-    newest checkpoint, under any number of processes. SIGTERM, SIGINT or SIGUSR1 makes it save and
-    exit with status 75, which torchrun reports as 1.
+    newest checkpoint, here or on its mirror, under any number of processes. SIGTERM, SIGINT or
+    SIGUSR1 makes it save and exit with status 75, which torchrun reports as 1.
 
     Input:
         tokens: tokens directory, written by tokenize
@@ -110,8 +126,8 @@ def pretrain(
     Output:
         checkpoints: directory for checkpoints and metrics; a run that is already there is resumed
         output: model directory to write at the end
-        records: directory for copies of metrics.jsonl, attempts.jsonl, run.json and state.json,
-            written at the end
+        records: directory for copies of metrics, attempts and state at the end
+        mirror: copy of the checkpoints elsewhere, such as s3://BUCKET/DIR
         wandb: Weights & Biases project to log to as well
     Hardware:
         micro_batch_tokens: number of tokens per process in one forward pass; auto: as many as fit
@@ -166,6 +182,7 @@ def pretrain(
         records=records,
         start_limit_seconds=parse_duration(start_limit, name="--start-limit"),
         hang_limit_seconds=parse_duration(hang_limit, name="--hang-limit"),
+        mirror=mirror,
     )
     run(load_config(run_config), tokens, checkpoints, output, layout, options)
 

@@ -45,3 +45,4 @@ class RunOptions:
     records: Path | None = None
     start_limit_seconds: float = LIMITS.come
     hang_limit_seconds: float = HANG_SECONDS
+    mirror: str | None = None

@@ -62,11 +62,12 @@ def preflight(
     store: Store | None,
     *,
     limit_seconds: float,
+    has_mirror: bool = False,
 ) -> tuple[TokenDataset, TokenDataset]:
     """Compare the nodes and return the training and validation sequences, as mapped files.
 
     Collective. `store` is where the processes met; None for a single one. It also leads gloo to the
-    interface on which the nodes reach each other.
+    interface on which the nodes reach each other. With a mirror, a checkpoint more needs room.
 
     Raises:
         UserError: something is wrong with the input, the configuration or some nodes, all of which
@@ -87,7 +88,7 @@ def preflight(
         if opened is not None:
             facts["tokens"] = opened[0].fingerprint[:_DIGITS]
         if mark is not None:
-            checks.run(lambda: _check_directory(mark, config, place))
+            checks.run(lambda: _check_directory(mark, config, place, has_mirror))
         address = address_towards(place.address) if store is not None else None
         report = Report(facts=facts, problems=checks.problems, address=address)
         peer = exchange("nodes", report, place, store, limit_seconds=limit_seconds)
@@ -187,7 +188,7 @@ def _mark(
             made.rmdir()
 
 
-def _check_directory(mark: Path, config: Config, place: Place) -> None:
+def _check_directory(mark: Path, config: Config, place: Place, has_mirror: bool) -> None:
     """Check that this process sees the checkpoint directory of rank 0, and has room in it."""
     directory = mark.parent
     until = time.monotonic() + _SIGHT_SECONDS
@@ -201,4 +202,6 @@ def _check_directory(mark: Path, config: Config, place: Place) -> None:
         raise UserError(f"{directory}: not writable; expected a writable directory")
     if place.rank == 0:
         parameters = config.model.shape().parameters()
-        check_free_space(directory, config.pretraining, parameters=parameters)
+        check_free_space(
+            directory, config.pretraining, parameters=parameters, has_mirror=has_mirror
+        )

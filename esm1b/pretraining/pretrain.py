@@ -22,6 +22,7 @@ from esm1b.files import atomic_file, read_json
 from esm1b.outputs import own_contents, own_output
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
 from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
+from esm1b.pretraining.checkpoints.mirror import mirrored
 from esm1b.pretraining.checkpoints.run_identity import (
     RUN_FILE,
     check_fingerprint,
@@ -79,7 +80,15 @@ def pretrain(
         held.enter_context(stop.from_signals())
         store = join(place, layout, is_stopped=stop.is_made, limit_seconds=limit)
         train, held_out = preflight(
-            config, tokens, directory, output, layout, place, store, limit_seconds=limit
+            config,
+            tokens,
+            directory,
+            output,
+            layout,
+            place,
+            store,
+            limit_seconds=limit,
+            has_mirror=options.mirror is not None,
         )
         device = connect(
             place,
@@ -99,6 +108,10 @@ def pretrain(
         everywhere(partial(_verify, tokens, options, place), place)
         if options.preload:
             train, held_out = _preloaded(tokens, place)
+        fingerprint = run_fingerprint(config, train.fingerprint)
+        held.enter_context(
+            mirrored(options.mirror, directory, config.pretraining, fingerprint, place)
+        )
         description = _describe_layout(layout, options, place)
         if options.automatic_micro_batch:
             layout = _with_automatic_micro_batch(config, layout, place, device)

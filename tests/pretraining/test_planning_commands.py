@@ -116,6 +116,19 @@ def test_estimate_prints_and_writes(tmp_path: Path) -> None:
     assert content["durations"][0]["hours"] == pytest.approx(18.97, abs=0.01)
 
 
+def test_estimate_of_a_cluster(tmp_path: Path) -> None:
+    file = tmp_path / "estimate.json"
+    config = CONFIGURATIONS / "esm1b.yaml"
+    gpus = ("--gpus", 32, "--gpu", "A100", "--gpus-per-node", 4, "--link-gbit", 100)
+    text = output_of("estimate", config, *gpus, "--time-limit", "12h", "--json", file)
+    assert "transfer of an update: 8 x 4 GPUs, 100 Gb/s from each node\n" in text
+    content = read_json(file)
+    assert (content["nodes"], content["gpus_per_node"], content["link_gbit"]) == (8, 4, 100)
+    # 10 bytes a parameter, 31/32 of them, at 12.5 GB/s
+    assert content["transfers"]["1"]["seconds"] == pytest.approx(0.50558, abs=1e-5)
+    assert content["transfers"]["1"]["jobs"] == 8  # 500,000 updates of 506 and 108 ms: 85.3 h
+
+
 def test_estimate_counts_tokens(tokens_directory: Path) -> None:
     lengths = open_tokens(tokens_directory, "train").lengths
     text = output_of(
@@ -135,6 +148,12 @@ def test_estimate_refuses(refusal: Callable[..., str], tokens_directory: Path) -
     assert refusal(*eight, "K80").startswith("--gpu: 'K80'; expected one of V100, ")
     assert refusal(*eight, "H200", "--utilisation", "50") == (
         "--utilisation: 50; expected more than 0 and at most 1"
+    )
+    assert refusal(*eight, "H200", "--link-gbit", "0") == (
+        "--link-gbit: 0; expected more than 0 Gbit/s"
+    )
+    assert refusal(*eight, "H200", "--time-limit", "long") == (
+        "--time-limit: 'long'; expected a duration such as 23h30m, 90m or 3600"
     )
     assert refusal(*eight, "H200", "--mean-length", "0.5") == (
         "--mean-length: 0.5; expected at least 1 residue"

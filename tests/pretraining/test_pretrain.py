@@ -24,6 +24,7 @@ from esm1b.config import Config, load_config
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
+from esm1b.pretraining.attempt_log import read_attempts
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.metrics.metrics_file import read_metrics
 from esm1b.pretraining.recipe import batch_recipe, learning_rate, sequence_order
@@ -253,6 +254,20 @@ def test_stopped_by_a_signal_it_goes_on_later(undisturbed: Run, run: Run) -> Non
     assert run.weights() == undisturbed.weights()
     assert run.losses() == undisturbed.losses()
     assert sorted({line["attempt"] for line in run.metrics()}) == [1, 2]
+
+
+def test_a_bare_machine_resumes_from_the_mirror(undisturbed: Run, run: Run, tmp_path: Path) -> None:
+    options = (*OPTIONS, f"--mirror=file://{tmp_path / 'mirror'}")
+    statuses, started = run.start(*options, processes=2, patch=run_patches.stop_after_six)
+    assert statuses == [75, 75], started.errors()
+    shutil.rmtree(run.checkpoints)
+    statuses, started = run.start(*options, processes=2)
+    assert statuses == [0, 0], started.errors()
+    assert "resuming after update 7" in started.errors()
+    assert run.losses() == pytest.approx(undisturbed.losses(), rel=1e-6)
+    attempts = read_attempts(run.checkpoints / "attempts.jsonl")
+    assert [line["event"] for line in attempts if line["attempt"] == 2] == ["started", "finished"]
+    assert (tmp_path / "mirror" / "update-00000012" / "state.json").exists()
 
 
 def test_without_the_newest_checkpoint_it_repeats_the_updates(undisturbed: Run, again: Run) -> None:

@@ -58,12 +58,14 @@ def checkpoint_path(directory: Path, updates: int) -> Path:
 
 def saved_checkpoints(directory: Path) -> dict[int, Path]:
     """Return the checkpoints in `directory` by update, oldest first."""
-    found = {
-        int(match[1]): path
-        for path in directory.glob("update-*")
-        if (match := _NAME.fullmatch(path.name))
-    }
-    return dict(sorted(found.items()))
+    found = {updates_of(path.name): path for path in directory.glob("update-*")}
+    return {updates: found[updates] for updates in sorted(u for u in found if u is not None)}
+
+
+def updates_of(name: str) -> int | None:
+    """Return the number of updates in the name of a checkpoint; None for any other name."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def remove(path: Path) -> None:

@@ -65,7 +65,9 @@ def recorded_fingerprint(directory: Path) -> dict[str, Any] | None:
     return recorded
 
 
-def check_same_run(path: Path, recorded: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+def check_same_run(
+    path: Path | str, recorded: Mapping[str, Any], fingerprint: Mapping[str, Any]
+) -> None:
     """Check that what is at `path` belongs to the run of `fingerprint`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -101,15 +101,23 @@ class Saver:
 
 
 def remove_old(directory: Path, *, keep: int, every: int | None) -> None:
-    """Remove checkpoints except the newest `keep` and milestones.
+    """Remove the checkpoints that are not `kept`.
+
+    Call it after a save, which read back what it wrote, so that a whole one is kept.
+    """
+    saved = saved_checkpoints(directory)
+    for updates in sorted(saved.keys() - kept(saved, directory, keep=keep, every=every)):
+        remove(saved[updates])
+
+
+def kept(updates: Iterable[int], directory: Path, *, keep: int, every: int | None) -> set[int]:
+    """Return which of the checkpoints after these updates stay: the newest and milestones.
 
     A milestone is the checkpoint of each `every`-th update, and any with a model directory: `every`
-    may have been different before. Call it after a save, which read back what it wrote, so that a
-    whole one is kept.
+    may have been different before.
     """
-    for updates, path in list(saved_checkpoints(directory).items())[:-keep]:
-        if not _stays(directory, updates, every):
-            remove(path)
+    ordered = sorted(updates)
+    return {*ordered[-keep:], *(each for each in ordered if _stays(directory, each, every))}
 
 
 def is_milestone(updates: int, every: int | None) -> bool:
@@ -131,11 +139,14 @@ def checkpoint_bytes(parameters: int) -> int:
     return _BYTES_PER_PARAMETER * parameters + _BYTES_BESIDES
 
 
-def check_free_space(directory: Path, recipe: PretrainingConfig, *, parameters: int) -> None:
+def check_free_space(
+    directory: Path, recipe: PretrainingConfig, *, parameters: int, has_mirror: bool = False
+) -> None:
     """Check that there is room for the checkpoints that are kept, existing ones included.
 
-    Milestones fill the disk over weeks, and room may be made meanwhile, so for those that do not
-    fit there is only a warning.
+    A mirror may be copying one more, whose files stay on the disk until then. Milestones fill the
+    disk over weeks, and room may be made meanwhile, so for those that do not fit there is only a
+    warning.
 
     Raises:
         UserError: there is too little.
@@ -144,7 +155,8 @@ def check_free_space(directory: Path, recipe: PretrainingConfig, *, parameters: 
     size = checkpoint_bytes(parameters)
     saved = saved_checkpoints(directory)
     passing = [updates for updates in saved if not _stays(directory, updates, every)]
-    missing = max(recipe.checkpoints_kept + 1 - len(passing), 1)  # the next one is written first
+    at_once = 1 + has_mirror  # the next one is written first
+    missing = max(recipe.checkpoints_kept + at_once - len(passing), at_once)
     free = shutil.disk_usage(directory).free
     if free < missing * size:
         raise UserError(

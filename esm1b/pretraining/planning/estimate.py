@@ -1,4 +1,4 @@
-"""What a run will take, on paper: tokens, epochs, operations, hours, memory and disk."""
+"""What a run will take, on paper: tokens, epochs, operations, hours, traffic, memory and disk."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +17,7 @@ from esm1b.pretraining.planning.memory import (
     checkpoint_bytes,
     fits,
 )
+from esm1b.pretraining.planning.network import Cluster, Transfer, transfers
 
 DEFAULT_UTILISATION: Final = 0.50
 """Share of the peak: a target for this network on a H200, not a measurement."""
@@ -63,7 +64,11 @@ class Estimate:
 
     Attributes:
         epochs: number of epochs, None where the number of sequences is not known.
-        durations: time at several shares of the peak, the requested one first.
+        link_gbit: rate of a node's links together, Gbit/s; None: not known.
+        tokens_per_gpu: tokens of an update for each GPU.
+        durations: time of the computation at several shares of the peak, the requested one first.
+        transfers: traffic of an update between GPUs, by ZeRO stage where a micro-batch fits.
+        time_limit_seconds: longest duration of a job; None: no limit.
         micro_batch_tokens: choice of `--micro-batch-tokens auto`, by ZeRO stage; None where
             nothing fits.
     """
@@ -80,7 +85,13 @@ class Estimate:
     flops: float
     gpu: Gpu
     gpus: int
+    gpus_per_node: int
+    nodes: int
+    link_gbit: float | None
+    tokens_per_gpu: int
     durations: Sequence[Duration]
+    transfers: Mapping[ZeroStage, Transfer]
+    time_limit_seconds: int | None
     activation_checkpointing: bool
     activation_bytes_per_token: int
     states: Mapping[ZeroStage, StateBytes]
@@ -101,6 +112,7 @@ class Estimate:
             "peak_flops": self.gpu.peak_flops(self.precision),
             "source": self.gpu.source,
             "memory_bytes": self.gpu.memory_bytes,
+            "nvlink_bytes": self.gpu.nvlink_bytes,
         }
         return values
 
@@ -111,10 +123,13 @@ def estimate(
     *,
     gpu: Gpu,
     gpus: int,
+    gpus_per_node: int = 8,
+    link_gbit: float | None = None,
     utilisation: float = DEFAULT_UTILISATION,
     activation_checkpointing: bool = False,
+    time_limit_seconds: int | None = None,
 ) -> Estimate:
-    """Return what the run of `config` takes on `gpus` GPUs.
+    """Return what the run of `config` takes on `gpus` GPUs, see `Cluster`.
 
     The time is that of the updates; validations, checkpoints and starts come on top.
 
@@ -122,6 +137,9 @@ def estimate(
         UserError: the peak of this GPU in the precision of the run is not known.
     """
     shape, recipe = config.model.shape(), config.pretraining
+    cluster = Cluster(
+        gpu=gpu, gpus=gpus, gpus_per_node=min(gpus, gpus_per_node), link_gbit=link_gbit
+    )
     peak = gpu.peak_flops(recipe.precision)
     if peak is None:
         raise UserError(
@@ -164,6 +182,10 @@ def estimate(
         flops=tokens * per_token,
         gpu=gpu,
         gpus=gpus,
+        gpus_per_node=cluster.gpus_per_node,
+        nodes=cluster.nodes,
+        link_gbit=link_gbit,
+        tokens_per_gpu=share,
         durations=[
             Duration(
                 utilisation=part,
@@ -173,6 +195,16 @@ def estimate(
             )
             for part, rate in rates.items()
         ],
+        transfers=transfers(
+            memory,
+            cluster,
+            micro_batch_tokens=automatic,
+            tokens_per_update=recipe.tokens_per_update,
+            updates=recipe.updates,
+            compute_seconds=recipe.tokens_per_update / rates[utilisation] / gpus,
+            time_limit_seconds=time_limit_seconds,
+        ),
+        time_limit_seconds=time_limit_seconds,
         activation_checkpointing=activation_checkpointing,
         activation_bytes_per_token=memory.activation_bytes_per_token(),
         states={stage: memory.state(stage) for stage in memory.zero_stages},

@@ -5,8 +5,12 @@ from typing import Final
 
 from esm1b.pretraining.planning.estimate import Estimate, MicroBatchMemory
 from esm1b.pretraining.planning.memory import MEMORY_MARGIN, ZeroStage
+from esm1b.pretraining.planning.transfer_text import hours_in_words, transfer_lines
 
 _ALL_STAGES: Final[tuple[ZeroStage, ...]] = (0, 1, 2, 3)
+# With fewer rows, a matrix as wide as ESM-1b's has too few tiles (128 x 128: 10 across 1,280) for
+# the hundred and more multiprocessors of a GPU.
+_FEWEST_TOKENS: Final = 4096
 _STATE_LABELS: Final = {
     "weights": "weights",
     "gradients": "gradients",
@@ -19,8 +23,9 @@ _STATE_LABELS: Final = {
 
 def estimate_text(estimate: Estimate) -> str:
     """Return everything that the estimate says, in at most 100 columns."""
-    blocks = (_run, _time, _state, _micro_batches, _disk)
-    return "\n\n".join("\n".join(line.rstrip() for line in block(estimate)) for block in blocks)
+    blocks = (_run, _time, transfer_lines, _state, _micro_batches, _disk)
+    texts = ("\n".join(line.rstrip() for line in block(estimate)) for block in blocks)
+    return "\n\n".join(filter(None, texts))
 
 
 def _run(estimate: Estimate) -> Iterator[str]:
@@ -57,19 +62,24 @@ def _run(estimate: Estimate) -> Iterator[str]:
 
 
 def _time(estimate: Estimate) -> Iterator[str]:
-    yield "time, of the updates alone; validation, checkpoints and starts come on top"
+    yield "time, of the computation alone; transfer, validation, checkpoints and starts come on top"
     yield f"  {'share of peak':<16} tokens/s of a GPU       hours     days   GPU-hours"
     mark = "  <-"  # the requested share comes first
     for duration in estimate.durations:
         yield (
             f"  {f'{100 * duration.utilisation:g} %':<16}"
-            f"{duration.tokens_per_second_per_gpu:>18,.0f}{_hours(duration.hours):>12}"
-            f"{duration.hours / 24:>9.2f}{_hours(duration.gpu_hours):>12}{mark}"
+            f"{duration.tokens_per_second_per_gpu:>18,.0f}{hours_in_words(duration.hours):>12}"
+            f"{duration.hours / 24:>9.2f}{hours_in_words(duration.gpu_hours):>12}{mark}"
         )
         mark = ""
     yield "  50 % is a target for 652 M parameters on a H200, not a measurement. Published: 43 %"
     yield "  (BioNeMo-2, ESM-2 650M, 16 H100, padding counted as work) and about 30 % of a smaller"
     yield "  network (SpeedrunningPLMs, 133 M parameters, a H200)."
+    if estimate.tokens_per_gpu < _FEWEST_TOKENS:
+        yield (
+            f"  warning: {estimate.tokens_per_gpu:,} tokens per GPU and update; with fewer than "
+            f"{_FEWEST_TOKENS:,} expect a smaller share of the peak"
+        )
 
 
 def _state(estimate: Estimate) -> Iterator[str]:
@@ -121,10 +131,6 @@ def _disk(estimate: Estimate) -> Iterator[str]:
     if estimate.milestones:
         milestones = size(estimate.milestones, "milestones", estimate.milestone_bytes)
         yield f"      {milestones}, a model with each"
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2f}"
 
 
 def _scaled(number: float) -> str:

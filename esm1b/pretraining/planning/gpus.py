@@ -25,7 +25,9 @@ class Gpu:
         memory_bytes: memory, about, as CUDA reports it: less than the data sheet says.
         device: regular expression for the whole name that CUDA reports; a part of a GPU, or its
             relative of another size, does not match.
-        source: publication that states `tensor_flops`.
+        nvlink_bytes: bytes a second in each direction between any two of a node, by NVLink; None
+            where there is none, or only bridges between pairs.
+        source: publication that states `tensor_flops` and the rate of NVLink.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Gpu:
     fp32_flops: float | None
     memory_bytes: int
     device: str
+    nvlink_bytes: float | None
     source: str
 
     def peak_flops(self, precision: TrainingPrecision) -> float | None:
@@ -76,6 +79,14 @@ _SOURCES: Final = {
     "B200": "NVIDIA HGX B200 data sheet: 36 PFLOPS with sparsity for 8",
 }
 
+# Half of what the data sheets say, which counts both directions.
+_NVLINK: Final = {
+    **dict.fromkeys(("V100", "V100-16GB"), 150e9),
+    **dict.fromkeys(("A100", "A100-40GB"), 300e9),
+    **dict.fromkeys(("H100", "H200"), 450e9),
+    "B200": 900e9,
+}
+
 GPUS: Final = tuple(
     Gpu(
         name=name,
@@ -83,6 +94,7 @@ GPUS: Final = tuple(
         fp32_flops=fp32,
         memory_bytes=int(gib * 2**30),
         device=device,
+        nvlink_bytes=_NVLINK.get(name),
         source=_SOURCES[name],
     )
     for name, (tensor, fp32, gib, device) in _FIGURES.items()

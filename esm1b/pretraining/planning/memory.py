@@ -19,10 +19,12 @@ MEMORY_MARGIN: Final = 0.10
 CPU_MICRO_BATCH_TOKENS: Final = 4096
 """Micro-batch on CPU, where memory sets no limit and the matrices of larger ones are no faster."""
 
-# DeepSpeed's defaults (deepspeed/runtime/zero/config.py), in numbers: the buffer that gradients
-# are reduced in, and the weights that stage 3 keeps gathered between forward and backward pass.
+LIVE_PARAMETERS: Final = 1_000_000_000
+"""Weights that stage 3 keeps gathered from the forward to the backward pass: DeepSpeed's default
+(deepspeed/runtime/zero/config.py)."""
+
+# DeepSpeed's default too: numbers in the buffer that gradients are reduced in.
 _REDUCE_BUCKET: Final = 500_000_000
-_LIVE_PARAMETERS: Final = 1_000_000_000
 
 # Chosen for prediction: the last layer norm and the head keep their values there only.
 _MASKED_SHARE: Final = 0.15
@@ -59,7 +61,8 @@ class TrainingMemory:
     activation_checkpointing: bool = False
 
     @property
-    def _number_bytes(self) -> int:
+    def number_bytes(self) -> int:
+        """Bytes of a number in the precision of the multiplications."""
         return 4 if self.precision == "fp32" else 2
 
     @property
@@ -78,11 +81,11 @@ class TrainingMemory:
         gathered ones: the whole of a network like ESM-1b. What is held only after the backward
         pass, when the activations are gone, is left out.
         """
-        parameters, number = self.shape.parameters(), self._number_bytes
+        parameters, number = self.shape.parameters(), self.number_bytes
         share = -(-parameters // self.processes)
         weights = number * parameters
         if stage == 3:
-            weights = number * (share + min(parameters, _LIVE_PARAMETERS))
+            weights = number * (share + min(parameters, LIVE_PARAMETERS))
         is_low = self.precision != "fp32"
         buffers = 0
         if stage < 2:
@@ -115,7 +118,7 @@ class TrainingMemory:
         embedding, head and gradients 1,384,936, about 1.4 MB. With activation checkpointing every
         layer keeps its input, and one of them is computed again at a time.
         """
-        number, width, hidden = self._number_bytes, self.shape.width, self.shape.feed_forward
+        number, width, hidden = self.number_bytes, self.shape.width, self.shape.feed_forward
         attention = 6 if self.precision == "fp32" else 4
         layer = number * ((4 + attention) * width + 2 * hidden) + 4 * (4 + self.shape.heads)
         ends = number * width + 8 + round(_MASKED_SHARE * 5 * number * width)

@@ -181,8 +181,11 @@ def test_room_for_the_checkpoints_to_come(directory: Path) -> None:
         " bytes are free; expected 36,000,000,003,145,728 for 3 more checkpoints of "
         "12,000,000,001,048,576 bytes, or fewer pretraining.checkpoints_kept"
     )
+    two = PretrainingConfig(checkpoints_kept=2)
     with pytest.raises(UserError, match="for 1 more checkpoints"):
-        check_free_space(directory, PretrainingConfig(checkpoints_kept=2), parameters=10**15)
+        check_free_space(directory, two, parameters=10**15)
+    with pytest.raises(UserError, match="for 2 more checkpoints"):
+        check_free_space(directory, two, parameters=10**15, has_mirror=True)
 
 
 def test_missing_room_for_milestones_is_told(

@@ -148,6 +148,74 @@ def test_the_text() -> None:
     assert "(no) 20.1 " in short
 
 
+def lines_of(result: Estimate) -> list[str]:
+    lines = estimate_text(result).splitlines()
+    assert max(map(len, lines)) <= 100
+    return lines
+
+
+def test_many_nodes_on_one_link_each_are_no_longer_fast() -> None:
+    result = of_esm1b("A100", 64, link_gbit=200, time_limit_seconds=24 * 3600)
+    lines = lines_of(result)
+    for line in (
+        "transfer of an update: 8 x 8 GPUs, 200 Gb/s from each node",
+        "                              ZeRO 0        ZeRO 1        ZeRO 2        ZeRO 3",
+        "  micro-batches                    -             1             1             1",
+        "  GB from each node                -          6.42          6.42          3.85",
+        "  transfer, ms                     -           257           257           154",
+        "  compute, ms                      -            54            54            54",
+        "  hours                            -     35.7-43.2     35.7-43.2     21.4-28.9",
+        "  jobs of 24 h                     -             2             2             2",
+        "  Gb/s for compute/2               -         1,898         1,898         1,139",
+        "  warning: ZeRO 1, 2, 3: transfer takes more than half as long as",
+        (
+            "  warning: 2,048 tokens per GPU and update; with fewer than 4,096 expect a smaller "
+            "share of the peak"
+        ),
+    ):
+        assert line in lines
+    content = result.as_json()
+    assert (content["gpus"], content["nodes"], content["gpus_per_node"]) == (64, 8, 8)
+    assert content["link_gbit"] == 200
+    assert content["gpu"]["nvlink_bytes"] == 300e9
+    assert content["transfers"][1]["traffic"]["all_reduced"] == 4 * 652_358_433
+    assert content["transfers"][1]["jobs"] == 2
+    slowest = of_esm1b("V100", 128, link_gbit=100).transfers
+    assert round(1000 * (slowest[1].seconds or 0)) == 518
+    assert round(1000 * (slowest[3].seconds or 0)) == 311
+
+
+def test_fast_links_give_no_warning() -> None:
+    for result in (of_esm1b(), of_esm1b("A100", 32, link_gbit=3200)):
+        assert not any("warning" in line for line in lines_of(result))
+    lines = lines_of(of_esm1b())
+    assert "transfer of an update: 1 x 8 GPUs" in lines
+    assert "  GB from each GPU                 -          5.71          5.71          3.42" in lines
+    assert "  hours                            -     19.0-20.7     19.0-20.7     19.0-20.0" in lines
+
+
+def test_a_network_of_unknown_rate_is_told() -> None:
+    lines = lines_of(of_esm1b("A100", 16, time_limit_seconds=3600))
+    assert "  transfer, ms                     -             -             -             -" in lines
+    assert "  hours                            -             -             -             -" in lines
+    assert "  Gb/s for compute/2               -           452           452           271" in lines
+    assert (
+        "  warning: without --link-gbit no time of the network is counted, see the last row"
+    ) in lines
+
+
+def test_a_node_without_nvlink_is_told() -> None:
+    line = "  no time of the transfer is counted: the rate within a node is known of NVLink only"
+    assert line in lines_of(of_esm1b("RTX4090", 4))
+    assert line not in lines_of(of_esm1b("A100", 4))
+
+
+def test_one_gpu_moves_nothing_and_still_takes_jobs() -> None:
+    assert not any("transfer of an update" in line for line in lines_of(of_esm1b(gpus=1)))
+    lines = lines_of(of_esm1b(gpus=1, time_limit_seconds=24 * 3600))
+    assert "jobs of 24 h: 7; starts and saves not counted; one requeue less" in lines
+
+
 @pytest.mark.parametrize("name", ["config", "one-gpu-hour", "one-gpu-day", "esm1b"])
 def test_shipped_configurations(name: str) -> None:
     config = load_config(CONFIGURATIONS / f"{name}.yaml")
