@@ -3,7 +3,8 @@
 Snakemake's lock files name no process, so the processes of this machine are looked at: those of
 this user whose working directory is the current one. A live Snakemake there keeps its lock (exit
 status 2); jobs that outlived theirs are waited for, since they still write; then the lock goes.
-A Snakemake on another machine, over a shared file system, is not seen.
+A live SLURM job of the workflow keeps the lock as well (exit status 2). A Snakemake on another
+machine, over a shared file system, is not seen.
 """
 
 import os
@@ -15,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+
+from esm1b.cluster.jobs import find_jobs
 
 __all__ = ["is_engine", "is_job", "main", "program"]
 
@@ -37,6 +40,12 @@ def main() -> int:
             jobs = "; ".join(f"pid {pid}: {' '.join(arguments)}" for pid, arguments in processes)
             print(f"Waiting for jobs of an interrupted run to end: {jobs}", flush=True)
         time.sleep(POLL_SECONDS)
+    jobs = find_jobs(Path.cwd(), own=os.environ.get("SLURM_JOB_ID"))
+    for job in jobs:
+        advice = f"wait for it (squeue -j {job.number}) or end it (scancel {job.number})"
+        print(f"{job} here: {advice}, then run the same command", file=sys.stderr)
+    if jobs:
+        return 2
     if not is_locked:
         return 0
     unlock = [sys.executable, "-m", "snakemake", "--unlock"]
