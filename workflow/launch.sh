@@ -24,8 +24,10 @@ case $status in
     # A crash. The trainer counts its attempts and gives up; before its first there is no guard.
     *) [ "$(begun)" -gt "$before" ] || exit "$status" ;;
 esac
-# In any other state SLURM itself ends the job: somebody's scancel, or a requeue that is under way.
-[ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ] || exit "$status"
+case $(squeue --noheader --jobs="$SLURM_JOB_ID" --format='%T %r') in
+    RUNNING* | *" TimeLimit") ;;
+    *) exit "$status" ;; # SLURM ends it because of a scancel, or requeues it already
+esac
 echo "launch.sh: status $status; SLURM job $SLURM_JOB_ID goes back into the queue" >&2
 scontrol requeue "$SLURM_JOB_ID" && sleep 60 # SLURM ends it within seconds
 exit "$status"

@@ -9,8 +9,8 @@ from typing import Final
 
 # job, state, working directory, comment
 _QUEUE: Final = ("squeue", "--me", "--noheader", "--format=%i|%T|%Z|%k")
-# what the slurm executor and the profile cluster-generic give as a comment
-_COMMENT: Final = re.compile(r"rule_(\w+?)(?:_wildcards_(.*))?")
+# the comment of a job; the profile cluster-generic has the name of the wildcard, too
+_COMMENT: Final = re.compile(r"rule_(\w+?)(?:_wildcards_(?:\w+=)?(.*))?")
 _LOCK: Final = re.compile(r"SLURM job (\w+)")
 
 

@@ -26,7 +26,7 @@ def found(directory: Path, queue: str, **options: object) -> list[str]:
 def test_a_job_that_snakemake_submitted_here(here: Path) -> None:
     queue = (
         "4711|PENDING|{here}|rule_pretrain_wildcards_small\n"
-        "4712|RUNNING|{here}|rule_evaluate_contacts_wildcards_small\n"
+        "4712|RUNNING|{here}|rule_evaluate_contacts_wildcards_run=small\n"
         "4713|COMPLETING|{here}|rule_download\n"
         "4714|RUNNING|/elsewhere|rule_pretrain_wildcards_small\n"
         "4715|RUNNING|{here}|(null)\n"

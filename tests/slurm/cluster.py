@@ -176,7 +176,13 @@ class Workflow:
             *("--snakefile", str(ROOT / "workflow" / "Snakefile")),
             *("--workflow-profile", str(self.profile), "--configfile", "small.yaml", *options),
         ]
-        return words if self.where is None else self.where.command(*words)
+        return self.command_there(*words)
+
+    def command_there(self, *words: str) -> list[str]:
+        """Return what runs `words` in this directory, on the control host if there is one."""
+        if self.where is None:
+            return list(words)
+        return self.where.command("env", f"--chdir={self.directory}", *words)
 
     def start(self, *options: str, log: str = "snakemake.log") -> subprocess.Popen[bytes]:
         """Start Snakemake, all that it says going to a file."""

@@ -30,7 +30,7 @@ def test_the_job_is_named_and_nothing_touched(
     assert status == 1  # Snakemake's own lock
     assert "locked" in text
     unlock = subprocess.run(
-        two_nodes.command(sys.executable, str(ROOT / "workflow" / "unlock.py")),
+        workflow.command_there(sys.executable, str(ROOT / "workflow" / "unlock.py")),
         cwd=workflow.directory,
         env=environment(),
         capture_output=True,

@@ -11,7 +11,7 @@ BEGIN = """mkdir -p checkpoints && echo '{"event": "started"}' >>checkpoints/att
 
 
 def launch(
-    directory: Path, command: str, *, state: str = "RUNNING", job: str | None = "4711"
+    directory: Path, command: str, *, state: str = "RUNNING None", job: str | None = "4711"
 ) -> tuple[int, str]:
     """Return the exit status, and what scontrol was asked for."""
     programs = {"squeue": f"echo {state}", "scontrol": 'echo "$@" >>asked', "sleep": ":"}
@@ -57,7 +57,11 @@ def test_attempts_of_earlier_runs_do_not_count(tmp_path: Path) -> None:
     assert launch(tmp_path, f"{BEGIN} exit 1") == (1, "requeue 4711\n")
 
 
-@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", ""])
+def test_the_time_limit_came_before_the_signal(tmp_path: Path) -> None:
+    assert launch(tmp_path, "exit 75", state="COMPLETING TimeLimit") == (75, "requeue 4711\n")
+
+
+@pytest.mark.parametrize("state", ["COMPLETING None", "CANCELLED None", ""])
 def test_a_job_that_slurm_is_ending_stays_out_of_the_queue(tmp_path: Path, state: str) -> None:
     assert launch(tmp_path, "exit 75", state=state) == (75, "")
 

@@ -33,7 +33,7 @@ def pretrain(path: Path) -> dict[str, Any]:
 def dry_run(directory: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "1"),
+            *(sys.executable, "-m", "snakemake", "--dry-run", "--printshellcmds", "--cores", "8"),
             *("--snakefile", str(ROOT / "workflow" / "Snakefile")),
             *("--configfile", str(ROOT / "config" / "config.yaml"), *options),
         ],
@@ -91,12 +91,11 @@ def test_one_number_of_nodes_decides(tmp_path: Path) -> None:
     profile = str(ROOT / "workflow" / "profiles" / "slurm")
     result = dry_run(tmp_path, "--workflow-profile", profile, ESM1B_NODES="4", ESM1B_GPUS="6")
     script = str(ROOT / "workflow" / "launch.sh")
-    assert launched(result)[:9] == [
+    assert launched(result)[:10] == [
         *("sh", script, "checkpoints/demonstration", "srun", "--nodes=4"),
-        *("--ntasks-per-node=6", "--cpus-per-task=8", "--kill-on-bad-exit=0", "--wait=60"),
+        *("--ntasks-per-node=6", "--cpus-per-task=8", "--gres=gpu:6"),
+        *("--kill-on-bad-exit=0", "--wait=60"),
     ]
-    for resource in ("nodes=4", "tasks_per_node=6", "gres=gpu:6", "mem_mb=96000"):
-        assert resource in result.stdout
 
 
 @pytest.mark.slow
