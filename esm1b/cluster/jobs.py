@@ -1,4 +1,4 @@
-"""The jobs of a workflow that are in SLURM's queue, whoever submitted them, or whoever died since."""
+"""The jobs of a workflow that are in SLURM's queue, even if what submitted them is gone."""
 
 import re
 import subprocess

@@ -51,7 +51,7 @@ class ClusterProfile:
 
     def text(self) -> str:
         """Return the content of the profile."""
-        header, _, rest = _shipped(self.kind).partition("\n\n")
+        rest = _shipped(self.kind).split("\n\n", 1)[1]  # without its first comment
         settings: list[tuple[str, str, object]] = [
             (r'(?<="ESM1B_NODES", )\d+', "{}", self.nodes),
             (r'(?<="ESM1B_GPUS", )\d+', "{}", self.gpus),

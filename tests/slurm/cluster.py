@@ -1,6 +1,7 @@
 """A SLURM cluster for a test, and the workflow run on it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -61,7 +62,7 @@ class Cluster:
         return int(text.split("Restarts=")[1].split()[0])
 
     def processes(self, node: str, *words: str) -> list[psutil.Process]:
-        """Return the processes on a node whose command line has `words`, in order of their start."""
+        """Return the processes on a node with `words` in their command, in order of their start."""
         (pid,) = (self.directory / f"run/node.{node}.pid").read_text().split()
         # the file has the number within the cluster
         network = self._namespace(self._outer(int(pid)))
@@ -103,8 +104,8 @@ class Cluster:
         """End everything on a node at once and keep it off."""
         (self.directory / f"run/hold.{node}").touch()
         self.cut(node)
-        first, *rest = self.processes(node)  # the shell that starts slurmd
-        for process in rest:
+        # the first is the shell that starts slurmd
+        for process in self.processes(node)[1:]:
             with suppress(psutil.Error):
                 process.kill()
 
@@ -247,10 +248,15 @@ def _python_path() -> str:
 def changed_profile(name: str, directory: Path, **changes: str) -> Path:
     """Write a shipped profile with other values of some resources of pretrain."""
     shutil.copytree(PROFILES / name, directory)
+    return change(directory, **changes)
+
+
+def change(directory: Path, **changes: str) -> Path:
+    """Give some resources of pretrain, which come first, other values in a profile."""
     path = directory / "profile.yaml"
-    lines = path.read_text(encoding="utf-8").splitlines()
+    text = path.read_text(encoding="utf-8")
     for key, value in changes.items():
-        (number,) = [n for n, line in enumerate(lines) if line.startswith(f"    {key}: ")][:1]
-        lines[number] = f"    {key}: {value}"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        text, count = re.subn(rf"^    {key}: .*$", f"    {key}: {value}", text, count=1, flags=re.M)
+        assert count == 1, key
+    path.write_text(text, encoding="utf-8")
     return directory

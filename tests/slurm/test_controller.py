@@ -1,4 +1,4 @@
-"""A Snakemake that died: its job goes on, and a second one is refused before it submits anything."""
+"""A Snakemake that died: its job goes on, and a second one is refused before it submits one."""
 
 import subprocess
 import sys

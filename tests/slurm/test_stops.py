@@ -1,12 +1,14 @@
 """A stop is no failure: the job comes back by itself, and the result is that of a quiet run."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import PROFILES, Cluster, Workflow, changed_profile
+from tests import test_cluster_guide as guide
+from tests.slurm.cluster import Cluster, Workflow, change, changed_profile, environment
 from tests.slurm.conftest import MODEL
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
@@ -17,8 +19,16 @@ LONGER = "pretraining={updates: 1200}"
 def test_a_killed_process_then_a_users_scancel(
     two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path]
 ) -> None:
-    """The first puts the job back into the queue; the second keeps it out of there."""
-    workflow = Workflow(prepared(), PROFILES / "slurm-cpu", two_nodes, MODEL)
+    """The first puts the job back into the queue; the second keeps it out of there.
+
+    With the profile that the guide's script writes, for CPUs.
+    """
+    directory = prepared()
+    words = guide.profile_command("--nodes 2 --gpus 2 --account proj --partition debug")
+    made = subprocess.run(words, cwd=directory, env=environment(), capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    cpu = {"device": "cpu", "micro_batch_tokens": "4096", "threads_per_process": "1"}
+    workflow = Workflow(directory, change(directory / "profile", **cpu), two_nodes, MODEL)
     snakemake = workflow.start()
     workflow.wait_for_update(110)
     victim = two_nodes.trainers("n2")[-1]

@@ -44,9 +44,7 @@ def launch(
         (f"{BEGIN} exit 78", 78, ""),
     ],
 )
-def test_stops_and_crashes_come_back(
-    tmp_path: Path, command: str, status: int, asked: str
-) -> None:
+def test_stops_and_crashes_come_back(tmp_path: Path, command: str, status: int, asked: str) -> None:
     assert launch(tmp_path, command) == (status, asked)
 
 
