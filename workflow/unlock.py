@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from esm1b.cluster.jobs import find_jobs
+from esm1b.cluster.jobs import SlurmJob, find_jobs
 
 __all__ = ["is_engine", "is_job", "main", "program"]
 
@@ -28,24 +28,28 @@ POLL_SECONDS = 0.5
 def main() -> int:
     """Unlock the current directory if it is locked by nobody; return the exit status."""
     is_locked = any(Path(".snakemake/locks").glob("*.lock"))
+    jobs: list[SlurmJob] | None = None
     report_at = 0.0
-    while processes := _processes_here():
+    while True:
+        processes = _processes_here()
         for pid, arguments in processes:
             if is_engine(arguments):
                 command = " ".join(arguments)
                 print(f"Snakemake is running here already: pid {pid}: {command}", file=sys.stderr)
                 return 2
+        if jobs is None:
+            jobs = find_jobs(Path.cwd(), own=os.environ.get("SLURM_JOB_ID"))
+            for job in jobs:
+                print(f"{job}: {job.advice}, then run the same command", file=sys.stderr)
+        if jobs:
+            return 2
+        if not processes:
+            break
         if time.monotonic() >= report_at:
             report_at = time.monotonic() + REPORT_SECONDS
-            jobs = "; ".join(f"pid {pid}: {' '.join(arguments)}" for pid, arguments in processes)
-            print(f"Waiting for jobs of an interrupted run to end: {jobs}", flush=True)
+            waiting = "; ".join(f"pid {pid}: {' '.join(arguments)}" for pid, arguments in processes)
+            print(f"Waiting for jobs of an interrupted run to end: {waiting}", flush=True)
         time.sleep(POLL_SECONDS)
-    jobs = find_jobs(Path.cwd(), own=os.environ.get("SLURM_JOB_ID"))
-    for job in jobs:
-        advice = f"wait for it (squeue -j {job.number}) or end it (scancel {job.number})"
-        print(f"{job} here: {advice}, then run the same command", file=sys.stderr)
-    if jobs:
-        return 2
     if not is_locked:
         return 0
     unlock = [sys.executable, "-m", "snakemake", "--unlock"]

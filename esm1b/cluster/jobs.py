@@ -32,6 +32,11 @@ class SlurmJob:
         """Return the job in words."""
         return f"SLURM job {self.number} ({self.state.lower()}) {self.doing}"
 
+    @property
+    def advice(self) -> str:
+        """What its user can do, in words."""
+        return f"wait for it (squeue -j {self.number}) or end it (scancel {self.number})"
+
 
 def find_jobs(
     directory: Path, *, names: Set[str] | None = None, own: str | None = None

@@ -38,6 +38,7 @@ def test_all_of_the_workflow(two_nodes: Cluster, reference: Workflow, tmp_path: 
     assert report.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_cluster_generic(
     two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path], tmp_path: Path
 ) -> None:

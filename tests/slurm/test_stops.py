@@ -1,19 +1,29 @@
 """A stop is no failure: the job comes back by itself, and the result is that of a quiet run."""
 
-import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import test_cluster_guide as guide
-from tests.slurm.cluster import Cluster, Workflow, change, changed_profile, environment
+from tests.slurm.cluster import (
+    PROFILES,
+    ROOT,
+    Cluster,
+    Workflow,
+    change,
+    changed_profile,
+    environment,
+    wait_for,
+)
 from tests.slurm.conftest import MODEL
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
-
-LONGER = "pretraining={updates: 1200}"
 
 
 def test_a_killed_process_then_a_users_scancel(
@@ -54,31 +64,79 @@ def test_a_killed_process_then_a_users_scancel(
 
 
 def test_the_time_limit_twice(
-    two_nodes: Cluster, prepared: Callable[[], Path], tmp_path: Path, longer: bytes
+    two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path], tmp_path: Path
 ) -> None:
     profile = changed_profile(
         "slurm-cpu",
         tmp_path / "profile",
         runtime='"2m"',
-        slurm_extra='"--signal=USR1@60 --open-mode=append"',
+        slurm_extra='"--signal=USR1@45 --open-mode=append"',
     )
     workflow = Workflow(prepared(), profile, two_nodes, MODEL)
-    status, text = workflow.run("--config", LONGER, seconds=800)
-    assert status == 0, text
-    assert "Error" not in text
+    snakemake = workflow.start()
+    for attempt in (1, 2):
+        workflow.wait_for_update(50 * attempt, attempt=attempt)
+        trainers = two_nodes.trainers("n1") + two_nodes.trainers("n2")
+        with paused(trainers):  # or a fast machine would be done before the limit
+            wait_for(lambda: all(map(is_signalled, trainers)), seconds=80)  # noqa: B023
+        wait_for(lambda: len(workflow.attempts("stopped")) == attempt, seconds=30)  # noqa: B023
+    assert snakemake.wait(timeout=300) == 0
+    assert "Error" not in (workflow.directory / "snakemake.log").read_text()
     ((job, state),) = two_nodes.jobs().items()
-    assert state == "COMPLETED"
-    assert two_nodes.restarts(job) >= 2
-    assert len(workflow.attempts("stopped")) == two_nodes.restarts(job)
-    assert workflow.weights() == longer
+    assert (state, two_nodes.restarts(job)) == ("COMPLETED", 2)
+    assert workflow.weights() == reference.weights()
 
 
-@pytest.fixture
-def longer(reference: Workflow, tmp_path: Path) -> bytes:
-    """Return the weights of the same run with three times the updates, on one machine."""
-    directory = tmp_path / "longer"
-    shutil.copytree(reference.directory, directory)
-    workflow = Workflow(directory, directory / "profile.yaml", None, MODEL)
-    status, text = workflow.run("--cores", "2", "--config", LONGER)
-    assert status == 0, text
-    return workflow.weights()
+@contextmanager
+def paused(processes: list[psutil.Process]) -> Iterator[None]:
+    for process in processes:
+        process.suspend()
+    yield
+    for process in processes:
+        process.resume()
+
+
+def is_signalled(process: psutil.Process) -> bool:
+    """Return whether SIGUSR1 is waiting for a process."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    pending = int(status.split("ShdPnd:")[1].split()[0], 16)
+    return bool(pending >> (signal.SIGUSR1 - 1) & 1)
+
+
+def test_a_dead_snakemakes_job_is_named_and_nothing_touched(
+    two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path]
+) -> None:
+    workflow = Workflow(prepared(), PROFILES / "slurm-cpu", two_nodes, MODEL)
+    snakemake = workflow.start()
+    workflow.wait_for_update(10)
+    for process in two_nodes.controllers():
+        process.kill()
+    snakemake.wait()
+    (job,) = two_nodes.live_jobs()
+    log = workflow.directory / "logs/small/pretrain.log"
+    told = f"SLURM job {job} (running) "
+
+    status, text = workflow.run()
+    assert status == 1  # Snakemake's own lock
+    assert "locked" in text
+    script = str(ROOT / "workflow" / "unlock.py")
+    unlock = subprocess.run(
+        workflow.command_there(sys.executable, script),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert unlock.returncode == 2
+    assert unlock.stderr.startswith(told)
+    assert workflow.run("--unlock")[0] == 0
+    status, text = workflow.run()
+    assert status == 2
+    assert f"esm1b: error: {told}" in text
+    assert list(two_nodes.jobs()) == [job]
+    assert log.exists()
+
+    wait_for(lambda: two_nodes.jobs()[job] == "COMPLETED", seconds=200)
+    assert log.exists()
+    status, text = workflow.run()
+    assert (status, "Nothing to be done" in text) == (0, True)
+    assert workflow.weights() == reference.weights()

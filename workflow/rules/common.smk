@@ -93,13 +93,8 @@ def obstacle():
             "--set-resources, which replaces all of the profile's: see docs/cluster.md"
         )
     jobs = find_jobs(Path.cwd(), names={CONFIG.run, CONFIG.corpus.name}, own=OWN_JOB)
-    if jobs:
-        numbers = ",".join(job.number for job in jobs)
-        return (
-            f"{'; '.join(map(str, jobs))}; expected to be the only one: wait for it "
-            f"(squeue -j {numbers}) or end it (scancel {numbers}), then run the same command"
-        )
-    return None
+    told = "; ".join(f"{job}: {job.advice}" for job in jobs)
+    return f"{told}, then run the same command" if jobs else None
 
 
 def run_config(wildcards):
