@@ -1,5 +1,6 @@
 """A profile for a cluster: a copy of a shipped one with the user's numbers."""
 
+import math
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -93,12 +94,12 @@ def estimated(profile: ClusterProfile, run_config: Path, gpu: str) -> ClusterPro
             f"{run_config}: does not fit the memory of {nodes} x {gpus} {gpu}; see esm1b estimate"
         )
     time = result.durations[0]
-    limits = -(-time.hours * 60 // profile.minutes)
+    limits = max(1, math.ceil(time.hours * 60 / profile.minutes))
     notes = (
         f"{config.run} on {nodes} x {gpus} {result.gpu.name}: {time.hours:,.1f} h of updates at an "
         f"assumed {100 * time.utilisation:g} % of the peak,",
-        f"{limits:.0f} time limits of {profile.minutes / 60:g} h; ZeRO {stage}, micro-batches of "
-        f"{size:,} tokens (esm1b estimate)",
+        f"{limits} time limit{'s' if limits > 1 else ''} of {profile.minutes / 60:g} h; "
+        f"ZeRO {stage}, micro-batches of {size:,} tokens (esm1b estimate)",
     )
     return replace(profile, zero_stage=stage, notes=notes)
 
