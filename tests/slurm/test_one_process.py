@@ -1,6 +1,7 @@
 """One process with a save of several seconds: nothing between SLURM and it dies of the signal."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,9 @@ def test_each_signal_leaves_a_checkpoint_and_the_job_comes_back(
     def stopped(times: int) -> bool:
         return len(workflow.attempts("stopped")) == times
 
+    def requeued(times: int) -> bool:
+        return two_nodes.restarts(job) == times
+
     workflow.wait_for_update(1)
     (job,) = two_nodes.live_jobs()
     signals = [
@@ -50,8 +54,8 @@ def test_each_signal_leaves_a_checkpoint_and_the_job_comes_back(
     for times, words in enumerate(signals, 1):
         workflow.wait_for_update(times, attempt=times)
         two_nodes.answer(*words)
-        wait_for(lambda times=times: stopped(times), seconds=120)
-        wait_for(lambda times=times: two_nodes.restarts(job) == times, seconds=60)
+        wait_for(partial(stopped, times), seconds=120)
+        wait_for(partial(requeued, times), seconds=60)
     assert snakemake.poll() is None
     assert two_nodes.run("scancel", job).returncode == 0
     assert snakemake.wait(timeout=300) == 1

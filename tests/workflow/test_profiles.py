@@ -148,7 +148,7 @@ def test_a_cluster_profile_leaves_the_job_to_the_launcher(path: Path) -> None:
     content = load(path)
     resources = pretrain(path)
     assert resources["launcher"].startswith("{requeue} srun --nodes=")
-    assert "--signal=USR1@" in resources.get("slurm_extra", resources.get("submit"))
+    assert "--signal=USR1@" in resources.get("slurm_extra", resources.get("submit", ""))
     assert content["retries"] == 0  # or a job that somebody cancelled would be submitted again
     # the key switches the plugin's own srun off; with one task it may have no value
     if content["executor"] == "slurm":

@@ -97,9 +97,9 @@ def cluster(tmp_path: Path) -> dict[str, str]:
     for name in ("sacct", "sacctmgr", "sshare", "scancel"):
         programs[name] = "raise SystemExit(1)"
     for name, text in programs.items():
-        path = tmp_path / "bin" / name
-        path.write_text(f"#!{sys.executable}\n{text}\n")
-        path.chmod(0o755)
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!{sys.executable}\n{text}\n")
+        program.chmod(0o755)
     path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "RECORD": str(tmp_path / "record")}
     summary = snakemake(tmp_path, environment, "default", "--summary", "--cores=1")
