@@ -1,11 +1,12 @@
 """Through SLURM, on two nodes, the workflow makes what it makes on one machine."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import PROFILES, Cluster, Workflow, changed_profile
+from tests.slurm.cluster import PROFILES, ROOT, Cluster, Workflow, changed_profile
 from tests.slurm.conftest import MODEL
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
@@ -58,3 +59,14 @@ def test_cluster_generic(
     status, text = workflow.run("--set-threads", "pretrain=1")
     assert status == 0, text
     assert workflow.weights() == reference.weights()
+
+
+@pytest.mark.slow
+def test_the_demonstration_passes_its_control(two_nodes: Cluster, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(ROOT / "config", directory / "config")
+    (directory / "small.yaml").write_text("run: small\n")
+    workflow = Workflow(directory, PROFILES / "slurm-cpu", two_nodes)
+    status, text = workflow.run(seconds=880)
+    assert status == 0, text
+    assert "positive control: PASSED" in text
