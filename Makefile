@@ -9,7 +9,7 @@ INCOMPLETE := $(VENV)/.incomplete
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help demo test test-all lint clean lock
+.PHONY: help demo test test-all test-slurm test-slurm-all lint clean lock
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -25,7 +25,14 @@ test: lint ## run the linters and the quick tests
 
 # tests of real proteins run where ESM1B_REAL_DATA names their directory
 test-all: lint ## run every test that needs no GPU, slow ones too
-	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not gpu" $(ARGS)
+	@pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not gpu and not slurm" $(ARGS)
+
+# one after the other: each cluster trains with four processes. As root, with SLURM installed, or skipped
+test-slurm: $(INSTALLED) ## run the workflow on a SLURM cluster in namespaces, some ten minutes
+	@pytest -m "slurm and not slow" -rs $(ARGS)
+
+test-slurm-all: $(INSTALLED) ## the same with the full demonstration and lost nodes, most of an hour
+	@pytest -m slurm -rs $(ARGS)
 
 lint: $(INSTALLED) ## check style, types and the workflow
 	ruff check .

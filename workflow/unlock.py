@@ -3,7 +3,8 @@
 Snakemake's lock files name no process, so the processes of this machine are looked at: those of
 this user whose working directory is the current one. A live Snakemake there keeps its lock (exit
 status 2); jobs that outlived theirs are waited for, since they still write; then the lock goes.
-A Snakemake on another machine, over a shared file system, is not seen.
+A live SLURM job of the workflow keeps the lock as well (exit status 2). A Snakemake on another
+machine, over a shared file system, is not seen.
 """
 
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from esm1b.cluster.jobs import SlurmJob, find_jobs
+
 __all__ = ["is_engine", "is_job", "main", "program"]
 
 REPORT_SECONDS = 30.0
@@ -25,17 +28,27 @@ POLL_SECONDS = 0.5
 def main() -> int:
     """Unlock the current directory if it is locked by nobody; return the exit status."""
     is_locked = any(Path(".snakemake/locks").glob("*.lock"))
+    jobs: list[SlurmJob] | None = None
     report_at = 0.0
-    while processes := _processes_here():
+    while True:
+        processes = _processes_here()
         for pid, arguments in processes:
             if is_engine(arguments):
                 command = " ".join(arguments)
                 print(f"Snakemake is running here already: pid {pid}: {command}", file=sys.stderr)
                 return 2
+        if jobs is None:
+            jobs = find_jobs(Path.cwd(), own=os.environ.get("SLURM_JOB_ID"))
+            for job in jobs:
+                print(f"{job}: {job.advice}, then run the same command", file=sys.stderr)
+        if jobs:
+            return 2
+        if not processes:
+            break
         if time.monotonic() >= report_at:
             report_at = time.monotonic() + REPORT_SECONDS
-            jobs = "; ".join(f"pid {pid}: {' '.join(arguments)}" for pid, arguments in processes)
-            print(f"Waiting for jobs of an interrupted run to end: {jobs}", flush=True)
+            waiting = "; ".join(f"pid {pid}: {' '.join(arguments)}" for pid, arguments in processes)
+            print(f"Waiting for jobs of an interrupted run to end: {waiting}", flush=True)
         time.sleep(POLL_SECONDS)
     if not is_locked:
         return 0

@@ -1,9 +1,11 @@
 import json
+import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
+from esm1b.cluster.jobs import find_jobs
 from esm1b.config import parse_config
 from esm1b.config_file import read_config_file
 from esm1b.download.release import VALIDATION_LIST
@@ -40,6 +42,12 @@ TRAINING_RECORDS = {
     "run": "run.json",
     "state": "state.json",
 }
+
+# Puts a SLURM job back into the queue.
+LAUNCH_SCRIPT = str(Path(workflow.basedir) / "launch.sh")
+
+# The job in which Snakemake itself runs; the slurm executor forgets it.
+OWN_JOB = os.environ.get("SLURM_JOB_ID")
 
 
 wildcard_constraints:
@@ -92,9 +100,39 @@ def arguments(paths, inputs):
     return [f"./{path}" if path.startswith("-") else path for path in named]
 
 
-def launcher(wildcards, resources):
-    """Command that starts one training process per GPU; empty: just this process."""
-    return resources.get("mpi", "")
+def launcher(wildcards, resources, threads):
+    """Command that starts one training process per GPU; empty: just this process.
+
+    The resource `launcher` is a text with the job's resources in braces, so that the number of
+    nodes stands in one place. Earlier profiles have the command itself in `mpi`.
+    """
+    text = resources.get("launcher") or resources.get("mpi", "")
+    values = {
+        **dict(resources.items()),
+        "threads": threads,
+        "requeue": shlex.join(["sh", LAUNCH_SCRIPT, f"checkpoints/{wildcards.run}"]),
+    }
+    try:
+        return text.format_map(values)
+    except (KeyError, ValueError, IndexError) as error:
+        known = ", ".join(sorted(name for name in values if name[0] != "_"))
+        raise UserError(
+            f"launcher of pretrain: {text!r}: {error}; expected in braces one of {known}"
+        ) from error
+
+
+def obstacle():
+    """What keeps the workflow from starting, in one line; None if nothing does."""
+    executor = workflow.executor_plugin.name
+    if executor == "slurm" and "mpi" not in rules.pretrain.rule.resources.keys():
+        return (
+            "--executor slurm: pretrain has no resource mpi, so it would be killed before it saves; "
+            "expected --workflow-profile slurm, slurm-1gpu, slurm-cpu or a copy of one, and no "
+            "--set-resources, which replaces all of the profile's: see docs/cluster.md"
+        )
+    jobs = find_jobs(Path.cwd(), names={CONFIG.run, CONFIG.corpus.name}, own=OWN_JOB)
+    told = "; ".join(f"{job}: {job.advice}" for job in jobs)
+    return f"{told}, then run the same command" if jobs else None
 
 
 def run_config(wildcards):

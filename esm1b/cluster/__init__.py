@@ -1,0 +1,1 @@
+"""Clusters with a scheduler: profiles for one, and the jobs of this workflow in its queue."""

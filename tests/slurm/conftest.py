@@ -1,0 +1,90 @@
+"""What the tests on a cluster share: a reason to skip them, and the same run on one machine."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.slurm.cluster import Cluster, Workflow, cluster
+
+SMALL = {
+    "run": "small",
+    "corpus": {
+        "name": "small",
+        "shards": 2,
+        "validation_fraction": 0.05,
+        "synthetic": {"families": 6, "unseen_families": 2, "sequences": 200},
+    },
+    "pretraining": {
+        "updates": 400,
+        "validation_interval": 200,
+        "validation_sequences": 32,
+        "checkpoint_interval": 100,
+    },
+    "evaluation": {"untrained": 1, "perplexity": {"sequences": 20, "draws": 1}},
+}
+MODEL = "results/small/model/model.safetensors"
+# four processes as on two nodes; torchrun waits for their save
+LOCAL = """\
+set-resources:
+  pretrain:
+    launcher: "torchrun --standalone --nproc-per-node=4 --shutdown-timeout=600 --no-python"
+    micro_batch_tokens: 4096
+    device: cpu
+"""
+
+
+def why_no_cluster() -> str | None:
+    """Return why there can be no cluster here; None if there can."""
+    needed = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
+    if missing := [program for program in needed if shutil.which(program) is None]:
+        return f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge iproute2)"
+    return None if os.geteuid() == 0 else "a cluster needs root for its namespaces"
+
+
+@pytest.fixture(scope="session")
+def slurm() -> None:
+    """Skip where there can be no cluster."""
+    if reason := why_no_cluster():
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def reference(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """Return the run on one machine, torchrun with four processes."""
+    directory = tmp_path_factory.mktemp("reference")
+    (directory / "profile.yaml").write_text(LOCAL)
+    (directory / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    (directory / "config").mkdir()
+    (directory / "config" / "config.yaml").write_text("{}\n")
+    workflow = Workflow(directory, directory / "profile.yaml", None)
+    status, text = workflow.run("--cores", "2")
+    assert status == 0, text
+    return workflow
+
+
+@pytest.fixture
+def two_nodes(slurm: None, tmp_path: Path) -> Iterator[Cluster]:
+    with cluster(tmp_path / "cluster") as running:
+        yield running
+
+
+@pytest.fixture
+def prepared(reference: Workflow, tmp_path: Path) -> Callable[[], Path]:
+    """Return what makes a directory with corpus and tokens, but without the training."""
+
+    def copy() -> Path:
+        def training(directory: str, names: list[str]) -> list[str]:
+            is_top = Path(directory) == reference.directory
+            left_out = {"checkpoints", "logs", "profile.yaml"} if is_top else {"small", "locks"}
+            under_corpora = Path(directory).name == "corpora"
+            return [] if under_corpora else [name for name in names if name in left_out]
+
+        target = tmp_path / "run"
+        shutil.copytree(reference.directory, target, ignore=training)
+        return target
+
+    return copy

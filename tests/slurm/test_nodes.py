@@ -1,0 +1,51 @@
+"""Nodes and links that go away: the run finishes as if nothing had happened."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import PROFILES, Workflow, cluster, wait_for
+from tests.slurm.conftest import MODEL
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def test_a_node_goes_off_and_a_spare_one_takes_its_place(
+    reference: Workflow, prepared: Callable[[], Path], tmp_path: Path
+) -> None:
+    with cluster(tmp_path / "cluster", nodes=3, SLURMDTIMEOUT=60) as running:
+        workflow = Workflow(prepared(), PROFILES / "slurm-cpu", running, MODEL)
+        snakemake = workflow.start()
+        workflow.wait_for_update(110)
+        running.power_off("n2")
+        workflow.wait_for_update(110, attempt=2, seconds=400)
+        ((job, _),) = running.live_jobs().items()
+        assert running.answer("squeue", "--noheader", "--format=%N") == "n[1,3]"
+        assert running.restarts(job) == 1
+        assert snakemake.wait(timeout=300) == 0
+    assert workflow.weights() == reference.weights()
+    assert [line["update"] for line in workflow.attempts("started")] == [0, 100]
+
+
+def test_a_link_is_cut_for_20_seconds_and_then_for_good(
+    reference: Workflow, prepared: Callable[[], Path], tmp_path: Path
+) -> None:
+    with cluster(tmp_path / "cluster", nodes=3, SLURMDTIMEOUT=60) as running:
+        workflow = Workflow(prepared(), PROFILES / "slurm-cpu", running, MODEL)
+        snakemake = workflow.start()
+        workflow.wait_for_update(50)
+        running.cut("n2")
+        time.sleep(20)
+        running.mend("n2")
+        workflow.wait_for_update(150)
+        assert len(workflow.attempts("started")) == 1
+        running.cut("n2")
+        began = time.monotonic()
+        wait_for(lambda: not running.trainers("n1"), seconds=100)
+        workflow.wait_for_update(150, attempt=2, seconds=400)
+        # the allocation ends within two minutes of the trainers, then the job starts again
+        assert time.monotonic() - began < 100 + 120 + 60
+        assert snakemake.wait(timeout=300) == 0
+    assert workflow.weights() == reference.weights()

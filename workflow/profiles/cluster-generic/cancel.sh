@@ -1,0 +1,3 @@
+#!/bin/sh
+# Cancel jobs; Snakemake allows it two seconds. usage: cancel.sh JOB...
+exec scancel "$@"
