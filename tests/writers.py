@@ -288,7 +288,7 @@ def made_inputs(folder: Path) -> Iterator[Inputs]:
         server.files[LIST] = server.files[CURRENT]
         made = Inputs(folder=folder, url=server.url)
         of = made.of
-        prepare: list[list[Any]] = [
+        prepare: list[list[object]] = [
             *(["shard", of(f"{n}.fasta"), f"--output={of(f'corpus{n}')}"] for n in (0, 1)),
             *(["tokenize", of(f"corpus{n}"), f"--output={of(f'tokens{n}')}"] for n in (0, 1)),
             ["synthesize", f"--output={of('families')}", "--families=4", "--unseen-families=2"],
