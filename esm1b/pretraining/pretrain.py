@@ -19,7 +19,7 @@ from esm1b.corpus.manifest import TOKENS_FORMAT, read_manifest, verify
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import RunFailure, UserError, one_line, paths_of_the_user
 from esm1b.files import atomic_file, read_json
-from esm1b.outputs import check_replaceable, own_contents, own_output
+from esm1b.outputs import check_replaceable, check_writable, own_contents, own_output
 from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, AttemptLog
 from esm1b.pretraining.checkpoints.files import STATE_FILE, saved_checkpoints
 from esm1b.pretraining.checkpoints.run_identity import (
@@ -118,6 +118,7 @@ def _prepare(
 ) -> None:
     """Check everything that can be wrong before training, and lock all that it writes."""
     check_replaceable(output, "model", [tokens, directory])
+    check_writable(output)
     if directory.is_file():
         raise UserError(f"{directory}: is a file; expected a directory")
     directory.mkdir(parents=True, exist_ok=True)
