@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.feather as feather
@@ -32,7 +32,7 @@ class Table:
     columns: list[str]
     rows: list[list[Any]]
     delimiter: str = ","
-    quoting: int = csv.QUOTE_MINIMAL
+    quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL
     newline: str = "\n"
     encoding: str = "utf-8"
     is_binary: bool = False
