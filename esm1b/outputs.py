@@ -60,7 +60,7 @@ def own_output(
     place = path.resolve()
     with ExitStack() as owned:
         owned.enter_context(explain_full_disk(path, need))
-        _check_writable(path)
+        check_writable(path)
         for folder in [folder for folder in place.parents if not folder.exists()][::-1]:
             owned.callback(_remove_empty, folder)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +117,27 @@ def check_replaceable(path: Path, kind: OutputKind, inputs: Iterable[Path] = ())
         raise UserError(f"{path}: is a mount point, which cannot be replaced; expected another one")
     if any(entry.is_file() and entry != path / STAMP for entry in path.rglob("*")):
         _check_kind(path, kind)
+
+
+def check_writable(path: Path) -> None:
+    """Create and remove a directory beside `path`: its permissions alone do not tell enough.
+
+    Raises:
+        UserError: nothing can be created there.
+        OSError: the file system is full.
+    """
+    resolved = path.resolve()
+    place = next(parent for parent in resolved.parents if parent.exists())
+    try:
+        temporary = temporary_path(place / resolved.name, new_token())
+        temporary.mkdir()
+        temporary.rmdir()
+    except OSError as error:
+        if full_disk(error) is not None:
+            raise
+        raise UserError(
+            f"{path}: cannot be created in {place}: {error.strerror}; expected a writable directory"
+        ) from error
 
 
 @contextmanager
@@ -236,19 +257,3 @@ def _check_kind(path: Path, kind: OutputKind) -> None:
     raise UserError(
         f"{path}: {problem}; expected a new directory or an earlier output of kind {kind}"
     )
-
-
-def _check_writable(path: Path) -> None:
-    """Create and remove a directory beside `path`: its permissions alone do not tell enough."""
-    resolved = path.resolve()
-    place = next(parent for parent in resolved.parents if parent.exists())
-    try:
-        temporary = temporary_path(place / resolved.name, new_token())
-        temporary.mkdir()
-        temporary.rmdir()
-    except OSError as error:
-        if full_disk(error) is not None:
-            raise
-        raise UserError(
-            f"{path}: cannot be created in {place}: {error.strerror}; expected a writable directory"
-        ) from error

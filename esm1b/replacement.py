@@ -25,7 +25,8 @@ def move_into_place(path: Path, finished: Path, beside: Mapping[Path, Path] | No
         with suppress(FileNotFoundError):
             os.rename(path, replaced)
         try:
-            return _finish(path, finished, beside or {})
+            _finish(path, finished, beside or {})
+            return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise

@@ -39,12 +39,13 @@ def test_what_is_free_and_what_is_expected_agree(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300_000))
     full = OSError(errno.ENOSPC, "No space left on device")
-    for need, expected in (
+    cases: list[tuple[Callable[[], float | str] | None, str]] = [
         (lambda: 24_000, "more than that"),
         (lambda: 310_000, "about 310.0 kB"),
         (lambda: "twice as much", "twice as much"),
         (None, "more room"),
-    ):
+    ]
+    for need, expected in cases:
         with pytest.raises(UserError) as caught, explain_full_disk(tmp_path, need):
             raise full
         assert str(caught.value) == (

@@ -29,7 +29,7 @@ from esm1b.corpus.manifest import SPLITS
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError, one_line
 from esm1b.files import sha256_file
-from esm1b.outputs import check_replaceable
+from esm1b.outputs import check_replaceable, check_writable
 from esm1b.pretraining.checkpoints.files import MARK_PREFIX
 from esm1b.pretraining.checkpoints.saver import check_free_space
 from esm1b.pretraining.distributed.network import address_towards, gloo_interface
@@ -77,6 +77,7 @@ def preflight(
     checks = _Checks()
     if place.rank == 0:
         checks.run(lambda: check_replaceable(output, "model", [tokens, directory]))
+        checks.run(lambda: check_writable(output))
     with _mark(directory, place, store, checks) as mark:
         facts = {"package source": source_digest(), **versions(), "torch": str(torch.__version__)}
         facts |= _settings(config, layout)

@@ -109,6 +109,10 @@ def test_what_is_no_limit(limit: str, tmp_path: Path) -> None:
     [
         (
             gzip.compress(b"<html>" + bytes(10_000), mtime=0),
+            r"a web page \(HTML\); expected a FASTA header line beginning with '>'",
+        ),
+        (
+            gzip.compress(b">P1 a protein" + bytes(10_000), mtime=0),
             "a NUL byte near record 1; expected FASTA as plain ASCII text",
         ),
         (FASTA[:50_000] + WRONG[50_000:], "the gzip data is corrupt"),
