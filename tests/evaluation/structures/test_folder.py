@@ -181,4 +181,4 @@ def test_hidden_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "old.pdb").write_text("")
     with pytest.raises(UserError, match="holds no structure"):
-        read_folder(tmp_path, glycine="impute")
+        read_structures(tmp_path)
