@@ -59,7 +59,11 @@ def read_folder(folder: Path, *, glycine: Glycine) -> list[dict[str, Any]]:
 
 def _structure_files(folder: Path) -> list[Path]:
     """Return the structure files in the folder and its subfolders, sorted; name what is no such."""
-    paths = sorted(path for path in folder.rglob("*") if not path.name.startswith("."))
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     files = [path for path in paths if structure_name(path) is not None]
     others = [
         path

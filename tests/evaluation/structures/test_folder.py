@@ -175,3 +175,10 @@ def test_a_chosen_file_must_be_usable(tmp_path: Path) -> None:
     (tmp_path / "chains.csv").write_text("pdb_id,chain\n9abc,A\n")
     with pytest.raises(UserError, match=r"9abc\.pdb: holds no protein residue"):
         read_structures(tmp_path)
+
+
+def test_hidden_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "old.pdb").write_text("")
+    with pytest.raises(UserError, match="holds no structure"):
+        read_structures(tmp_path)
