@@ -6,6 +6,7 @@ disk and, beside them, the run's records; `state.json` comes last and makes it c
 
 import hashlib
 import logging
+import math
 import shutil
 import threading
 import time
@@ -41,8 +42,10 @@ _log = logging.getLogger(__name__)
 _LOGS: Final = (ATTEMPTS_FILE, METRICS_FILE)
 _BLOCK_BYTES: Final = 2**24
 _POLL_SECONDS: Final = 2.0
-# A last copy that has not moved a block for so long is given up.
+# A last copy that has not moved a block for so long is given up; so is one after a stop, for which
+# the scheduler leaves little more time than the save takes.
 _LONGEST_PAUSE_SECONDS: Final = 120.0
+_SECONDS_AFTER_STOP: Final = 20.0
 
 
 @contextmanager
@@ -55,7 +58,8 @@ def mirrored(
 ) -> Iterator[None]:
     """Restore a run from its mirror, and keep that up during the block. Collective.
 
-    The end waits for the last copy, unless the block failed. The first process does all the work.
+    The end waits for the last copy: for seconds after a stop, not at all after a failure. The first
+    process does all the work.
 
     Args:
         url: URL of the mirror; None for a run without one.
@@ -77,7 +81,7 @@ def mirrored(
     try:
         yield
     except Stopped:
-        _patiently(lambda: opened[0].finish(), place)
+        _patiently(lambda: opened[0].finish(_SECONDS_AFTER_STOP), place)
         raise
     _patiently(lambda: opened[0].finish(), place)
 
@@ -158,14 +162,17 @@ class Mirror:
         """Start copying whatever is or will be in the directory."""
         self._following = in_thread(self._follow)
 
-    def finish(self) -> None:
-        """Wait for the last copy, as long as it moves."""
-        self._moved_at = time.monotonic()
+    def finish(self, seconds: float = math.inf) -> None:
+        """Wait for the last copy, as long as it moves, but at most so many seconds."""
+        began = self._moved_at = time.monotonic()
         self._is_ending.set()
         while not self._following.done():
             time.sleep(0.05)
-            if time.monotonic() > self._moved_at + _LONGEST_PAUSE_SECONDS:
-                _log.warning("%s: stale: the last copy does not get on", self._url)
+            last = min(self._moved_at + _LONGEST_PAUSE_SECONDS, began + seconds)
+            if time.monotonic() > last:
+                _log.warning(
+                    "%s: stale: the last copy took too long; the next start makes it", self._url
+                )
                 return
 
     def _follow(self) -> None:

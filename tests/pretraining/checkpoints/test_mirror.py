@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -327,15 +328,32 @@ def test_a_checkpoint_that_is_damaged_here_is_not_copied(
     ]
 
 
+@pytest.mark.parametrize(
+    ("limit", "end"), [("_LONGEST_PAUSE_SECONDS", None), ("_SECONDS_AFTER_STOP", Stopped)]
+)
 def test_a_mirror_that_hangs_does_not_hold_the_end(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    limit: str,
+    end: type[Exception] | None,
 ) -> None:
-    monkeypatch.setattr(mirror_module, "_LONGEST_PAUSE_SECONDS", 0.2)
-    go_on = threading.Event()
-    monkeypatch.setattr(Flaky, "failing", staticmethod(lambda path, mode: go_on.wait(20)))
+    monkeypatch.setattr(mirror_module, limit, 0.2)
+    url = f"flaky://{limit}"  # of its own: the copy goes on after the test
     save(directory, 10)
-    copied(directory)
-    assert caplog.messages == ["flaky://mirror: stale: the last copy does not get on"]
+    go_on = threading.Event()
+    with (
+        suppress(Stopped),
+        mirrored(url, directory, RECIPE, RUN, Place()),
+    ):
+        caplog.clear()
+        monkeypatch.setattr(Flaky, "failing", staticmethod(lambda path, mode: go_on.wait(20)))
+        save(directory, 20)
+        if end is not None:
+            raise end("saved")
+    assert caplog.messages == [
+        f"{url}: stale: the last copy took too long; the next start makes it"
+    ]
     go_on.set()
 
 
@@ -404,13 +422,13 @@ def test_a_block_that_ends_well_or_on_request_waits_for_the_last_copy(
     directory: Path, monkeypatch: pytest.MonkeyPatch, end: Exception | None
 ) -> None:
     monkeypatch.setattr(mirror_module, "_POLL_SECONDS", 60.0)
-    try:
-        with mirrored("flaky://mirror", directory, RECIPE, RUN, Place()):
-            save(directory, 10)
-            if end is not None:
-                raise end
-    except (Stopped, ValueError):
-        pass
+    with (
+        suppress(Stopped, ValueError),
+        mirrored("flaky://mirror", directory, RECIPE, RUN, Place()),
+    ):
+        save(directory, 10)
+        if end is not None:
+            raise end
     assert Flaky().exists("/mirror/update-00000010/state.json") == (type(end) is not ValueError)
 
 
