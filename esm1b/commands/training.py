@@ -122,7 +122,7 @@ def pretrain(
 
     Input:
         tokens: tokens directory, written by tokenize
-        verify: compare the tokens with their digests before training, once on every node
+        verify: compare the tokens with their digests before training
     Output:
         checkpoints: directory for checkpoints and metrics; a run that is already there is resumed
         output: model directory to write at the end
@@ -135,19 +135,18 @@ def pretrain(
         zero_stage: state divided among processes: none (0, fp32 only), of the optimiser (1),
             gradients too (2), weights too (3)
         threads: number of CPU threads per process
-        attention: attention path; varlen: without padding (CUDA, bf16 or fp16, heads up to 256
-            wide in multiples of 8); sdpa: padded; auto: varlen where possible, else sdpa
+        attention: attention path; varlen: without padding (CUDA in bf16 or fp16); sdpa: padded;
+            auto: varlen where possible
         activation_checkpointing: compute activations again in the backward pass to save memory
         compile_layers: compile the layers; needs varlen attention and ZeRO stage 1 or 2
         deepspeed: JSON file with further DeepSpeed settings, such as bucket sizes
-    Resources:
         loader_workers: threads per process that prepare batches ahead
         preload: read all tokens into memory at the start
     Stopping:
-        stop_after: time after which to save and exit with status 75, such as 23h30m, 90m or 3600;
-            by default, where SLURM tells the end of the job, early enough before that
-        start_limit: longest wait at the start for processes that do not come or do not answer
-        hang_limit: longest wait for a process that is silent or hangs, after which the run ends
+        stop_after: time after which to save and exit with status 75, such as 23h30m (by default
+            shortly before SLURM ends the job)
+        start_limit: longest wait for the other processes at the start
+        hang_limit: longest silence of a process, after which the run ends
 
     Example:
         torchrun --standalone --nproc-per-node=2 --shutdown-timeout=600 \

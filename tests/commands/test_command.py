@@ -24,7 +24,7 @@ from esm1b.config import describe
 GROUPS = {
     (): {
         "Data": ["synthesize", "download", "shard", "tokenize", "corpus-info"],
-        "Training": ["estimate", "pretrain", "watch", "audit"],
+        "Training": ["estimate", "profile", "pretrain", "watch", "audit"],
         "Use": ["embed", "contacts", "fill-mask"],
         "Evaluation": ["evaluate", "report"],
         "Publishing": ["import", "export"],
