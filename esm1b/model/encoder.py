@@ -4,8 +4,9 @@ Shapes: T tokens of all sequences end to end, M masked positions, W width.
 Reference: facebookresearch/esm, `esm/model/esm1.py`; module names are its.
 """
 
+import os
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,10 @@ from esm1b.model.shape import EncoderShape
 # Token dropout (ESM, esm/model/esm1.py): 15 % of tokens are chosen, 80 % of those become <mask>.
 _TRAINING_MASK_RATIO = 0.15 * 0.8
 
+# oneDNN, which multiplies in bf16 on CPUs, compiles each product for its shape and keeps 1,024 of
+# them, some megabytes each; no two micro-batches are equally long. A layer needs about 20.
+_KEPT_PRODUCTS: Final = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+
 
 class Encoder(nn.Module):
     """ESM-1b's encoder and language-model head.
@@ -44,6 +49,7 @@ class Encoder(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        os.environ.setdefault(*_KEPT_PRODUCTS)  # read at the first product
         self.shape = shape
         self.attention = attention
         self.activation_checkpointing = activation_checkpointing

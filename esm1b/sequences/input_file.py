@@ -5,7 +5,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -118,11 +118,17 @@ def prefetch(chunks: Iterator[bytes]) -> Iterator[bytes]:
     Decompression and digests release the interpreter's lock. An error raised by `chunks` comes out
     at its place in the order.
     """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        following = pool.submit(next, chunks, None)
+    pool = ThreadPoolExecutor(max_workers=1)
+    following = pool.submit(next, chunks, None)
+    try:
         while (chunk := following.result()) is not None:
             following = pool.submit(next, chunks, None)
             yield chunk
+    finally:
+        # The pool's own end joins its thread. That never returns where the garbage collector closes
+        # this generator while a thread starts, which holds the lock that the join needs.
+        wait([following])
+        pool.shutdown(wait=False)
 
 
 def decompressed_chunks(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:

@@ -1,13 +1,15 @@
 import gzip
 import io
 import struct
+import threading
 import zlib
+from collections.abc import Generator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm1b.sequences.input_file import DamagedInputError, decompressed_chunks
+from esm1b.sequences.input_file import DamagedInputError, decompressed_chunks, prefetch
 
 TEXT = b">a name\nMKVLAMKVLAWWWW\n>b\nMKKKKKKKKKKKKKKKKKK\n" * 5
 MEMBER = gzip.compress(TEXT, mtime=0)
@@ -98,3 +100,12 @@ def test_any_wrong_bit_is_refused_or_without_effect() -> None:
 def test_what_follows_the_data(tail: bytes, message: str) -> None:
     with pytest.raises(DamagedInputError, match=message):
         content(MEMBER + tail)
+
+
+def test_an_abandoned_file_joins_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The garbage collector may close it while a thread starts, which holds a lock that join needs.
+    chunks = prefetch(iter([b"first", b"second", b"third"]))
+    assert next(chunks) == b"first"
+    monkeypatch.setattr(threading.Thread, "join", lambda *_: pytest.fail("joined"))
+    assert isinstance(chunks, Generator)
+    chunks.close()
