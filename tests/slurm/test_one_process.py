@@ -21,7 +21,7 @@ LARGE = {
         "log_interval": 1,
         "validation_interval": 100_000,
         "checkpoint_interval": 100_000,
-        "checkpoints_kept": 1,
+        "checkpoints_kept": 2,
     },
 }
 
