@@ -18,10 +18,11 @@ LARGE = {
     "pretraining": {
         "updates": 100_000,
         "tokens_per_update": 512,
+        "crop_residues": 200,
         "log_interval": 1,
         "validation_interval": 100_000,
         "checkpoint_interval": 100_000,
-        "checkpoints_kept": 1,
+        "checkpoints_kept": 2,
     },
 }
 
