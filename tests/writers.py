@@ -48,9 +48,7 @@ PRELOADED = (
     "scipy.stats",
 )
 
-if multiprocessing.current_process().name == "MainProcess":
-    CONTEXT = multiprocessing.get_context("forkserver")
-    CONTEXT.set_forkserver_preload(["esm1b.cli", "tests.writers", *PRELOADED])
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=32, maximum_tokens=102)
@@ -314,6 +312,8 @@ class Started:
     def __init__(self, arguments: Sequence[Any], log: Path) -> None:
         self._log = log
         log.touch()
+        # only now: the server is that of all tests in this process, most of which need none of this
+        CONTEXT.set_forkserver_preload(["esm1b.cli", "tests.writers", *PRELOADED])
         self._process = CONTEXT.Process(target=_run, args=([*map(str, arguments)], str(log)))
         self._process.start()
         self._began = time.monotonic()
