@@ -77,18 +77,6 @@ def read_content(path: Path) -> bytes:
     return content
 
 
-def read_text(path: Path, encoding: str) -> str:
-    """Return the text of a file; see `read_content`.
-
-    Raises:
-        UserError: the file is missing, damaged or in another encoding.
-    """
-    try:
-        return read_content(path).decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-
-
 def structure_name(path: Path) -> str | None:
     """Return the name without suffixes, `1aba` for `1aba.pdb.gz`, None if it is no structure's."""
     match = _NAME.fullmatch(path.name)

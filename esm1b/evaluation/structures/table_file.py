@@ -1,10 +1,8 @@
 """Files of tables as people write them: the content tells the format, not the suffix."""
 
 import csv
-import gzip
 import io
 import math
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from esm1b.errors import UserError, one_line
+from esm1b.evaluation.structures.files import read_content
 
-_GZIP: Final = b"\x1f\x8b"
 _PARQUET: Final = b"PAR1"
 _ARROW_FILE: Final = b"ARROW1"
 _ARROW_STREAM: Final = b"\xff\xff\xff\xff"
@@ -34,12 +32,7 @@ def read_table(path: Path, known: Collection[str]) -> tuple[Sequence[str], list[
         UserError: the file cannot be read or is not a table, a known column is there twice, or a
             row has more cells than there are columns.
     """
-    try:
-        content = path.read_bytes()
-        if content.startswith(_GZIP):
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+    content = read_content(path)
     cells: Iterable[Sequence[Any]]
     if content.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM)):
         table = _arrow_table(path, content)
