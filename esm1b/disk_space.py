@@ -31,7 +31,7 @@ def explain_full_disk(
         yield
     except Exception as error:
         number = full_disk(error)
-        if isinstance(error, Ending) or number is None:
+        if number is None:
             raise
         place = next(path for path in (directory, *directory.parents) if path.exists())
         free = shutil.disk_usage(place).free
@@ -56,7 +56,7 @@ def full_disks_in_a_line() -> Iterator[None]:
         yield
     except Exception as error:
         number = full_disk(error)
-        if isinstance(error, Ending) or number is None:
+        if number is None:
             raise
         file = getattr(error, "filename", None)
         told = os.strerror(number) if file is None else f"{file}: {os.strerror(number)}"
@@ -66,8 +66,11 @@ def full_disks_in_a_line() -> Iterator[None]:
 def full_disk(error: BaseException) -> int | None:
     """Return ENOSPC or EDQUOT if one of them is behind `error`, which may be of any library.
 
-    Libraries raise classes of their own, or fail again while they close the file.
+    Libraries raise classes of their own, or fail again while they close the file. An `Ending` has
+    its own words.
     """
+    if isinstance(error, Ending):
+        return None
     chain: list[BaseException] = []
     following: BaseException | None = error
     while following is not None and following not in chain:
