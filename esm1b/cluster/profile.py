@@ -1,6 +1,5 @@
 """A profile for a cluster: a copy of a shipped one with the user's numbers."""
 
-import math
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -85,7 +84,14 @@ def estimated(profile: ClusterProfile, run_config: Path, gpu: str) -> ClusterPro
         raise UserError("--run-config: expected --nodes and --gpus with it")
     config = load_config(run_config)
     data = assumed_data(config, mean_length=None, sequences=None)
-    result = estimate(config, data, gpu=find_gpu(gpu), gpus=nodes * gpus)
+    result = estimate(
+        config,
+        data,
+        gpu=find_gpu(gpu),
+        gpus=nodes * gpus,
+        gpus_per_node=gpus,
+        time_limit_seconds=60 * profile.minutes,
+    )
     fitting = [(stage, size) for stage, size in result.micro_batch_tokens.items() if size]
     # stage 0 is for fp32 alone and saves nothing
     stage, size = next(((stage, size) for stage, size in fitting if stage > 0), (0, 0))
@@ -94,11 +100,11 @@ def estimated(profile: ClusterProfile, run_config: Path, gpu: str) -> ClusterPro
             f"{run_config}: does not fit the memory of {nodes} x {gpus} {gpu}; see esm1b estimate"
         )
     time = result.durations[0]
-    limits = max(1, math.ceil(time.hours * 60 / profile.minutes))
+    limits = result.transfers[stage].jobs
     notes = (
         f"{config.run} on {nodes} x {gpus} {result.gpu.name}: {time.hours:,.1f} h of updates at an "
         f"assumed {100 * time.utilisation:g} % of the peak,",
-        f"{limits} time limit{'s' if limits > 1 else ''} of {profile.minutes / 60:g} h; "
+        f"{limits} time limit{'' if limits == 1 else 's'} of {profile.minutes / 60:g} h; "
         f"ZeRO {stage}, micro-batches of {size:,} tokens (esm1b estimate)",
     )
     return replace(profile, zero_stage=stage, notes=notes)
