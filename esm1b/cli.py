@@ -29,7 +29,7 @@ app = typer.Typer(
     **_GROUP,
 )
 evaluate = typer.Typer(
-    help="Evaluate a model: perplexity, contacts, secondary structure.", **_GROUP
+    help="Evaluate a model: perplexity, contacts, structure, effects of mutations.", **_GROUP
 )
 app.add_typer(evaluate, name="evaluate", rich_help_panel="Evaluation")
 
@@ -47,6 +47,7 @@ _add(app, "Use", use.embed, use.contacts, use.fill_mask)
 _add(app, "Evaluation", evaluation.report)
 _add(app, "Publishing", publishing.import_, publishing.export)
 _add(evaluate, None, evaluation.perplexity, evaluation.contacts, evaluation.secondary_structure)
+_add(evaluate, None, evaluation.variants)
 
 
 def main() -> None:

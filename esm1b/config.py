@@ -125,6 +125,37 @@ class SecondaryStructureConfig(Section):
     """layer of the representations, from 0; negative numbers count from the end: -1 is the last"""
 
 
+class VariantsConfig(Section):
+    """Effects of mutations, against measured ones."""
+
+    data: str | None = None
+    """table of variants, or ProteinGym folder; null: the synthetic assays, if any"""
+    wild_type: str | None = None
+    """FASTA file of the protein of a table without a column of wild types"""
+    reference: str | None = None
+    """reference file of a ProteinGym folder, if it does not lie in the folder"""
+    offset: int = 1
+    """number of the first residue of the wild types"""
+    variant_column: str | None = None
+    """column of the mutations, if its name is none of the known ones"""
+    score_column: str | None = None
+    """column of the measured effects, if its name is none of the known ones"""
+    compare: list[str] = []
+    """columns of other predictions to compare with"""
+    convention: Literal[
+        "masked-marginals",
+        "masked-marginals-joint",
+        "wildtype-marginals",
+        "mutant-marginals",
+        "pseudo-perplexity",
+    ] = "masked-marginals"
+    """definition of the scores; ProteinGym has wildtype-marginals for ESM-1b"""
+    window: Literal["optimal", "overlapping"] = "optimal"
+    """pieces of proteins over the model's length: around each mutation, or overlapping ones"""
+    epistasis: Annotated[int, Field(ge=0)] = 50
+    """largest number of double mutants per assay whose epistasis is measured, or 0"""
+
+
 class EvaluationConfig(Section):
     """Evaluation of the trained model."""
 
@@ -133,6 +164,7 @@ class EvaluationConfig(Section):
     perplexity: PerplexityConfig = PerplexityConfig()
     contacts: ContactsConfig = ContactsConfig()
     secondary_structure: SecondaryStructureConfig = SecondaryStructureConfig()
+    variants: VariantsConfig = VariantsConfig()
 
 
 class Config(Section):

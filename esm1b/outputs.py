@@ -36,6 +36,7 @@ OutputKind = Literal[
     "secondary-structure",
     "synthetic",
     "tokens",
+    "variants",
 ]
 
 

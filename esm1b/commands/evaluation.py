@@ -111,6 +111,52 @@ def secondary_structure(
     """
 
 
+@runs("esm1b.evaluation.variants.variants:evaluate_variants")
+def variants(
+    model_directory: options.ModelDirectory,
+    data: Annotated[Path, Argument(metavar="DATA")],
+    output: options.OutputDirectory,
+    wild_type: options.OptionalFile = None,
+    reference: options.OptionalFile = None,
+    offset: Annotated[int, Option(metavar="N")] = 1,
+    variant_column: Annotated[str | None, Option(metavar="COLUMN")] = None,
+    score_column: Annotated[str | None, Option(metavar="COLUMN")] = None,
+    compare: Annotated[list[str] | None, Option(metavar="COLUMN")] = None,
+    convention: options.Convention = "masked-marginals",
+    window: options.Window = "optimal",
+    epistasis: options.CountOrZero = 0,
+    untrained: options.CountOrZero = 3,
+    seed: options.Seed = 0,
+    batch_tokens: options.OptionalCount = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
+) -> None:
+    r"""Measure how well scores of mutations rank measured effects, as ProteinGym does.
+
+    Input:
+        data: table of variants and measured effects, one assay or several (CSV, TSV, Parquet or
+            Arrow, plain or .gz); or a ProteinGym folder with its reference file
+        wild_type: `evaluation.variants.wild_type`
+        reference: `evaluation.variants.reference`
+        offset: `evaluation.variants.offset`
+        variant_column: `evaluation.variants.variant_column`
+        score_column: `evaluation.variants.score_column`
+        compare: column of other predictions to compare with; repeat for several
+    Measurement:
+        convention: `evaluation.variants.convention`
+        window: `evaluation.variants.window`
+        epistasis: `evaluation.variants.epistasis`
+        untrained: `evaluation.untrained`
+        seed: random seed of the double mutants, the untrained networks and the bootstrap
+    Hardware:
+        batch_tokens: number of tokens in one forward pass; by the device if not given
+
+    Example:
+        esm1b evaluate variants model BLAT_ECOLX_Ranganathan2015.csv --wild-type BLAT_ECOLX.fasta \
+            --score-column 2500 --output evaluation/variants
+    """
+
+
 @runs("esm1b.report.page:write_report")
 def report(
     model: options.ModelDirectory,

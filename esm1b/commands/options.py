@@ -40,6 +40,14 @@ OutputDirectory = Annotated[
         rich_help_panel="Output",
     ),
 ]
+Convention = Literal[
+    "masked-marginals",
+    "masked-marginals-joint",
+    "wildtype-marginals",
+    "mutant-marginals",
+    "pseudo-perplexity",
+]
+Window = Literal["optimal", "overlapping"]
 BatchTokens = Annotated[
     int,
     Option(

@@ -5,6 +5,7 @@ the percentile interval of B. Efron and R. Tibshirani, An Introduction to the Bo
 chapter 13, at 95 %. Values are float64 `[items]`, each in its own group where no groups are given.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ Values = NDArray[np.float64]
 Groups = Sequence[str] | NDArray[np.object_]
 
 _RESAMPLES: Final = 2000
+_ENDS: Final = (2.5, 97.5)  # percentiles
 _DRAWS_AT_ONCE: Final = 4_000_000  # 32 MB of indices
 
 
@@ -58,6 +60,60 @@ def bootstrap_ratio(
         seed,
         paired=True,
     )
+
+
+def bootstrap_mean_of_categories(
+    values: Values, groups: Groups, categories: Groups, *, seed: int = 0
+) -> Interval:
+    """Return the mean over categories of the mean over their groups, NaN left out.
+
+    A group counts in a category with the mean of its values there. Groups are resampled with all
+    their values; a category without any group in a draw is left out of that draw.
+    """
+    defined = np.isfinite(values)
+    names = np.array(categories, dtype=object)
+    samples: list[Values] = []
+    for category in np.unique(names[defined]):
+        chosen = defined & (names == category)
+        sums, counts = _group_sums(groups, np.where(chosen, values, 0), chosen)
+        samples += [sums / np.maximum(counts, 1), (counts > 0).astype(np.float64)]
+    if not samples:
+        return Interval(value=np.nan, low=np.nan, high=np.nan, n=0)
+    present = np.sum(samples[1::2], axis=0) > 0
+
+    def mean(*parts: Values, axis: int) -> Values:
+        with np.errstate(invalid="ignore"):
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            means = np.array([total.sum(axis) / count.sum(axis) for total, count in pairs])
+        result: Values = np.nanmean(means, axis=0)
+        return result
+
+    return _interval([sample[present] for sample in samples], mean, seed, paired=True)
+
+
+def bootstrap_counts(
+    statistic: Callable[[Values], Values], groups: int, *, draws: int = _RESAMPLES, seed: int = 0
+) -> list[Interval]:
+    """Return several numbers with their intervals, all from the same draws of `groups` groups.
+
+    `statistic` returns numbers `[numbers, draws]` from how often a draw has each group,
+    `[draws, groups]`; a number that is undefined in a draw is left out of its interval.
+    """
+    points = statistic(np.ones((1, groups)))[:, 0]
+    if groups < 2:
+        ends = np.full((2, len(points)), np.nan)
+    else:
+        generator = np.random.default_rng(seed)
+        counts = generator.multinomial(groups, np.full(groups, 1 / groups), size=draws)
+        drawn = statistic(counts.astype(np.float64))
+        drawn[np.isnan(points)] = np.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that have no value
+            ends = np.nanpercentile(drawn, _ENDS, axis=1)
+    return [
+        Interval(value=float(point), low=float(low), high=float(high), n=groups)
+        for point, low, high in zip(points, *ends, strict=True)
+    ]
 
 
 def group_means(values: Values, groups: Groups | None = None) -> Values:

@@ -15,7 +15,8 @@ from esm1b.weights.model_directory import ModelDirectory
 METRICS_FILE: Final = "metrics.json"
 MAPS_FILE: Final = "contact_maps.parquet"  # a few proteins, for figures; of contacts
 REGRESSION_FILE: Final = "contact_regression.json"  # the contact head of a release; of contacts
-EVALUATIONS: Final = ("perplexity", "contacts", "secondary_structure")
+VARIANTS_FILE: Final = "variants.parquet"  # a row per variant; of variants
+EVALUATIONS: Final = ("perplexity", "contacts", "secondary_structure", "variants")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from esm1b.files import read_json, sha256_file
 from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
 from esm1b.outputs import own_directory, own_output
-from esm1b.report.catalogue import FACTS, MODEL_NAMES, SUBSET_NAMES, number_text
+from esm1b.report.catalogue import FACTS, SUBSET_NAMES, model_name, number_text
 from esm1b.report.positive_control import has_control
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
 from esm1b.weights.model_card import CardResult
@@ -165,4 +165,4 @@ def _baselines(name: str, evaluation: Evaluation, subset: str, decimals: int) ->
         number = evaluation.metric(name, model, subset)
         if model != "trained" and number is not None:
             text = "failed" if number.value is None else number_text(number.value, decimals)
-            yield f"{MODEL_NAMES[model]} {text}"
+            yield f"{model_name(model)} {text}"

@@ -23,12 +23,15 @@ MODEL_NAMES: Final[Mapping[str, str]] = {
     "random_pairs": "random pairs",
     "one_hot_window": "one-hot window",
     "majority_class": "majority class",
+    "blosum62": "BLOSUM62",
+    "position_mean": "position mean",
 }
 SUBSET_NAMES: Final[Mapping[str, str]] = {
     "test": "test",
     "unseen": "never seen",
     "not_fitted": "test and never seen",
     "validation": "validation",
+    "assays": "all assays",
 }
 RANGES: Final[Mapping[str, str]] = {
     "short": "short, 6 to 11",
@@ -38,6 +41,7 @@ RANGES: Final[Mapping[str, str]] = {
 }
 TOPS: Final[Mapping[str, str]] = {"L": "L", "L2": "L/2", "L5": "L/5"}
 STATE_NAMES: Final[Mapping[str, str]] = {"H": "helix", "E": "strand", "C": "coil"}
+RECALLS: Final = {f"recall_{state}": name for state, name in STATE_NAMES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +53,8 @@ class Facts:
         name: main metric in `metrics.json`.
         compared: metric of the comparisons.
         decimals: decimals of the main metric.
-        metrics: metrics of the table of all models and their heads; without any, the table has the
-            main metric by subset.
+        metrics: metrics of the table of all models and their heads; without any, or with several
+            subsets, the table has the main metric by subset.
         label: label of the main metric in the figure.
         headline: title of its card at the top of the page.
         beside: baselines on that card; `unseen` is the trained model on families never seen.
@@ -85,8 +89,9 @@ class Facts:
     def columns(self, evaluation: Evaluation) -> list[tuple[str, str, str]]:
         """Return head, metric and subset of each column of the table of all models."""
         main = self.main_subset(evaluation)
-        if self.metrics:
-            return [(head, metric, main) for metric, head in self.metrics.items()]
+        if self.metrics and len(evaluation.subsets(self.name)) == 1:
+            measured = {metric for metric, _, _ in evaluation.metrics}
+            return [(head, name, main) for name, head in self.metrics.items() if name in measured]
         columns = []
         for subset in evaluation.subsets(self.name):
             head = f"{SUBSET_NAMES[subset]}\n{evaluation.units(self.name, subset)}"
@@ -169,6 +174,34 @@ FACTS: Final[Mapping[str, Facts]] = {
             ),
         },
     ),
+    "variants": Facts(
+        title="Effects of mutations",
+        name="spearman",
+        compared="spearman",
+        metrics={
+            "spearman": "Spearman",
+            "spearman_by_category": "Spearman,\nby category",
+            "auroc": "AUROC",
+            "mcc": "MCC",
+            "ndcg": "NDCG",
+            "top_recall": "recall of\nthe top 10 %",
+        },
+        label="Spearman correlation of scores and measured effects",
+        headline="Effects of mutations",
+        beside=("unseen", "site_independent", "untrained", "blosum62"),
+        heading="effects of mutations: Spearman correlation of scores and measured effects",
+        plural="correlations",
+        published={"spearman_by_category": "Spearman, by category"},
+        task="other",
+        dataset=("deep-mutational-scans", "deep mutational scans"),
+        card={
+            "spearman": ("spearmanr", "Effects of mutations: Spearman correlation, mean of assays"),
+            "spearman_by_category": (
+                "spearmanr",
+                "Effects of mutations: Spearman correlation, ProteinGym's mean by category",
+            ),
+        },
+    ),
 }
 
 PUBLISHED: Final[Mapping[str, Sequence[Mapping[str, Any]]]] = json.loads(
@@ -181,6 +214,19 @@ None was measured here. Each protocol differs from ours in data or regression, a
 how; a number that was not read in its primary source is marked as second-hand. Numbers are by model
 and our name of the nearest metric.
 """
+
+
+def depths(evaluation: Evaluation) -> dict[str, str]:
+    """Return the correlations by number of mutations, and of epistasis, with their heads."""
+    main = FACTS["variants"].name
+    names = sorted({metric for metric, _, _ in evaluation.metrics})
+    found = {name: name.removeprefix(f"{main}_").replace("_", " ") for name in names}
+    return {name: head for name, head in found.items() if "mutation" in head or "epistasis" in head}
+
+
+def model_name(model: str) -> str:
+    """Return the name of a model for readers; a column of predictions has its own."""
+    return MODEL_NAMES.get(model, model)
 
 
 def number_text(value: float, decimals: int = 3, *, signed: bool = False) -> str:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from esm1b.evaluation.results import MAPS_FILE, Evaluation, Number
 from esm1b.evaluation.structures.geometry import pair_mask
 from esm1b.plotting import INK, LINE, OTHER, PAPER, SOFT, TRAINED, WIDTH, render
-from esm1b.report.catalogue import FACTS, MODEL_NAMES, STATE_NAMES, SUBSET_NAMES
+from esm1b.report.catalogue import FACTS, MODEL_NAMES, STATE_NAMES, SUBSET_NAMES, model_name
+from esm1b.report.variant_panels import variant_panels
 
-_COLORS: Final = {"validation": INK, "test": INK, "unseen": OTHER}
+_COLORS: Final = {"validation": INK, "assays": INK, "test": INK, "unseen": OTHER}
 # Readable on a light and on a dark page, since pixels are not recoloured.
 _PROBABILITY: Final = "#2a86a6"
 _NOT_COUNTED: Final = (0.5, 0.5, 0.5, 0.13)
@@ -30,7 +31,8 @@ def evaluation_figure(kind: str, evaluation: Evaluation) -> str:
     """Return the main metric of every model with its interval as SVG, and what belongs to it.
 
     That is, with perplexities, the gap that couplings can close; with accuracies of structure, the
-    confusions; with precisions of contacts, the maps beside the evaluation.
+    confusions; with precisions of contacts, the maps beside the evaluation; with effects of
+    mutations, the assays and epistasis.
     """
     models = len(evaluation.models(FACTS[kind].name))
     if kind == "perplexity":
@@ -41,7 +43,10 @@ def evaluation_figure(kind: str, evaluation: Evaluation) -> str:
     maps: list[dict[str, Any]] = []
     if kind == "contacts" and evaluation.directory is not None:
         maps = pq.read_table(evaluation.directory / MAPS_FILE).to_pylist()
-    heights = [0.9 + 0.34 * models, *([3.0 * -(-len(maps) // _COLUMNS) + 0.3] if maps else [])]
+    panels = variant_panels(evaluation) if kind == "variants" else []
+    heights = [0.9 + 0.34 * models]
+    if maps or panels:
+        heights.append(3.0 * -(-len(maps or panels) // _COLUMNS) + 0.3)
 
     def draw(figure: Figure) -> None:
         # Two parts, each with its own margins: the names of the models are long.
@@ -52,6 +57,10 @@ def evaluation_figure(kind: str, evaluation: Evaluation) -> str:
         axes.set_title(FACTS[kind].label)
         if maps:
             _draw_maps(parts[1, 0], maps)
+        if panels:
+            row = parts[1, 0].subplots(1, len(panels), squeeze=False)[0]
+            for panel, axes in zip(panels, row, strict=True):
+                panel(axes)
 
     return render(kind, WIDTH, sum(heights), draw)
 
@@ -108,7 +117,7 @@ def _draw_metric(axes: Axes, kind: str, evaluation: Evaluation) -> None:
         marker = Line2D([], [], color=_COLORS[subset], marker="o", linestyle="none", markersize=5.5)
         marker.set(markerfacecolor=PAPER if place else _COLORS[subset], label=SUBSET_NAMES[subset])
         markers.append(marker)
-    axes.set_yticks(range(len(models)), [MODEL_NAMES[model] for model in models])
+    axes.set_yticks(range(len(models)), [model_name(model) for model in models])
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.grid(visible=False, axis="y")

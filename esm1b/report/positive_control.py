@@ -26,6 +26,9 @@ _CHECKS: Final = {
     "structure above one-hot window": ("secondary_structure", "one_hot_window"),
     "structure above untrained networks": ("secondary_structure", "untrained"),
     "structure above majority class": ("secondary_structure", "majority_class"),
+    "effects of mutations above the score without couplings": ("variants", "site_independent"),
+    "effects of mutations above families never seen": ("variants", "trained"),
+    "effects of mutations above untrained networks": ("variants", "untrained"),
 }
 _COLUMNS: Final = 100  # of the verdict
 

@@ -1,0 +1,1 @@
+"""Predicted effects of mutations beside measured ones: Spearman and what ProteinGym reports."""

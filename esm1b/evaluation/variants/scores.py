@@ -1,0 +1,146 @@
+"""The scores of every model for the variants of an assay, and the table of all variants."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from esm1b.evaluation.bootstrap import Values
+from esm1b.evaluation.variants.assays import Assay
+from esm1b.evaluation.variants.baselines import blosum62, position_mean, residue_frequencies
+from esm1b.evaluation.variants.epistasis import (
+    Epistasis,
+    measured_epistasis,
+    predicted_epistasis,
+)
+from esm1b.inference.model import Model
+from esm1b.scoring.variant_scores import Convention, score_variants
+from esm1b.scoring.weighted_passes import Window
+
+MODELS: Final = ("trained", "untrained", "blosum62", "residue_frequencies", "position_mean")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoredAssay:
+    """An assay with the predictions of every model.
+
+    Attributes:
+        assay: measured effects.
+        predictions: scores `[networks, variants]` by model, the trained one first; only untrained
+            networks are several.
+        epistasis: measured epistasis of some double mutants, perhaps of none.
+        predicted_epistasis: its predictions by the networks, `[networks, doubles]`.
+    """
+
+    assay: Assay
+    predictions: Mapping[str, Values]
+    epistasis: Epistasis
+    predicted_epistasis: Mapping[str, Values]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scoring:
+    """How the variants of an assay are scored.
+
+    Attributes:
+        networks: networks by model, the trained one first.
+        wild_types: wild types of the data, for the residue frequencies.
+        convention: definition of the scores.
+        window: pieces of wild types longer than the networks take.
+        epistasis: largest number of double mutants of an assay whose epistasis is measured.
+        batch_tokens: number of tokens in one forward pass; by the device if None.
+        seed: random seed of the double mutants.
+    """
+
+    networks: Mapping[str, Sequence[Model]]
+    wild_types: Sequence[str]
+    convention: Convention
+    window: Window
+    epistasis: int
+    batch_tokens: int | None
+    seed: int
+
+    def of(self, assay: Assay) -> ScoredAssay:
+        """Return an assay with the scores of networks, baselines and compared columns."""
+        wild_type, variants = assay.source.wild_type, assay.variants
+
+        def scores(model: Model) -> Values:
+            return score_variants(
+                model,
+                wild_type,
+                variants,
+                convention=self.convention,
+                window=self.window,
+                batch_tokens=self.batch_tokens,
+            )
+
+        baselines = {
+            "blosum62": blosum62(variants),
+            "residue_frequencies": residue_frequencies(variants, self.wild_types),
+            "position_mean": position_mean(assay),
+            **assay.compared,
+        }
+        epistasis = measured_epistasis(assay, most=self.epistasis, seed=self.seed)
+        doubles = [variants[row] for row in epistasis.rows]
+
+        def epistasis_of(model: Model) -> Values:
+            return predicted_epistasis(
+                model, wild_type, doubles, window=self.window, batch_tokens=self.batch_tokens
+            )
+
+        return ScoredAssay(
+            assay=assay,
+            predictions={
+                **self._of_networks(scores),
+                **{name: values[None] for name, values in baselines.items()},
+            },
+            epistasis=epistasis,
+            predicted_epistasis=self._of_networks(epistasis_of),
+        )
+
+    def _of_networks(self, measure: Callable[[Model], Values]) -> dict[str, Values]:
+        return {
+            name: np.array([measure(network) for network in networks])
+            for name, networks in self.networks.items()
+            if networks
+        }
+
+
+def variant_table(scored: ScoredAssay) -> pa.Table:
+    """Return a row per variant, with its positions counted from 1 in the wild type.
+
+    Beside the measured effect there is `score_<model>` for every model (untrained networks are
+    numbered), and beside `epistasis`, null where it is not measured, `epistasis_<model>`.
+    """
+    assay, rows = scored.assay, scored.epistasis.rows
+    count = len(assay.variants)
+
+    def sparse(values: Values) -> pa.Array:
+        column = np.full(count, np.nan)
+        column[rows] = values
+        return pa.array(column, from_pandas=True)
+
+    return pa.table(
+        {
+            "assay": pa.array([assay.source.name] * count, pa.string()),
+            "variant": pa.array([variant.short_name() for variant in assay.variants], pa.string()),
+            "mutations": pa.array(assay.mutations, pa.int32()),
+            "measured": pa.array(assay.measured),
+            "fit": pa.array([None] * count if assay.fit is None else assay.fit, pa.bool_()),
+            **{f"score_{name}": pa.array(row) for name, row in _numbered(scored.predictions)},
+            "epistasis": sparse(scored.epistasis.measured),
+            **{
+                f"epistasis_{name}": sparse(row)
+                for name, row in _numbered(scored.predicted_epistasis)
+            },
+        }
+    )
+
+
+def _numbered(predictions: Mapping[str, Values]) -> Iterator[tuple[str, Values]]:
+    """Yield each row of predictions with its name, `untrained_1` and so on of several networks."""
+    for name, rows in predictions.items():
+        for number, row in enumerate(rows, start=1):
+            yield f"{name}_{number}" if name == "untrained" else name, row

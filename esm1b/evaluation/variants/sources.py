@@ -1,0 +1,185 @@
+"""Where assays come from: a table with one or several wild types, or a ProteinGym folder."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from esm1b.errors import UserError
+from esm1b.evaluation.inputs import files_of
+from esm1b.evaluation.structures.table_file import Row, read_table
+from esm1b.evaluation.variants.assays import AssaySource, Columns, cell_number
+from esm1b.sequences.fasta import read_fasta_blocks
+from esm1b.sequences.input_file import InputFile
+from esm1b.sequences.record import clean, drop_reason, fault
+
+_log = logging.getLogger(__name__)
+
+KINDS: Final = ("test", "unseen")
+
+# Facts of an assay, in its rows or in ProteinGym's reference file; the first name is ours.
+_ASSAY: Final = ("assay", "dms_id")
+_WILD_TYPE: Final = ("wild_type", "target_seq")
+_PROTEIN: Final = ("protein", "uniprot_id")
+_CATEGORY: Final = ("category", "coarse_selection_type")
+_KIND: Final = ("kind",)
+_FACTS: Final = (*_ASSAY, *_WILD_TYPE, *_PROTEIN, *_CATEGORY, *_KIND)
+_FILE: Final = "dms_filename"
+_CUTOFF: Final = "dms_binarization_cutoff"
+_TABLES: Final = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".gz")
+_MOST_NAMED: Final = 3
+
+
+def find_assays(
+    data: Path,
+    columns: Columns,
+    *,
+    wild_type: Path | None = None,
+    reference: Path | None = None,
+) -> list[AssaySource]:
+    """Return the assays of a table or of a ProteinGym folder, whose files are not read yet.
+
+    A table is one assay, or with a column `assay` (or `DMS_id`) one for each name in it. Its column
+    `wild_type` (`target_seq`) has the sequence in each row, or the FASTA file `wild_type` has it.
+    `protein` (`UniProt_ID`) is the unit of the bootstrap, `category` (`coarse_selection_type`) a
+    part of ProteinGym's mean, `kind` (test or unseen) a subset of the results; all are optional.
+
+    In a folder, the reference file has a row for each assay with `DMS_id`, `DMS_filename`,
+    `target_seq` and the same optional facts, and `DMS_binarization_cutoff` for tables without
+    `DMS_score_bin`. It is `reference`, or the one table in the folder with these columns.
+
+    Raises:
+        UserError: a file is missing or is no table, a fact is missing or contradicts itself, or a
+            wild type is no protein sequence.
+    """
+    if data.is_dir():
+        if wild_type is not None:
+            raise UserError(f"--wild-type: {data} is a folder; its reference file has them")
+        return _folder_assays(data, reference or _find_reference(data), columns)
+    if reference is not None:
+        raise UserError(f"--reference: {data} is a file; expected a folder of assays")
+    return _table_assays(data, columns, None if wild_type is None else _read_wild_type(wild_type))
+
+
+def _table_assays(path: Path, columns: Columns, wild_type: str | None) -> list[AssaySource]:
+    names, rows = read_table(path, {*columns.names, *_FACTS})
+    if not rows:
+        raise UserError(f"{path}: has no rows; expected at least two variants")
+    if wild_type is None and not set(_WILD_TYPE) & set(names):
+        raise UserError(f"{path}: has no column wild_type; expected one, or --wild-type FASTA")
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        by_name.setdefault(_fact(row, _ASSAY) or path.name, []).append(row)
+
+    def source(name: str, found: Sequence[Row]) -> AssaySource:
+        where = f"{path}: assay {name}" if name != path.name else str(path)
+        return _source(where, name, found, wild_type, lambda: (path, names, found))
+
+    return [source(name, found) for name, found in by_name.items()]
+
+
+def _folder_assays(folder: Path, reference: Path, columns: Columns) -> list[AssaySource]:
+    names, rows = read_table(reference, {*_FACTS, _FILE, _CUTOFF})
+    needed = ("dms_id", _FILE, "target_seq")
+    if missing := [name for name in needed if name not in names]:
+        raise UserError(f"{reference}: lacks the columns {', '.join(missing)} of a reference file")
+    paths = {path.name: path for path in files_of(folder)}
+    sources, absent = [], []
+    for number, row in enumerate(rows, start=1):
+        name, file = _fact(row, _ASSAY), _fact(row, (_FILE,))
+        if name is None or file is None:
+            raise UserError(f"{reference}: row {number}: DMS_id or DMS_filename is empty")
+        path = paths.get(file) or paths.get(f"{file}.gz")
+        if path is None:
+            absent.append(file)
+            continue
+        sources.append(
+            _source(
+                f"{reference}: {name}",
+                name,
+                [row],
+                None,
+                lambda path=path: (path, *read_table(path, columns.names)),
+            )
+        )
+    if absent:
+        named = ", ".join(absent[:_MOST_NAMED]) + ("" if len(absent) <= _MOST_NAMED else ", ...")
+        told = f"{folder}: {len(absent)} of the {len(rows)} files of {reference.name} are missing"
+        if not sources:
+            raise UserError(f"{told}: {named}")
+        _log.warning("%s: %s", told, named)
+    return sources
+
+
+def _find_reference(folder: Path) -> Path:
+    """Return the one table in a folder that has the columns of a reference file."""
+    found = []
+    for path in files_of(folder):
+        if path.suffix.lower() in _TABLES:
+            names, _ = read_table(path, ())
+            if {"dms_id", _FILE} <= set(names):
+                found.append(path)
+    if len(found) != 1:
+        listed = ": " + ", ".join(str(path.relative_to(folder)) for path in found) if found else ""
+        raise UserError(
+            f"{folder}: holds {len(found)} tables with DMS_id and DMS_filename{listed}; expected "
+            "one, such as ProteinGym's DMS_substitutions.csv, or --reference FILE"
+        )
+    return found[0]
+
+
+def _source(
+    where: str,
+    name: str,
+    rows: Sequence[Row],
+    wild_type: str | None,
+    read: Callable[[], tuple[Path, Sequence[str], Sequence[Row]]],
+) -> AssaySource:
+    """Return an assay with the facts in its rows, which must agree."""
+    facts: list[str | None] = []
+    for columns in (_WILD_TYPE, _PROTEIN, _CATEGORY, _KIND, (_CUTOFF,)):
+        found = {_fact(row, columns) for row in rows}
+        if len(found) > 1:
+            told = " and ".join(sorted(str(value)[:20] for value in found)[:2])
+            raise UserError(f"{where}: {columns[0]} is {told} in different rows; expected one")
+        facts += found
+    stated, protein, category, kind, cutoff = facts
+    if wild_type is None:
+        wild_type = _checked_sequence(f"{where}: wild type", (stated or "").encode())
+    if kind not in (*KINDS, None):
+        raise UserError(f"{where}: kind is {kind!r}; expected {' or '.join(KINDS)}")
+    threshold = cell_number(cutoff)
+    return AssaySource(
+        name=name,
+        protein=protein or name,
+        category=category,
+        kind=kind,
+        wild_type=wild_type,
+        cutoff=None if math.isnan(threshold) else threshold,
+        read=read,
+    )
+
+
+def _fact(row: Row, columns: Sequence[str]) -> str | None:
+    """Return the text in the first of `columns` that the row has; None if it is empty."""
+    value = next((row[name] for name in columns if name in row), None)
+    return None if value is None else str(value).strip() or None
+
+
+def _read_wild_type(path: Path) -> str:
+    """Return the sequence of a FASTA file with one record."""
+    blocks = list(read_fasta_blocks(InputFile(str(path))))
+    sequences = [sequence for block in blocks for sequence in block.sequences]
+    if len(sequences) != 1:
+        raise UserError(
+            f"{path}: has {len(sequences)} records; expected one, or wild_type as a column"
+        )
+    return _checked_sequence(str(path), sequences[0])
+
+
+def _checked_sequence(where: str, sequence: bytes) -> str:
+    cleaned = clean(sequence)
+    if drop_reason(cleaned) is not None:
+        raise UserError(f"{where}: {fault(cleaned)}")
+    return cleaned.decode()
