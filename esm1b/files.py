@@ -1,12 +1,16 @@
-"""Files: atomic writing (temporary name, fsync, rename), JSON, and lines of JSON."""
+"""Files: atomic writing (temporary name, fsync, rename), unpacking, JSON, and lines of JSON."""
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import re
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,6 +22,12 @@ TEMPORARY: Final = re.compile(
     r"\.(?P<name>.+?)(?:~(?P<token>[0-9a-f]{8}))?\.(?P<kind>partial|replaced|input)", re.DOTALL
 )
 """Names of what is beside an output while it is written: see `temporary_path`."""
+
+_COMPRESSED: Final[dict[bytes, Callable[[bytes], bytes]]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\x00": lzma.decompress,
+}
 
 
 def new_token() -> str:
@@ -99,6 +109,23 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_content(path: Path) -> bytes:
+    """Return the content of a file, unpacked if it is gzip, bzip2 or xz by its first bytes.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+        for mark, decompress in _COMPRESSED.items():
+            if content.startswith(mark):
+                return decompress(content)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{path}: cannot be read: {reason or error}") from error
+    return content
 
 
 def read_json(path: Path) -> Any:

@@ -102,7 +102,9 @@ def score_network(model: Model, masked: MaskedSequences) -> CrossEntropy:
     """Return the cross-entropy of a network."""
     nats = []
     for batch in masked.batches:
-        log_probabilities = model.masked_log_probabilities(batch)
+        log_probabilities = model.log_probabilities(
+            batch.tokens, batch.lengths, batch.masked_positions
+        )
         target = np.take_along_axis(log_probabilities, batch.targets[:, None], 1)[:, 0]
         amino_acids = np.logaddexp.reduce(log_probabilities[:, _AMINO_ACIDS], axis=1)
         nats.append(np.stack([-target, amino_acids - target]))

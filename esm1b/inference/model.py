@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esm1b.alphabet import (
+    CLS,
+    EOS,
     FIRST_AMINO_ACID,
     MASK,
     RESIDUES,
@@ -18,7 +20,6 @@ from esm1b.alphabet import (
     encode_masked,
     merge_rare_residues,
 )
-from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
 from esm1b.model.encoder import Encoder
@@ -200,15 +201,27 @@ class Model:
             )
         return self.contact_head
 
+    def framed(self, residues: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return residue tokens `[length]` as the network reads them: `<cls> residues <eos>`."""
+        if self.rare_residues == "replace":
+            residues = merge_rare_residues(residues)
+        end = [EOS] if self.append_eos else []
+        return np.concatenate(([CLS], residues, end)).astype(np.uint8)
+
     @torch.no_grad()
-    def masked_log_probabilities(self, batch: MicroBatch) -> NDArray[np.float64]:
-        """Return log-probabilities `[masked, 33]` at the masked positions of a batch."""
+    def log_probabilities(
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return log-probabilities `[positions, 33]` of sequences that are laid end to end.
+
+        Args:
+            tokens: int64 `[tokens]`, special tokens included.
+            lengths: int64 `[sequences]`, number of tokens of each sequence.
+            positions: int64 `[positions]`, places in `tokens` where predictions are wanted.
+        """
         device = self.network.device
-        packed = PackedTokens.from_tokens(
-            torch.from_numpy(batch.tokens).to(device), batch.lengths.tolist()
-        )
-        positions = torch.from_numpy(batch.masked_positions).to(device)
-        logits = self.network(packed, positions)
+        packed = PackedTokens.from_tokens(torch.from_numpy(tokens).to(device), lengths.tolist())
+        logits = self.network(packed, torch.from_numpy(positions).to(device))
         result: NDArray[np.float64] = logits.double().log_softmax(-1).cpu().numpy()
         return result
 

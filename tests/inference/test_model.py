@@ -6,7 +6,6 @@ import torch
 
 import esm1b
 from esm1b.alphabet import MASK, encode
-from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.inference.model import Model, load_model, untrained_model
 from esm1b.model.encoder import Encoder
@@ -78,13 +77,9 @@ def test_rare_residues_are_merged_as_in_training(directory: Path) -> None:
 
 def test_log_probabilities_at_masked_positions(directory: Path) -> None:
     model = load_model(directory)
-    batch = MicroBatch(
-        tokens=np.array([0, 4, MASK, 6, 2, 0, MASK, 2]),
-        lengths=np.array([5, 3]),
-        masked_positions=np.array([2, 6]),
-        targets=np.array([5, 7]),
+    log_probabilities = model.log_probabilities(
+        np.array([0, 4, MASK, 6, 2, 0, MASK, 2]), np.array([5, 3]), np.array([2, 6])
     )
-    log_probabilities = model.masked_log_probabilities(batch)
     assert log_probabilities.shape == (2, 33)
     assert log_probabilities.dtype == np.float64
     np.testing.assert_allclose(np.exp(log_probabilities).sum(1), [1, 1], rtol=1e-12)

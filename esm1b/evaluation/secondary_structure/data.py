@@ -11,7 +11,7 @@ from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.proteins import Protein, protein_of
 from esm1b.evaluation.structures.table import cell_text, check_columns, find_problems, row_label
-from esm1b.evaluation.structures.table_file import Row, read_table
+from esm1b.table_file import Row, read_table
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
     "train": "fit",

@@ -9,7 +9,7 @@ from typing import Final
 
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.files import structure_name
-from esm1b.evaluation.structures.table_file import read_table
+from esm1b.table_file import read_table
 
 CHOICES: Final = "chains.csv"
 

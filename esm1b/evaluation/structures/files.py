@@ -4,13 +4,9 @@ The first model counts; per residue the conformer of the highest occupancy (the 
 also where two residue types share one position.
 """
 
-import bz2
 import codecs
-import gzip
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,16 +27,12 @@ from esm1b.evaluation.structures.residues import (
     chain_label,
     protein_residues,
 )
+from esm1b.files import read_content
 
 MINIMUM_RESIDUES: Final = 20
 
 _NAME: Final = re.compile(r"(.+)\.(?:pdb\d*|ent|b?cif|mmcif)(?:\.(?:gz|bz2|xz))?", re.IGNORECASE)
 _MMCIF: Final = re.compile(r"^[ \t]*(data_|_atom_site\.)", re.IGNORECASE | re.MULTILINE)
-_COMPRESSED: Final[dict[bytes, Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": gzip.decompress,
-    b"BZh": bz2.decompress,
-    b"\xfd7zXZ\x00": lzma.decompress,
-}
 # With fewer matches than this between observed residues and stated sequence, a file is damaged.
 _LEAST_AGREEMENT: Final = 0.9
 # More residues than this share of a chain missing at its end, where the file ends, are cut off.
@@ -58,23 +50,6 @@ class ProteinChain:
     name: str
     sequence: str
     backbone: NDArray[np.float64]
-
-
-def read_content(path: Path) -> bytes:
-    """Return the content of a file, unpacked if it is gzip, bzip2 or xz by its first bytes.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        content = path.read_bytes()
-        for mark, decompress in _COMPRESSED.items():
-            if content.startswith(mark):
-                return decompress(content)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise UserError(f"{path}: cannot be read: {reason or error}") from error
-    return content
 
 
 def structure_name(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.folder import read_folder
 from esm1b.evaluation.structures.geometry import MINIMUM_SEPARATION, Glycine
-from esm1b.evaluation.structures.table_file import Row, read_table
+from esm1b.table_file import Row, read_table
 
 KINDS: Final = ("fit", "test", "unseen")
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.table_file import read_table
+from esm1b.table_file import read_table
 
 KNOWN = ("id", "sequence", "ss3")
 CSV = b"id,sequence,ss3,length\np1,ACD,HHC,3\np2,MK,,2\n"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from esm1b.errors import UserError, one_line
-from esm1b.evaluation.structures.files import read_content
+from esm1b.files import read_content
 
 _PARQUET: Final = b"PAR1"
 _ARROW_FILE: Final = b"ARROW1"

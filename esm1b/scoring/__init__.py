@@ -1,0 +1,1 @@
+"""Likelihoods of sequences and effects of mutations, from masked passes of a network."""

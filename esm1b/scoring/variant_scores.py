@@ -1,0 +1,151 @@
+"""Effects of mutations, by the conventions of Meier et al. 2021."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm1b.alphabet import encode
+from esm1b.inference.model import Model
+from esm1b.scoring.mutations import Mutation, Variant
+from esm1b.scoring.weighted_passes import (
+    Terms,
+    WeightedPass,
+    Window,
+    chunks,
+    values,
+    weighted_passes,
+)
+
+Convention = Literal[
+    "masked-marginals",
+    "masked-marginals-joint",
+    "wildtype-marginals",
+    "mutant-marginals",
+    "pseudo-perplexity",
+]
+
+
+def score_variants(
+    model: Model,
+    wild_type: str,
+    variants: Sequence[Variant],
+    *,
+    convention: Convention = "masked-marginals",
+    window: Window = "optimal",
+    batch_tokens: int | None = None,
+) -> NDArray[np.float64]:
+    """Return the score of each variant `[variants]`; the higher, the fitter.
+
+    Sums of log p(mutant) - log p(wild type) over the mutations of a variant, p over all 33 tokens
+    (Meier et al. 2021, appendix A, and fair-esm's `examples/variant-prediction/predict.py`):
+
+    - masked-marginals: each mutated position alone is hidden in the wild type; ProteinGym's for
+      ESM-1v;
+    - masked-marginals-joint: all mutated positions of the variant are hidden together;
+    - wildtype-marginals: nothing is hidden in the wild type; ProteinGym's for ESM-1b;
+    - mutant-marginals: nothing is hidden in the mutated sequence;
+    - pseudo-perplexity: the sum over *all* positions of log p(residue), each alone hidden, of the
+      mutated sequence less that of the wild type. predict.py's `compute_pppl` starts at `<cls>` + 1
+      but ends two residues early and looks up each residue one place off; this is the definition.
+
+    Args:
+        model: the model.
+        wild_type: upper-case sequence.
+        variants: variants of it, as `parse_variant` returns them.
+        convention: definition of the score.
+        window: pieces of a wild type longer than the model takes, see `weighted_passes`.
+        batch_tokens: tokens of a forward pass; by the device if None.
+    """
+    sums = np.zeros(len(variants) + 1)
+    passes = variant_passes(model, wild_type, variants, convention=convention, window=window)
+    for chunk in chunks(passes, model, batch_tokens):
+        for each, found in zip(chunk, values(model, chunk, batch_tokens), strict=True):
+            np.add.at(sums, each.terms.rows, each.terms.weights * found)
+    return sums[1:] - sums[0]
+
+
+def variant_passes(
+    model: Model,
+    wild_type: str,
+    variants: Sequence[Variant],
+    *,
+    convention: Convention,
+    window: Window,
+) -> Iterator[WeightedPass]:
+    """Yield the passes of `score_variants`.
+
+    The score of variant i is sum i + 1 of their terms less sum 0, which is that of the wild type.
+    """
+    framed = model.framed(encode(wild_type))
+    if convention == "pseudo-perplexity":
+        sequences = [wild_type, *(variant.applied(wild_type) for variant in variants)]
+        for row, sequence in enumerate(sequences):
+            tokens = model.framed(encode(sequence))
+            yield from likelihood_passes(
+                model, tokens, np.full(len(sequence), row), is_masked=True, window=window
+            )
+        return
+    if convention == "mutant-marginals":
+        for row, variant in enumerate(variants, start=1):
+            tokens = model.framed(encode(variant.applied(wild_type)))
+            terms = _differences(framed, [(row, each) for each in variant.mutations])
+            yield from weighted_passes(model, tokens, [], terms, window)
+        return
+    # What is hidden decides what a pass can answer.
+    groups: dict[Hashable, list[tuple[int, Mutation]]] = defaultdict(list)
+    for row, variant in enumerate(variants, start=1):
+        places = tuple(mutation.position + 1 for mutation in variant.mutations)
+        for place, mutation in zip(places, variant.mutations, strict=True):
+            hidden: dict[Convention, tuple[int, ...]] = {
+                "masked-marginals": (place,),
+                "masked-marginals-joint": places,
+                "wildtype-marginals": (),
+            }
+            groups[hidden[convention]].append((row, mutation))
+    for places, mutations in groups.items():
+        yield from weighted_passes(
+            model, framed, list(places), _differences(framed, mutations), window
+        )
+
+
+def likelihood_passes(
+    model: Model,
+    framed: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    *,
+    is_masked: bool,
+    window: Window,
+) -> Iterator[WeightedPass]:
+    """Yield the passes that sum log p of each residue of `framed` into its row of `rows`.
+
+    Each residue is hidden in a pass of its own, or none is.
+    """
+    length = len(rows)
+    positions = np.arange(1, length + 1)
+    terms = Terms(
+        positions=positions,
+        targets=framed[positions].astype(np.int64),
+        rows=rows,
+        weights=np.ones(length),
+    )
+    if not is_masked:
+        yield from weighted_passes(model, framed, [], terms, window)
+        return
+    for place in range(length):
+        yield from weighted_passes(model, framed, [place + 1], terms.at(np.array([place])), window)
+
+
+def _differences(framed: NDArray[np.uint8], mutations: Sequence[tuple[int, Mutation]]) -> Terms:
+    """Return log p(mutant) - log p(wild type) of each mutation, into its row."""
+    rows = np.array([row for row, _ in mutations], dtype=np.int64)
+    positions = np.array([each.position + 1 for _, each in mutations], dtype=np.int64)
+    mutants = encode("".join(each.mutant for _, each in mutations)).astype(np.int64)
+    return Terms(
+        positions=np.tile(positions, 2),
+        targets=np.concatenate([mutants, framed[positions]]),
+        rows=np.tile(rows, 2),
+        weights=np.repeat([1.0, -1.0], len(rows)),
+    )
