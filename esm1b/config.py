@@ -140,7 +140,7 @@ class VariantsConfig(Section):
     """column of the mutations, if its name is none of the known ones"""
     score_column: str | None = None
     """column of the measured effects, if its name is none of the known ones"""
-    compare: list[str] = []
+    compare: tuple[str, ...] = ()
     """columns of other predictions to compare with"""
     convention: Literal[
         "masked-marginals",

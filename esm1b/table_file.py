@@ -36,7 +36,7 @@ def read_table(path: Path, known: Collection[str]) -> tuple[Sequence[str], list[
     cells: Iterable[Sequence[Any]]
     if content.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM)):
         table = _arrow_table(path, content)
-        names = [_plain(name) for name in table.column_names]
+        names = [plain_name(name) for name in table.column_names]
         chosen = _chosen(path, names, known)
         columns = [_cells(path, table.column(place)) for place in chosen.values()]
         cells = zip(*columns, strict=True)
@@ -87,7 +87,7 @@ def _text_table(path: Path, content: bytes) -> tuple[list[str], list[list[str]]]
     reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
     rows: list[list[str]] = []
     try:
-        names = [_plain(name) for name in next(reader, [])]
+        names = [plain_name(name) for name in next(reader, [])]
         for row in filter(None, reader):
             if any(row[len(names) :]):
                 raise UserError(
@@ -99,7 +99,8 @@ def _text_table(path: Path, content: bytes) -> tuple[list[str], list[list[str]]]
     return names, rows
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the name of a column in the form that counts: lower case, single spaces."""
     return " ".join(name.split()).lower()
 
 

@@ -26,6 +26,8 @@ if CONFIG.corpus.is_synthetic or CONFIG.evaluation.contacts.structures:
     EVALUATIONS.append("contacts")
 if CONFIG.corpus.is_synthetic or CONFIG.evaluation.secondary_structure.table:
     EVALUATIONS.append("secondary_structure")
+if CONFIG.corpus.is_synthetic or CONFIG.evaluation.variants.data:
+    EVALUATIONS.append("variants")
 
 # The beginning of a release is kept apart from the whole; without a release nothing asks for it.
 PART = f"-first-{CONFIG.corpus.limit}" if CONFIG.corpus.limit else ""
@@ -34,6 +36,7 @@ LIST_DOWNLOAD = "resources/uniref/esm1b_validation_list"
 
 CORPUS = f"results/corpora/{CONFIG.corpus.name}"
 SYNTHETIC_STRUCTURES = f"{CORPUS}/synthetic/structures.parquet"
+SYNTHETIC_ASSAYS = f"{CORPUS}/synthetic/assays/DMS_substitutions.csv"
 
 # What `esm1b pretrain --records` writes, by its purpose.
 TRAINING_RECORDS = {
@@ -205,15 +208,43 @@ def secondary_structure_table():
     return CONFIG.evaluation.secondary_structure.table or SYNTHETIC_STRUCTURES
 
 
-def files_in(path):
-    """The inputs that a file or a folder, at any depth, is for Snakemake."""
-    return tracked(map(str, files_of(Path(path))))
+def assays():
+    """The user's files for effects of mutations, by option of the command; or the synthetic ones."""
+    variants = CONFIG.evaluation.variants
+    paths = {
+        "data": variants.data,
+        "wild_type": variants.wild_type,
+        "reference": variants.reference,
+    }
+    found = {name: path for name, path in paths.items() if path}
+    return found if variants.data else {"reference": SYNTHETIC_ASSAYS}
+
+
+def assay_arguments():
+    """The data and the files that `esm1b evaluate variants` reads with it."""
+    paths = {name: in_place(path)[0] for name, path in assays().items()}
+    data = paths.pop("data", None) or str(Path(SYNTHETIC_ASSAYS).parent)
+    return f"{shlex.quote(data)} {options(**paths)}"
+
+
+def assay_options():
+    """The options of `esm1b evaluate variants` that decide the result."""
+    files = {"data", "wild_type", "reference"}
+    settings = CONFIG.evaluation.variants.model_dump(exclude=files)
+    if not CONFIG.evaluation.variants.data:
+        settings["compare"] = ["site_independent"]  # the exact scores without couplings
+    return options(**settings, untrained=CONFIG.evaluation.untrained)
+
+
+def files_in(*paths):
+    """The inputs that files or folders, at any depth, are for Snakemake."""
+    return tracked(str(file) for path in paths for file in files_of(Path(path)))
 
 
 def content(path):
     """A parameter: the digest of the user's data, whatever names and dates their files have."""
-    is_given = path != SYNTHETIC_STRUCTURES and Path(path).exists()
-    return content_digest(Path(path)) if is_given else None
+    is_made = path in (SYNTHETIC_STRUCTURES, SYNTHETIC_ASSAYS)
+    return content_digest(Path(path)) if not is_made and Path(path).exists() else None
 
 
 def evaluations(wildcards):

@@ -6,6 +6,7 @@ rule synthesize:
         sequences="results/corpora/{corpus}/synthetic/sequences.fasta.gz",
         structures="results/corpora/{corpus}/synthetic/structures.parquet",
         truth="results/corpora/{corpus}/synthetic/truth.npz",
+        assays="results/corpora/{corpus}/synthetic/assays/DMS_substitutions.csv",
     log:
         "logs/corpora/{corpus}/synthesize.log",
     conda:

@@ -94,3 +94,31 @@ rule evaluate_secondary_structure:
         "esm1b evaluate secondary-structure $(dirname {input.model}) {params.data:q} "
         "--output $(dirname {output.metrics}) {params.options} {resources.options} "
         "> {log} 2>&1"
+
+
+rule evaluate_variants:
+    input:
+        model="results/{run}/model/model.safetensors",
+        assays=files_in(*assays().values()),
+    output:
+        metrics="results/{run}/evaluation/variants/metrics.json",
+        table="results/{run}/evaluation/variants/variants.parquet",
+    log:
+        "logs/{run}/evaluate_variants.log",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 4
+    resources:
+        mem_mb=32000,
+        runtime="12h",
+        options="",
+    params:
+        options=lambda wildcards: assay_options(),
+        data=lambda wildcards: assay_arguments(),
+        content=lambda wildcards: [content(path) for path in assays().values()],
+    message:
+        "Measuring scores against effects of mutations"
+    shell:
+        "esm1b evaluate variants $(dirname {input.model}) {params.data} "
+        "--output $(dirname {output.metrics}) {params.options} {resources.options} "
+        "> {log} 2>&1"

@@ -8,11 +8,11 @@ from typing import Final
 
 from esm1b.errors import UserError
 from esm1b.evaluation.inputs import files_of
-from esm1b.evaluation.structures.table_file import Row, read_table
 from esm1b.evaluation.variants.assays import AssaySource, Columns, cell_number
 from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.input_file import InputFile
 from esm1b.sequences.record import clean, drop_reason, fault
+from esm1b.table_file import Row, read_table
 
 _log = logging.getLogger(__name__)
 
