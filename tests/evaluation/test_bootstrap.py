@@ -4,8 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm1b.evaluation.bootstrap import (
+    Values,
+    bootstrap_counts,
     bootstrap_difference,
     bootstrap_mean,
+    bootstrap_mean_of_categories,
     bootstrap_ratio,
     group_means,
 )
@@ -84,3 +87,41 @@ def test_the_draws_in_parts_are_the_draws_at_once(monkeypatch: pytest.MonkeyPatc
     whole = bootstrap_mean(values)
     monkeypatch.setattr("esm1b.evaluation.bootstrap._DRAWS_AT_ONCE", 70)
     assert bootstrap_mean(values) == whole
+
+
+def test_categories_are_averaged_after_their_groups() -> None:
+    values = np.array([1.0, 3.0, 6.0, 10.0, np.nan])
+    groups, categories = ["a", "a", "b", "a", "b"], ["x", "x", "x", "y", "y"]
+    # x: a has 2, b 6, so 4; y: a has 10
+    assert bootstrap_mean_of_categories(values, groups, categories).value == 7.0
+    interval = bootstrap_mean_of_categories(values, groups, categories)
+    # Twice a gives (2 + 10) / 2; twice b leaves y out and gives 6; one of each 7.
+    assert (interval.low, interval.high, interval.n) == (6.0, 7.0, 2)
+
+
+def test_categories_without_a_value_have_none() -> None:
+    interval = bootstrap_mean_of_categories(np.array([np.nan]), ["a"], ["x"])
+    assert np.isnan(interval.value)
+    assert interval.n == 0
+
+
+def test_counts_say_how_often_a_group_is_drawn() -> None:
+    def means(counts: Values) -> Values:
+        assert (counts.sum(axis=1) == 3).all()
+        first = counts @ np.array([0.0, 0.5, 1.0]) / 3
+        return np.array([first, np.full(len(counts), np.nan)])
+
+    mean, undefined = bootstrap_counts(means, 3)
+    assert (mean.value, mean.low, mean.high, mean.n) == (
+        0.5,
+        0.0,
+        1.0,
+        3,
+    )  # 1 in 27 draws has one group alone
+    assert np.isnan([undefined.value, undefined.low]).all()
+
+
+def test_one_group_has_no_counts_to_draw() -> None:
+    (interval,) = bootstrap_counts(lambda counts: counts.T * 2, 1)
+    assert interval.value == 2.0
+    assert np.isnan(interval.low)

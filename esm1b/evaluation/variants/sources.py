@@ -24,9 +24,9 @@ _WILD_TYPE: Final = ("wild_type", "target_seq")
 _PROTEIN: Final = ("protein", "uniprot_id")
 _CATEGORY: Final = ("category", "coarse_selection_type")
 _KIND: Final = ("kind",)
-_FACTS: Final = (*_ASSAY, *_WILD_TYPE, *_PROTEIN, *_CATEGORY, *_KIND)
-_FILE: Final = "dms_filename"
 _CUTOFF: Final = "dms_binarization_cutoff"
+_FACTS: Final = (*_ASSAY, *_WILD_TYPE, *_PROTEIN, *_CATEGORY, *_KIND, _CUTOFF)
+_FILE: Final = "dms_filename"
 _TABLES: Final = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".gz")
 _MOST_NAMED: Final = 3
 
@@ -80,7 +80,7 @@ def _table_assays(path: Path, columns: Columns, wild_type: str | None) -> list[A
 
 
 def _folder_assays(folder: Path, reference: Path, columns: Columns) -> list[AssaySource]:
-    names, rows = read_table(reference, {*_FACTS, _FILE, _CUTOFF})
+    names, rows = read_table(reference, {*_FACTS, _FILE})
     needed = ("dms_id", _FILE, "target_seq")
     if missing := [name for name in needed if name not in names]:
         raise UserError(f"{reference}: lacks the columns {', '.join(missing)} of a reference file")
