@@ -33,9 +33,11 @@ OutputKind = Literal[
     "model",
     "perplexity",
     "report",
+    "scores",
     "secondary-structure",
     "synthetic",
     "tokens",
+    "variants",
 ]
 
 
