@@ -18,8 +18,9 @@ _log = logging.getLogger(__name__)
 # By their chemistry, as heat maps of mutational scans usually have them.
 _ORDER: Final = "GAVLIMCPFYWSTNQHKRDE"
 _POSITIONS: Final = 75  # in a row
-_COLOURS: Final = LinearSegmentedColormap.from_list("effects", [OTHER, PAPER, TRAINED])
-_UNKNOWN: Final = "#e9e6e0"
+_COLOURS: Final = LinearSegmentedColormap.from_list(
+    "effects", [OTHER, PAPER, TRAINED]
+).with_extremes(bad="#e9e6e0")
 
 
 def draw_heat_map(
@@ -64,7 +65,6 @@ def draw_heat_map(
         for axes, start in zip(panels, starts, strict=True):
             stop = min(start + _POSITIONS, last)
             axes.grid(visible=False)
-            axes.set_facecolor(_UNKNOWN)
             axes.spines[:].set_visible(False)
             image = axes.imshow(
                 cells[:, start:stop],
@@ -74,7 +74,7 @@ def draw_heat_map(
                 aspect="auto",
                 extent=(start - 0.5, stop - 0.5, len(_ORDER) - 0.5, -0.5),
             )
-            axes.set_xlim(start - 0.5, start + _POSITIONS - 0.5)
+            axes.set_xlim(start - 0.5, start + min(_POSITIONS, last - first) - 0.5)
             marked = [place for place in range(start, stop) if wild_type[place] in _ORDER]
             axes.plot(
                 marked, [_ORDER.index(wild_type[place]) for place in marked], ".", color=INK, ms=3
@@ -83,7 +83,7 @@ def draw_heat_map(
             ticks = [place for place in range(start, stop) if (place + offset) % 10 == 0]
             axes.set_xticks(ticks, [str(place + offset) for place in ticks])
         panels[-1].set_xlabel("position; dots mark the wild type")
-        figure.colorbar(image, ax=list(panels), label="score, the higher, the fitter", aspect=40)
+        figure.colorbar(image, ax=list(panels), label="score (higher: fitter)", aspect=40)
 
     svg = render("heat_map", 9.5, 0.7 + 2.0 * len(starts), draw)
     path.write_text(svg, encoding="utf-8")

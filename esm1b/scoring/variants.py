@@ -57,9 +57,9 @@ class _Row:
 def score_variant_table(
     model_directory: Path,
     wild_type: str,
-    mutants: Path | None,
     output: Path,
     *,
+    mutants: Path | None = None,
     all_single: bool = False,
     column: str | None = None,
     offset: int = 1,
@@ -87,8 +87,8 @@ def score_variant_table(
     Args:
         model_directory: the model.
         wild_type: FASTA file of one record, or `-` for standard input.
-        mutants: table of variants (CSV, TSV, Parquet or Arrow, plain or gzip).
         output: directory to write.
+        mutants: table of variants (CSV, TSV, Parquet or Arrow, plain or gzip).
         all_single: True for all single substitutions, in place of a table.
         column: column of the variants; by default the first of `VARIANT_COLUMNS`.
         offset: number of the first residue of the wild type in the names of mutations.
@@ -105,7 +105,7 @@ def score_variant_table(
         Stopped: a signal asked to stop; everything finished is saved.
     """
     if all_single == (mutants is not None):
-        raise UserError("variants: expected a table of variants or --all, one of the two")
+        raise UserError("MUTANTS: expected a table of variants, or --all in its place")
     inputs = [model_directory, Path(wild_type), *([] if mutants is None else [mutants])]
     with own_directory(output, "variants", inputs):
         model = load_model(model_directory, device=device, precision=precision)
