@@ -33,6 +33,7 @@ OutputKind = Literal[
     "model",
     "perplexity",
     "report",
+    "scores",
     "secondary-structure",
     "synthetic",
     "tokens",

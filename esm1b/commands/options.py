@@ -57,6 +57,23 @@ BatchTokens = Annotated[
         rich_help_panel="Hardware",
     ),
 ]
+OptionalBatchTokens = Annotated[
+    int | None,
+    Option(
+        metavar="N",
+        min=1,
+        help="number of tokens in one forward pass (1,152 on a CPU, 32,768 on a GPU)",
+        rich_help_panel="Hardware",
+    ),
+]
+Window = Annotated[
+    Literal["optimal", "overlapping"],
+    Option(
+        help="treatment of proteins longer than the model takes: optimal reads each position from "
+        "the window around it, overlapping averages overlapping windows with ProteinGym's weights",
+        rich_help_panel="Input",
+    ),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
     Option(help="device; auto: CUDA if there is a GPU", rich_help_panel="Hardware"),

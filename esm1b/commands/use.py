@@ -62,6 +62,81 @@ def contacts(
     """
 
 
+@runs("esm1b.scoring.score:score")
+def score(
+    model_directory: options.ModelDirectory,
+    fasta: options.Fasta,
+    output: Annotated[Path, Option(metavar="FILE.parquet|FILE.csv")],
+    single_pass: Annotated[bool, Option("--single-pass")] = False,
+    per_residue: Annotated[bool, Option("--per-residue")] = False,
+    window: options.Window = "optimal",
+    batch_tokens: options.OptionalBatchTokens = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
+) -> None:
+    """Write the pseudo-log-likelihood and pseudo-perplexity of every sequence.
+
+    Each residue is masked in a pass of its own, and its log-probability (nats, over the 33 tokens)
+    summed; the perplexity is exp(-sum / length). Rows are in the order of the input. After an
+    interruption, the same command resumes from FILE.parts.
+
+    Output:
+        output: Parquet or CSV file to write, new or replaced
+        single_pass: one pass for each sequence, without masks, so that the network sees what it
+            predicts; much faster, and in columns named single_pass_*
+        per_residue: add the log-probability of each residue (Parquet only)
+
+    Example:
+        esm1b score model proteins.fasta.gz --output proteins.csv
+    """
+
+
+@runs("esm1b.scoring.variants:score_variant_table")
+def variants(
+    model_directory: options.ModelDirectory,
+    wild_type: Annotated[str, Argument(metavar="WILD_TYPE")],
+    output: options.OutputDirectory,
+    mutants: Annotated[Path | None, Argument(metavar="MUTANTS")] = None,
+    all_single: Annotated[bool, Option("--all")] = False,
+    column: Annotated[str | None, Option(metavar="NAME")] = None,
+    offset: Annotated[int, Option(metavar="N")] = 1,
+    convention: Literal[
+        "masked-marginals",
+        "masked-marginals-joint",
+        "wildtype-marginals",
+        "mutant-marginals",
+        "pseudo-perplexity",
+    ] = "masked-marginals",
+    window: options.Window = "optimal",
+    batch_tokens: options.OptionalBatchTokens = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
+) -> None:
+    """Score the variants of a protein; the higher, the fitter.
+
+    Writes variants.parquet and variants.csv with a row for each variant, and heat_map.svg of the
+    single substitutions. Synonymous variants, stop codons, insertions and deletions have no score
+    and are counted; a variant that does not fit the wild type is an error. After an interruption,
+    the same command resumes from DIR.parts.
+
+    Input:
+        wild_type: FASTA with the wild type alone; '-': standard input
+        mutants: table of variants (CSV, TSV, Parquet or Arrow, plain or .gz), as A12G, A12G:L30P,
+            p.Ala12Gly or mutated sequences
+        all_single: all single substitutions, in place of a table
+        column: column of the variants, if it has none of the usual names, such as mutant or
+            hgvs_pro
+        offset: number of the first residue of the wild type in the names of mutations
+    Measurement:
+        convention: definition of the score in Meier et al. 2021: log-odds of mutant and wild type
+            with each mutated position masked alone, all of a variant masked together, nothing
+            masked in the wild type or in the mutant, or the difference of pseudo-log-likelihoods
+
+    Example:
+        esm1b variants model blat.fasta blat_mutants.csv --output blat --offset 24
+    """
+
+
 def fill_mask(
     model: options.ModelDirectory,
     sequence: Annotated[str, Argument(metavar="SEQUENCE")],

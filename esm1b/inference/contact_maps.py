@@ -94,7 +94,11 @@ def predict_contacts(
             spool=directory / "input",
         ) as records:
             maps = _maps(model, records, long_sequences, directory / "pictures", pictures)
-            settings = {**model.settings(long_sequences), "input": records.identity}
+            settings = {
+                **model.settings(),
+                "long_sequences": long_sequences,
+                "input": records.identity,
+            }
             if format == "npz":
                 _write_npz(directory / "contacts.npz", maps, settings, records.count)
             else:

@@ -1,7 +1,6 @@
 """Embeddings of all proteins of a FASTA file, by a job that may be killed at any time."""
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,21 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from esm1b.errors import Stopped, UserError
 from esm1b.files import new_token, temporary_path
-from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
+from esm1b.inference.fasta_input import EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
 from esm1b.inference.model import Device, Model, Precision, load_model
-from esm1b.inference.result_file import EmbeddingParts, is_result_file, result_schema
+from esm1b.inference.result_file import (
+    ResultParts,
+    check_output_file,
+    is_result_file,
+    result_schema,
+)
+from esm1b.inference.resumable import compute_parts
 from esm1b.outputs import own_output
-from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
-
-# Means are small: written for each chunk they would make a hundred thousand files of UniRef50.
-_WAITING_BYTES: Final = 128 << 20
 
 # Sixteen micro-batches of ESM-1b's vectors would be 0.7 GB for one layer and 23 GB for all of them,
 # and there are a few copies of them while they are gathered and written.
@@ -68,7 +67,7 @@ def embed(
         UserError: the model, a record, a layer or the output is invalid.
         Stopped: a signal asked to stop; everything finished is saved.
     """
-    _check_output(fasta, output)
+    check_output_file(output, fasta, "embed", is_result_file)
     with own_output(output):
         model = load_model(model_directory, device=device, precision=precision)
         embedder = Embedder(
@@ -86,17 +85,29 @@ def embed(
             spool=temporary_path(place, new_token(), "input"),
         ) as records:
             settings = {
-                **model.settings(long_sequences),
+                **model.settings(),
+                "long_sequences": long_sequences,
                 "input": records.identity,
                 "layers": embedder.layers,
                 "per_residue": per_residue,
                 "batch_tokens": batch_tokens,
                 "precision": precision,
             }
-            parts = EmbeddingParts(
-                place.with_name(f"{place.name}.parts"), embedder.schema(settings)
+            schema = embedder.schema(settings)
+            parts = ResultParts(place.with_name(f"{place.name}.parts"), schema, "embeddings")
+            compute_parts(
+                parts,
+                lambda start: (
+                    embedder.table(chunk, schema)
+                    for chunk in embedder.chunks(records.records(start))
+                ),
+                lambda: parts.assemble(place, records.count),
+                count=records.count,
+                source=records.name,
+                task="embed",
+                unit="sequences",
+                part_seconds=part_seconds,
             )
-            _embed(embedder, records, parts, place, part_seconds)
     _log.info("%s: embeddings of %d sequences", output, records.count)
 
 
@@ -172,65 +183,3 @@ class Embedder:
                 column = pa.ListArray.from_arrays(pa.array(ends), column, type=kind)
             columns[f"layer_{layer}"] = column
         return pa.table([columns[name] for name in schema.names], schema=schema)
-
-
-def _embed(
-    embedder: Embedder,
-    records: CheckedFasta,
-    parts: EmbeddingParts,
-    output: Path,
-    part_seconds: float,
-) -> None:
-    """Compute what `parts` lack, and make `output` of them."""
-    if parts.rows:
-        _log.info("%s: resuming after %d of %d sequences", records.name, parts.rows, records.count)
-    try:
-        with StopAtOnce().from_signals() as stop:
-            _compute(embedder, records, parts, stop, part_seconds)
-            parts.assemble(output, records.count)
-    except UserError:  # the input changed: parts may hold rows of its earlier content
-        parts.remove()
-        raise
-    except Stopped as stopped:
-        raise Stopped(f"{parts.rows} of {records.count} sequences are saved") from stopped
-    parts.remove()
-
-
-def _compute(
-    embedder: Embedder,
-    records: CheckedFasta,
-    parts: EmbeddingParts,
-    stop: StopAtOnce,
-    part_seconds: float,
-) -> None:
-    """Add the missing rows to `parts`."""
-    waiting: list[pa.Table] = []
-    written = time.monotonic()
-    with tqdm(
-        desc="embed", initial=parts.rows, total=records.count, unit=" sequences", disable=None
-    ) as bar:
-        try:
-            for chunk in embedder.chunks(records.records(parts.rows)):
-                waiting.append(embedder.table(chunk, parts.schema))
-                bar.update(len(chunk))
-                size = sum(table.nbytes for table in waiting)
-                if time.monotonic() - written >= part_seconds or size >= _WAITING_BYTES:
-                    with stop.held_back():
-                        parts.write(waiting)
-                        waiting.clear()
-                    written = time.monotonic()
-        finally:  # however it ended, finished work is kept
-            with stop.held_back():
-                if waiting:
-                    parts.write(waiting)
-
-
-def _check_output(fasta: str, output: Path) -> None:
-    if output.is_dir():
-        raise UserError(f"{output}: is a directory; expected a file to write")
-    if output.exists() and Path(fasta).exists() and output.samefile(fasta):
-        raise UserError(f"{output}: is the input; expected another file to write")
-    if output.exists() and not is_result_file(output):
-        raise UserError(
-            f"{output}: is not an earlier output of embed; expected a new file to write"
-        )

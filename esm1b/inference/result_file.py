@@ -4,15 +4,16 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from esm1b.errors import UserError
 from esm1b.files import TEMPORARY, atomic_file, told_if_removed
-from esm1b.outputs import STAMP, check_replaceable, write_stamp
+from esm1b.outputs import STAMP, OutputKind, check_replaceable, write_stamp
 from esm1b.read_back import check_rows
 
 _log = logging.getLogger(__name__)
@@ -39,6 +40,24 @@ def is_result_file(path: Path) -> bool:
         return False
 
 
+def check_output_file(
+    output: Path, source: str, command: str, is_ours: Callable[[Path], bool]
+) -> None:
+    """Check that `output` can become a file: new, or an earlier one, which `is_ours` recognises.
+
+    Raises:
+        UserError: it is a directory, the input `source`, or some other file.
+    """
+    if output.is_dir():
+        raise UserError(f"{output}: is a directory; expected a file to write")
+    if output.exists() and Path(source).exists() and output.samefile(source):
+        raise UserError(f"{output}: is the input; expected another file to write")
+    if output.exists() and not is_ours(output):
+        raise UserError(
+            f"{output}: is not an earlier output of {command}; expected a new file to write"
+        )
+
+
 def write_results(
     path: Path, schema: pa.Schema, batches: Iterable[tuple[pa.RecordBatch, int]], *, count: int
 ) -> None:
@@ -62,7 +81,7 @@ def write_results(
     check_rows(path, count)
 
 
-class EmbeddingParts:
+class ResultParts:
     """The finished chunks of one job, in files named after their first row.
 
     A chunk is a record batch of an Arrow file, which unlike Parquet is read back at no cost. Each
@@ -73,18 +92,19 @@ class EmbeddingParts:
         directory: directory of the parts; those that another job left there are removed, so only
             the owner of the output may call this.
         schema: columns, with metadata.
+        kind: kind of output that the directory is marked as.
 
     Raises:
         UserError: the directory holds something else.
     """
 
-    def __init__(self, directory: Path, schema: pa.Schema) -> None:
+    def __init__(self, directory: Path, schema: pa.Schema, kind: OutputKind) -> None:
         names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
         # parts without the stamp are the rest of a removal that was cut short
         if not names or not all(_PART.fullmatch(n) or TEMPORARY.fullmatch(n) for n in names):
-            check_replaceable(directory, "embeddings")
+            check_replaceable(directory, kind)
         directory.mkdir(parents=True, exist_ok=True)
-        write_stamp(directory, "embeddings")
+        write_stamp(directory, kind)
         self.rows = 0  # finished ones, the first of the job
         self._directory = directory
         self.schema = schema
@@ -111,10 +131,14 @@ class EmbeddingParts:
         Raises:
             OutputError: they are not `count`, or another program removed a part.
         """
-        chunks = (chunk for path in self._paths for chunk in _chunks(path))
         with atomic_file(output) as temporary:
-            rows = ((chunk, chunk.nbytes) for chunk in chunks)
+            rows = ((chunk, chunk.nbytes) for chunk in self.chunks())
             write_results(temporary, self.schema, rows, count=count)
+
+    def chunks(self) -> Iterator[pa.RecordBatch]:
+        """Yield the finished chunks, mapped into memory."""
+        for path in self._paths:
+            yield from _chunks(path)
 
     def remove(self) -> None:
         """Remove all parts."""

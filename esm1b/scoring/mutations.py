@@ -71,7 +71,9 @@ class Variant:
         return "".join(letters)
 
 
-def parse_variant(text: str, wild_type: str, *, offset: int = 1) -> Variant:
+def parse_variant(
+    text: str, wild_type: str, *, offset: int = 1, others: Iterable[str] = ()
+) -> Variant:
     """Return the variant that `text` describes.
 
     Substitutions are `A12G`, in HGVS `p.Ala12Gly` or `p.A12G`, several of them separated by `:`,
@@ -81,6 +83,8 @@ def parse_variant(text: str, wild_type: str, *, offset: int = 1) -> Variant:
         text: description of the variant.
         wild_type: upper-case sequence of the protein.
         offset: number of its first residue.
+        others: variants of the same table; where letters disagree, the message names the offset
+            that fits all of them, if there is just one.
 
     Raises:
         VariantError: the text is something else, or does not fit `wild_type`; the message names
@@ -93,7 +97,7 @@ def parse_variant(text: str, wild_type: str, *, offset: int = 1) -> Variant:
         mutations = _differences(text, stated, wild_type, offset)
     else:
         mutations = [
-            _placed(text, each, wild_type, offset) for each in _substitutions(text, stated)
+            _placed(text, each, wild_type, offset, others) for each in _substitutions(text, stated)
         ]
     mutations.sort(key=lambda mutation: mutation.position)
     positions = [mutation.position for mutation in mutations]
@@ -181,26 +185,28 @@ def _substitutions(text: str, stated: str) -> Iterator[_Substitution]:
         yield _Substitution(before, int(match[2]), after)
 
 
-def _placed(text: str, stated: _Substitution, wild_type: str, offset: int) -> Mutation:
+def _placed(
+    text: str, stated: _Substitution, wild_type: str, offset: int, others: Iterable[str]
+) -> Mutation:
     """Return a substitution at its place in `wild_type`."""
     position = stated.number - offset
     if not 0 <= position < len(wild_type):
         raise VariantError(
             "position outside",
             f"{text}: position {stated.number}; expected {offset} to "
-            f"{offset + len(wild_type) - 1}{_fitting(text, wild_type)}",
+            f"{offset + len(wild_type) - 1}{_fitting([text, *others], wild_type)}",
         )
     if wild_type[position] != stated.wild_type:
         raise VariantError(
             "other wild type",
             f"{text}: the wild type has {wild_type[position]} at {stated.number}; expected "
-            f"{stated.wild_type}{_fitting(text, wild_type)}",
+            f"{stated.wild_type}{_fitting([text, *others], wild_type)}",
         )
     return _checked(text, position, stated.wild_type, stated.mutant)
 
 
-def _fitting(text: str, wild_type: str) -> str:
-    offset = matching_offset([text], wild_type)
+def _fitting(texts: Iterable[str], wild_type: str) -> str:
+    offset = matching_offset(texts, wild_type)
     return "" if offset is None else f"; all letters agree with offset {offset}"
 
 

@@ -79,7 +79,7 @@ def weighted_passes(
         for start in np.unique(starts).tolist():
             yield _piece(tokens[start : start + width], start, terms.at(starts == start))
     else:
-        weights = _edge_weights(width)
+        weights = edge_weights(width)
         starts = _tiling(len(tokens), width)
         total = np.zeros(len(tokens))
         for start in starts:
@@ -120,7 +120,7 @@ def _piece(tokens: NDArray[np.uint8], start: int, terms: Terms) -> WeightedPass:
     return WeightedPass(tokens=tokens, positions=positions, places=places, terms=terms)
 
 
-def _edge_weights(width: int) -> NDArray[np.float64]:
+def edge_weights(width: int) -> NDArray[np.float64]:
     """Return ProteinGym's weight of each place of a piece, 1 in its middle half.
 
     For 1,024 tokens its centres and slopes are 128 and 16. First and last token have weight 1, as
