@@ -25,7 +25,7 @@ from esm1b.alphabet import FIRST_AMINO_ACID, decode
 from esm1b.errors import UserError
 from esm1b.outputs import atomic_directory
 from esm1b.read_back import check_count, check_rows
-from esm1b.synthetic.assays import ASSAYS_DIRECTORY, write_assays, write_reference
+from esm1b.synthetic.assays import ASSAYS_DIRECTORY, write_assay, write_reference
 from esm1b.synthetic.families import (
     FamilyKind,
     SyntheticFamily,
@@ -71,9 +71,9 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
         names: list[str] = []
         sequences: list[str] = []
         rows: list[dict[str, Any]] = []
-        references: list[dict[str, Any]] = []
-        assays = directory / ASSAYS_DIRECTORY
-        assays.mkdir()
+        assays: list[dict[str, Any]] = []
+        folder = directory / ASSAYS_DIRECTORY
+        folder.mkdir()
         for index, family in enumerate(tqdm(families, desc="families", disable=None)):
             generator = random_stream(settings.seed, 1, index)
             count = 0 if family.kind == "unseen" else settings.sequences
@@ -84,13 +84,13 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
             rows += members
             if family.kind != "fit":
                 generator = random_stream(settings.seed, 3, index)
-                references += write_assays(assays, family, members[0]["sequence"], generator)
+                assays.append(write_assay(folder, family, members[0]["sequence"], generator))
         order = random_stream(settings.seed, 2).permutation(len(sequences))
         _write_fasta(directory / SEQUENCES_FILE, ((names[i], sequences[i]) for i in order))
         pq.write_table(pa.Table.from_pylist(rows, schema=_STRUCTURES), directory / STRUCTURES_FILE)
         check_rows(directory / STRUCTURES_FILE, len(rows))
         _save_truth(directory / TRUTH_FILE, families)
-        write_reference(assays, references)
+        write_reference(folder, assays)
 
 
 def load_truth(path: Path) -> list[SyntheticFamily]:
