@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from esm1b.alphabet import FIRST_AMINO_ACID, decode
 from esm1b.errors import UserError
 from esm1b.outputs import atomic_directory
 from esm1b.read_back import check_count, check_rows
+from esm1b.synthetic.assays import ASSAYS_DIRECTORY, write_assay, write_reference
 from esm1b.synthetic.families import (
     FamilyKind,
     SyntheticFamily,
@@ -58,7 +59,8 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
     `sequences.fasta.gz` has the sequences of the corpus families, shuffled, in the format of a
     UniRef50 release. `structures.parquet` has `members` more sequences of every family, with
     contacts (pairs the model couples), secondary structure and `group` = family. `truth.npz` is
-    for `load_truth`. The same settings give the same bytes.
+    for `load_truth`. `assays/` has variants of the first member of each family that tests, with
+    their exact effects, in the layout of ProteinGym. The same settings give the same bytes.
 
     Raises:
         UserError: `output` holds something else, or another process writes it.
@@ -68,19 +70,27 @@ def synthesize(output: Path, settings: SyntheticSettings) -> None:
         families = draw_families(settings)
         names: list[str] = []
         sequences: list[str] = []
-        rows: list[dict[str, object]] = []
+        rows: list[dict[str, Any]] = []
+        assays: list[dict[str, Any]] = []
+        folder = directory / ASSAYS_DIRECTORY
+        folder.mkdir()
         for index, family in enumerate(tqdm(families, desc="families", disable=None)):
             generator = random_stream(settings.seed, 1, index)
             count = 0 if family.kind == "unseen" else settings.sequences
             corpus = _draw_sequences(family, count, generator)
             names += [family.name] * count
             sequences += corpus
-            rows += _structure_rows(family, settings.members, set(corpus), generator)
+            members = _structure_rows(family, settings.members, set(corpus), generator)
+            rows += members
+            if family.kind != "fit":
+                generator = random_stream(settings.seed, 3, index)
+                assays.append(write_assay(folder, family, members[0]["sequence"], generator))
         order = random_stream(settings.seed, 2).permutation(len(sequences))
         _write_fasta(directory / SEQUENCES_FILE, ((names[i], sequences[i]) for i in order))
         pq.write_table(pa.Table.from_pylist(rows, schema=_STRUCTURES), directory / STRUCTURES_FILE)
         check_rows(directory / STRUCTURES_FILE, len(rows))
         _save_truth(directory / TRUTH_FILE, families)
+        write_reference(folder, assays)
 
 
 def load_truth(path: Path) -> list[SyntheticFamily]:
@@ -122,7 +132,7 @@ def _draw_sequences(
 
 def _structure_rows(
     family: SyntheticFamily, count: int, known: set[str], generator: np.random.Generator
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Return `count` rows of the structure table; none of their sequences is in `known`."""
     fresh: list[str] = []
     while len(fresh) < count:

@@ -1,3 +1,4 @@
+import csv
 import gzip
 from pathlib import Path
 
@@ -84,9 +85,22 @@ def test_the_structure_table(written: Path) -> None:
 def test_the_same_settings_give_the_same_bytes(written: Path, tmp_path: Path) -> None:
     synthesize(tmp_path / "again", SMALL)
     synthesize(tmp_path / "other", SyntheticSettings(**{**vars(SMALL), "seed": 8}))
-    for name in ("sequences.fasta.gz", "structures.parquet", "truth.npz"):
+    for name in ("sequences.fasta.gz", "structures.parquet", "truth.npz", "assays/family-01.csv"):
         assert sha256_file(tmp_path / "again" / name) == sha256_file(written / name)
         assert sha256_file(tmp_path / "other" / name) != sha256_file(written / name)
+
+
+def test_families_that_test_have_variants_of_their_first_member(written: Path) -> None:
+    with (written / "assays" / "DMS_substitutions.csv").open(encoding="ascii") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["DMS_id"], row["kind"]) for row in rows] == [
+        ("family-01", "test"), ("family-03", "test"),
+        ("unseen-00", "unseen"), ("unseen-01", "unseen"),
+    ]  # fmt: skip
+    members = {row["id"]: row for row in pq.read_table(written / "structures.parquet").to_pylist()}
+    for row in rows:
+        assert row["target_seq"] == members[f"{row['DMS_id']}-00"]["sequence"]
+        assert (written / "assays" / row["DMS_filename"]).exists()
 
 
 def test_the_truth_survives_a_round_trip(written: Path) -> None:
