@@ -37,6 +37,7 @@ OutputKind = Literal[
     "secondary-structure",
     "synthetic",
     "tokens",
+    "variant-effects",
     "variants",
 ]
 

@@ -214,16 +214,24 @@ def test_a_secondary_structure_table_without_its_columns(
     assert found == f"{tmp_path / 'table.csv'}: lacks the columns sequence, ss3; it has id, seq"
 
 
+def test_an_ambiguous_column_of_effects(tmp_path: Path, model: Path, refusal: Refusal) -> None:
+    data = tmp_path / "variants.csv"
+    data.write_text("wild_type,mutant,score,fitness\nMKT,M1A,1,1\n")
+    found = refusal("evaluate", "variants", model, data, "--output", tmp_path / "out")
+    assert found == f"{data}: has the columns score, fitness; name one with --score-column"
+
+
 def test_tokens_that_are_none(tmp_path: Path, model: Path, refusal: Refusal) -> None:
     found = refusal("evaluate", "perplexity", model, tmp_path, "--output", tmp_path / "out")
     assert found.startswith(f"{tmp_path}")
 
 
-@pytest.mark.parametrize("name", ["contacts", "perplexity", "secondary-structure"])
+@pytest.mark.parametrize("name", ["contacts", "perplexity", "secondary-structure", "variants"])
 def test_a_missing_model(
     name: str, tmp_path: Path, tokens_directory: Path, refusal: Refusal
 ) -> None:
     (tmp_path / "table.csv").write_text("id,sequence,ss3\na,MKT,HEC\n")
+    (tmp_path / "variants.csv").write_text("wild_type,mutant,score\nMKT,M1A,1\nMKT,M1C,2\n")
     row: dict[str, Any] = {
         "id": "a",
         "group": "a",
@@ -237,6 +245,7 @@ def test_a_missing_model(
         "contacts": tmp_path / "structures.parquet",
         "perplexity": tokens_directory,
         "secondary-structure": tmp_path / "table.csv",
+        "variants": tmp_path / "variants.csv",
     }
     none = tmp_path / "none"
     found = refusal("evaluate", name, none, data[name], "--output", tmp_path / "out")

@@ -35,6 +35,7 @@ PRELOADED = (
     "esm1b.evaluation.contacts.contacts",
     "esm1b.evaluation.perplexity",
     "esm1b.evaluation.secondary_structure.secondary_structure",
+    "esm1b.evaluation.variants.variants",
     "esm1b.inference.contact_maps",
     "esm1b.inference.embed",
     "esm1b.pretraining.audit.audit",
@@ -168,6 +169,12 @@ WRITERS: dict[str, Writer] = {
             *("evaluate", "secondary-structure", inputs.of("model")),
             *(inputs.of("families/structures.parquet"), "--untrained=1"),
             *(f"--output={folder / 'out'}", f"--seed={n}"),
+        ],
+    ),
+    "evaluate variants": Writer(
+        arguments=lambda inputs, folder, n: [
+            *("evaluate", "variants", inputs.of("model"), inputs.of("families/assays")),
+            *(f"--output={folder / 'out'}", "--untrained=1", f"--seed={n}"),
         ],
     ),
     "report": Writer(

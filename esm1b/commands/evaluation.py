@@ -127,7 +127,7 @@ def variants(
     epistasis: options.CountOrZero = 0,
     untrained: options.CountOrZero = 3,
     seed: options.Seed = 0,
-    batch_tokens: options.OptionalCount = None,
+    batch_tokens: options.OptionalBatchTokens = None,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
 ) -> None:
@@ -143,13 +143,9 @@ def variants(
         score_column: `evaluation.variants.score_column`
         compare: column of other predictions to compare with; repeat for several
     Measurement:
-        convention: `evaluation.variants.convention`
-        window: `evaluation.variants.window`
         epistasis: `evaluation.variants.epistasis`
         untrained: `evaluation.untrained`
         seed: random seed of the double mutants, the untrained networks and the bootstrap
-    Hardware:
-        batch_tokens: number of tokens in one forward pass; by the device if not given
 
     Example:
         esm1b evaluate variants model BLAT_ECOLX_Ranganathan2015.csv --wild-type BLAT_ECOLX.fasta \

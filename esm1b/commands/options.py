@@ -40,14 +40,23 @@ OutputDirectory = Annotated[
         rich_help_panel="Output",
     ),
 ]
-Convention = Literal[
-    "masked-marginals",
-    "masked-marginals-joint",
-    "wildtype-marginals",
-    "mutant-marginals",
-    "pseudo-perplexity",
+Convention = Annotated[
+    Literal[
+        "masked-marginals",
+        "masked-marginals-joint",
+        "wildtype-marginals",
+        "mutant-marginals",
+        "pseudo-perplexity",
+    ],
+    Option(
+        metavar="NAME",
+        help="definition of the score (Meier et al. 2021): masked-marginals, where each mutated "
+        "position is masked alone; masked-marginals-joint, all of a variant together; "
+        "wildtype-marginals or mutant-marginals, none, in the one or the other sequence; or "
+        "pseudo-perplexity",
+        rich_help_panel="Measurement",
+    ),
 ]
-Window = Literal["optimal", "overlapping"]
 BatchTokens = Annotated[
     int,
     Option(

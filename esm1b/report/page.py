@@ -110,7 +110,7 @@ def _read_training(path: Path) -> list[dict[str, Any]]:
 
 
 def summarise(title: str, evaluations: Mapping[str, Evaluation], checks: Sequence[Check]) -> str:
-    """Return at most 30 lines of at most 100 columns, the title first and a verdict last.
+    """Return at most 40 lines of at most 100 columns, the title first and a verdict last.
 
     There is no verdict without `checks`, where the data have no known truth.
     """

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 
 from esm1b.evaluation.results import VARIANTS_FILE, Evaluation
-from esm1b.plotting import INK, LINE, OTHER, TRAINED
+from esm1b.plotting import INK, LINE, OTHER, SOFT, TRAINED
 from esm1b.report.catalogue import SUBSET_NAMES, model_name
 
 _SHOWN: Final = {"trained": TRAINED, "site_independent": INK, "blosum62": INK, "untrained": OTHER}
@@ -63,8 +63,7 @@ def _draw_epistasis(axes: Axes, evaluation: Evaluation) -> None:
         entry["name"]: entry["kind"] or "assays" for entry in evaluation.content["assays"]
     }
     subset = np.array([kinds[name] for name in assay])
-    # those never seen lie below
-    for name, color in reversed(_SUBSETS.items()):
+    for name, color in _SUBSETS.items():
         chosen = np.flatnonzero((subset == name) & np.isfinite(measured.astype(float)))
         if len(chosen):
             shown = chosen[:: -(-len(chosen) // _MOST_POINTS)]
@@ -77,10 +76,11 @@ def _draw_epistasis(axes: Axes, evaluation: Evaluation) -> None:
                 color=color,
                 markersize=3,
                 alpha=0.6,
+                zorder=2 if color == TRAINED else 1.5,  # those never seen lie below
                 label=f"{SUBSET_NAMES[name]}{value}",
             )
-    axes.axhline(0, color=LINE, linewidth=0.8)
-    axes.axvline(0, color=LINE, linewidth=0.8)
+    if "site_independent" in evaluation.models("spearman"):  # both are exact in nats
+        axes.axline((0, 0), slope=1, color=SOFT, linewidth=0.8, linestyle=":")
     axes.set_xlabel("measured: double mutant less both single ones")
     axes.set_ylabel("predicted, nats")
     axes.set_title("Epistasis")

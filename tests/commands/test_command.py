@@ -29,7 +29,7 @@ GROUPS = {
         "Evaluation": ["evaluate", "report"],
         "Publishing": ["import", "export"],
     },
-    ("evaluate",): {"Commands": ["perplexity", "contacts", "secondary-structure"]},
+    ("evaluate",): {"Commands": ["perplexity", "contacts", "secondary-structure", "variants"]},
 }
 
 
@@ -184,6 +184,7 @@ def test_defaults_are_those_of_the_configuration() -> None:
         "corpus.shards",
         "corpus.validation_fraction",
         "evaluation.contacts.regularisation",
+        "evaluation.variants.epistasis",
     }
 
 

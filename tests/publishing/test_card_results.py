@@ -28,7 +28,11 @@ def results_of(
 
 def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
     results = results_of(
-        tmp_path, examples.secondary_structure(), examples.contacts(), examples.perplexity()
+        tmp_path,
+        examples.variants(),
+        examples.secondary_structure(),
+        examples.contacts(),
+        examples.perplexity(),
     )
     assert [(result.metric, result.split, result.value) for result in results] == [
         ("perplexity", "validation", 9.5),
@@ -37,6 +41,8 @@ def test_every_evaluation_of_a_demonstration_is_there(tmp_path: Path) -> None:
         ("precision", "test", 0.3),
         ("accuracy", "test", 0.7),
         ("accuracy", "never seen", 0.7),
+        ("spearmanr", "test", 0.8),
+        ("spearmanr", "never seen", 0.8),
     ]
     perplexity, contacts, *_ = results
     assert perplexity.low == pytest.approx(8.55)
@@ -60,6 +66,7 @@ def test_real_data_are_not_said_to_be_drawn(tmp_path: Path) -> None:
         examples.perplexity(synthetic=False),
         examples.contacts(unseen=False),
         examples.secondary_structure(unseen=False),
+        examples.variants(synthetic=False),
     )
     assert not any(result.synthetic for result in results)
     assert [(result.dataset, result.split) for result in results] == [
@@ -67,6 +74,8 @@ def test_real_data_are_not_said_to_be_drawn(tmp_path: Path) -> None:
         ("structures", "test"),
         ("structures", "test"),
         ("secondary-structure", "test"),
+        ("deep-mutational-scans", "all assays"),
+        ("deep-mutational-scans", "all assays"),
     ]
 
 

@@ -149,6 +149,54 @@ def secondary_structure(*, unseen: bool = True) -> dict[str, Any]:
     }
 
 
+def variants(*, synthetic: bool = True) -> dict[str, Any]:
+    values = {"trained": 0.8, "untrained": 0.02, "blosum62": 0.3, "position_mean": 0.7}
+    if synthetic:
+        values["site_independent"] = 0.6
+    subsets = ["test", "unseen"] if synthetic else ["assays"]
+    names = ["spearman", "ndcg", "spearman_1_mutation", "spearman_2_mutations"]
+    names += [] if synthetic else ["spearman_by_category"]
+    assays = [
+        {
+            **{"name": f"{subset}-{number}", "protein": f"{subset}-{number}", "category": None},
+            "kind": subset if synthetic else None,
+            "metrics": {
+                "spearman": {model: value - number / 10 for model, value in values.items()}
+            },
+        }
+        for subset in subsets
+        for number in range(2)
+    ]
+    return {
+        "evaluation": "variants",
+        "model": dict(MODEL),
+        "protocol": {"convention": "masked-marginals", "untrained_networks": 3},
+        "metrics": [
+            *(
+                metric(name, model, subset, value)
+                for name in names
+                for subset in subsets
+                for model, value in values.items()
+            ),
+            *(metric("spearman_epistasis", "trained", subset, 0.4) for subset in subsets),
+        ],
+        "comparisons": [
+            *(
+                comparison("spearman", subset, model, (0.1, 0.3))
+                for subset in subsets
+                for model in values
+                if model != "trained"
+            ),
+            *(
+                [comparison("spearman", "test", "trained", (0.3, 0.6), "unseen")]
+                if synthetic
+                else []
+            ),
+        ],
+        "assays": assays,
+    }
+
+
 def write_evaluation(
     directory: Path, content: Mapping[str, Any], maps: Sequence[Mapping[str, Any]] | None = None
 ) -> Path:
@@ -158,6 +206,11 @@ def write_evaluation(
         table = pa.Table.from_pylist([contact_map()])
         table = table if maps is None else pa.Table.from_pylist(list(maps), schema=table.schema)
         pq.write_table(table, directory / "contact_maps.parquet")
+    if content["evaluation"] == "variants":
+        names = [entry["name"] for entry in content["assays"]]
+        effects = [float(place) for place, _ in enumerate(names)]
+        columns = {"assay": names, "epistasis": effects, "epistasis_trained": effects[::-1]}
+        pq.write_table(pa.table(columns), directory / "variants.parquet")
     return directory
 
 

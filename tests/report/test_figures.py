@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,20 @@ def test_confusions_are_shares_of_the_true_state() -> None:
 def test_a_map_tells_its_protein_and_its_scale(contact_figure: str) -> None:
     assert ">family-01-00 (test)<" in contact_figure
     assert ">predicted, full colour at probability 0.25<" in contact_figure
+
+
+def test_assays_and_epistasis_are_drawn_where_there_are_any(tmp_path: Path) -> None:
+    content = examples.variants()
+    evaluation = parse_evaluation(content, examples.write_evaluation(tmp_path / "run", content))
+    figure = evaluation_figure("variants", evaluation)
+    assert ">In each assay<" in figure
+    assert ">Epistasis<" in figure
+    assert ">test: 0.40<" in figure
+    one = {**content, "assays": content["assays"][:1]}
+    one["metrics"] = [each for each in one["metrics"] if each["name"] == "spearman"]
+    figure = evaluation_figure("variants", parse_evaluation(one))
+    assert ">In each assay<" not in figure
+    assert ">Epistasis<" not in figure
 
 
 def test_an_inlined_figure_has_its_own_ids_and_the_colours_of_the_page(perplexity: str) -> None:

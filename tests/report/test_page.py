@@ -71,7 +71,12 @@ def report(
 
 
 def everything() -> list[dict[str, Any]]:
-    return [examples.contacts(), examples.perplexity(), examples.secondary_structure()]
+    return [
+        examples.contacts(),
+        examples.perplexity(),
+        examples.variants(),
+        examples.secondary_structure(),
+    ]
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -93,6 +98,7 @@ def test_everything_is_written_twice_the_same(
         "figures/perplexity.svg",
         "figures/secondary_structure.svg",
         "figures/training.svg",
+        "figures/variants.svg",
         "index.html",
         "results.json",
         "summary.txt",
@@ -121,13 +127,13 @@ def test_figures_are_xml(complete: Path) -> None:
 def test_the_verdict_is_on_the_page_in_the_summary_and_in_the_results(complete: Path) -> None:
     page = (complete / "index.html").read_text()
     assert "Positive control passed" in page
-    assert "8 of 8 checks passed" in page
+    assert "11 of 11 checks passed" in page
     assert "closed <b>34 %</b>" in page
     assert (complete / "summary.txt").read_text().endswith("\npositive control: PASSED\n")
     results = json.loads((complete / "results.json").read_text())
     assert (results["run"], results["updates"]) == ("tiny", 20)
     assert results["positive_control"]["passed"] is True
-    assert len(results["positive_control"]["checks"]) == 8
+    assert len(results["positive_control"]["checks"]) == 11
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -135,7 +141,7 @@ def test_a_failed_control_is_said_plainly(run: tuple[Path, Path, Path], tmp_path
     output = report(run, tmp_path, [examples.perplexity(), examples.contacts()])
     page = (output / "index.html").read_text()
     assert "Positive control failed" in page
-    assert "5 of 8 checks passed" in page
+    assert "5 of 11 checks passed" in page
     assert "was not evaluated" in page
     assert 'id="secondary_structure"' not in page
     assert not (output / "figures/secondary_structure.svg").exists()
@@ -150,6 +156,7 @@ def test_real_data_stand_beside_published_numbers_without_a_verdict(
         examples.perplexity(synthetic=False),
         examples.contacts(unseen=False),
         examples.secondary_structure(unseen=False),
+        examples.variants(synthetic=False),
     ]
     output = report(run, tmp_path, contents)
     page = (output / "index.html").read_text()
@@ -157,13 +164,16 @@ def test_real_data_stand_beside_published_numbers_without_a_verdict(
     assert "Published precisions, for scale" in page
     assert "this model" in page
     assert "<td>0.411</td>" in page
+    assert "Published correlations, for scale" in page
+    assert "<td>0.394</td>" in page
+    assert "By number of mutations" in page
     assert "positive control" not in (output / "summary.txt").read_text()
     assert json.loads((output / "results.json").read_text())["positive_control"] is None
 
 
 def test_published_numbers_are_for_scale_only_beside_drawn_families(complete: Path) -> None:
     page = (complete / "index.html").read_text()
-    assert page.count("Published numbers, for scale") == 3
+    assert page.count("Published numbers, for scale") == 4
     assert "this model" not in page
 
 
@@ -250,7 +260,7 @@ def test_bad_inputs_are_named(run: tuple[Path, Path, Path], tmp_path: Path) -> N
     )
     (other / "metrics.json").write_text('{"evaluation": "taste"}')
     assert message(evaluations=[other]).endswith(
-        "evaluation is 'taste'; expected one of perplexity, contacts, secondary_structure"
+        "evaluation is 'taste'; expected one of perplexity, contacts, secondary_structure, variants"
     )
     assert message(training=tmp_path / "none") == f"{tmp_path / 'none'}: No such file or directory"
     (tmp_path / "empty").write_text("")

@@ -12,6 +12,7 @@ def evaluations() -> dict[str, dict[str, Any]]:
         "perplexity": examples.perplexity(),
         "contacts": examples.contacts(),
         "secondary_structure": examples.secondary_structure(),
+        "variants": examples.variants(),
     }
 
 
@@ -46,6 +47,9 @@ def test_all_checks_pass_when_every_interval_is_on_the_right_side() -> None:
         "structure above one-hot window",
         "structure above untrained networks",
         "structure above majority class",
+        "effects of mutations above the score without couplings",
+        "effects of mutations above families never seen",
+        "effects of mutations above untrained networks",
     ]
     assert passed(checks)
 
@@ -104,6 +108,13 @@ def test_detail_tells_both_values_and_their_difference() -> None:
             (0.0, 0.1),
             "structure above one-hot window",
         ),
+        (
+            "variants",
+            "spearman",
+            "site_independent",
+            (-0.01, 0.1),
+            "effects of mutations above the score without couplings",
+        ),
     ],
 )
 def test_one_wrong_comparison_fails_one_check(
@@ -114,7 +125,7 @@ def test_one_wrong_comparison_fails_one_check(
     assert failures(contents) == [failed]
 
 
-@pytest.mark.parametrize("kind", ["contacts", "secondary_structure"])
+@pytest.mark.parametrize("kind", ["contacts", "secondary_structure", "variants"])
 def test_an_evaluation_that_was_not_run_fails_its_checks(kind: str) -> None:
     contents = evaluations()
     del contents[kind]
@@ -187,7 +198,7 @@ def test_there_is_a_control_only_where_the_optimum_is_known() -> None:
 
 def test_untrained_networks_that_nobody_asked_for_are_not_missed() -> None:
     contents = evaluations()
-    for kind in ("contacts", "secondary_structure"):
+    for kind in ("contacts", "secondary_structure", "variants"):
         content = contents[kind]
         content["protocol"]["untrained_networks"] = 0
         content["comparisons"] = [

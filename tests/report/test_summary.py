@@ -9,10 +9,11 @@ def test_the_summary_is_short_and_aligned() -> None:
         "perplexity": parse_evaluation(examples.perplexity()),
         "contacts": parse_evaluation(examples.contacts()),
         "secondary_structure": parse_evaluation(examples.secondary_structure()),
+        "variants": parse_evaluation(examples.variants()),
     }
     text = summarise("tiny", measured, positive_control(measured))
     lines = text.splitlines()
-    assert len(lines) <= 30
+    assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
     assert all(line == line.rstrip() for line in lines)
     assert lines[0] == "tiny"
@@ -41,7 +42,7 @@ def test_a_verdict_names_what_failed() -> None:
         "  contacts above families never seen, contacts above separation prior, "
         "contacts above mean map,\n"
     )
-    assert text.endswith("structure above majority class)")
+    assert text.endswith("effects of mutations above untrained networks)")
     assert max(map(len, text.splitlines())) <= 100
 
 

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("contacts", "secondary_structure")
+KINDS = ("contacts", "secondary_structure", "variants")
 # Writes the outputs of any evaluation, and nothing else.
 STAND_IN = """#!/bin/sh
 while [ "$1" != --output ]; do shift; done
-for name in metrics.json contact_regression.json proteins.parquet contact_maps.parquet; do
+for name in metrics.json contact_regression.json proteins.parquet contact_maps.parquet \\
+    variants.parquet; do
     echo > "$2/$name"
 done
 """
@@ -53,22 +54,29 @@ def rewrite(path: Path, text: str) -> None:
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a model, data of the user, and evaluations that a stand-in has made."""
     directory = tmp_path_factory.mktemp("evaluated")
-    for folder in ("config", "results/demonstration/model", "-st 1/deeper/.git"):
+    for folder in ("config", "results/demonstration/model", "-st 1/deeper/.git", "gym"):
         (directory / folder).mkdir(parents=True)
     shutil.copy(ROOT / "config" / "config.yaml", directory / "config")
     settings = {
         "contacts": {"structures": "-st 1"},
         "secondary_structure": {"table": "labels{1}.csv"},
+        "variants": {"data": "gym", "reference": "all.csv", "compare": ["a b"], "epistasis": 0},
     }
     (directory / "run.yaml").write_text(yaml.safe_dump({"evaluation": settings}))
     (directory / "esm1b").write_text(STAND_IN)
     (directory / "esm1b").chmod(0o755)
-    for name in ("results/demonstration/model/model.safetensors", "labels{1}.csv"):
+    names = ("results/demonstration/model/model.safetensors", "labels{1}.csv", "all.csv", "gym/a")
+    for name in names:
         (directory / name).write_text("first")
     for name in ("1abc.pdb", "chains.csv", "deeper/{2}.pdb"):
         (directory / "-st 1" / name).write_text("first")
     output = snakemake(directory, "--printshellcmds")
     assert "contacts $(dirname results/demonstration/model/model.safetensors) './-st 1'" in output
+    assert (
+        "variants $(dirname results/demonstration/model/model.safetensors) gym --reference all.csv "
+        "--output $(dirname results/demonstration/evaluation/variants/metrics.json) --offset 1 "
+        "--compare 'a b' --convention masked-marginals --window optimal --epistasis 0 --untrained 3"
+    ) in output
     return directory
 
 
@@ -82,3 +90,5 @@ def test_content_counts_at_any_depth_whatever_the_name_and_the_date(evaluated: P
     (evaluated / "-st 1" / "deeper" / "2xyz.cif.gz").write_text("new")
     rewrite(evaluated / "labels{1}.csv", "other")
     assert planned(evaluated) == {"contacts", "secondary_structure"}
+    rewrite(evaluated / "gym" / "a", "other")
+    assert planned(evaluated) == set(KINDS)

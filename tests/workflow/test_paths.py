@@ -20,6 +20,7 @@ corpus:
 evaluation:
   contacts: {structures: "-st{run}"}
   secondary_structure: {table: "t {x}.csv"}
+  variants: {data: "-v{y}.csv", wild_type: "w t.fasta", score_column: "{z}"}
 """
 
 
@@ -36,7 +37,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = {
         **{"set{1}.fasta": fasta(0), "-dash.fasta": fasta(9), "a <b>{x, y}.fasta": fasta(18)},
         **{"-held{corpus}.txt": "p1\np2\n", "out{}.txt": "p3\n", "odd.yaml": ODD},
-        **{"-st{run}/a.pdb": "", "t {x}.csv": ""},
+        **{"-st{run}/a.pdb": "", "t {x}.csv": "", "-v{y}.csv": "", "w t.fasta": ""},
     }
     for name, text in files.items():
         (directory / name).write_text(text)
@@ -57,6 +58,9 @@ def test_odd_paths_are_taken_as_they_are(directory: Path) -> None:
         "--exclude 'out{}.txt' --shards 4",
         "contacts $(dirname results/2024-01-15/model/model.safetensors) './-st{run}' --output",
         "secondary-structure $(dirname results/2024-01-15/model/model.safetensors) 't {x}.csv'",
+        "variants $(dirname results/2024-01-15/model/model.safetensors) './-v{y}.csv' --wild-type "
+        "'w t.fasta'",
+        "--score-column '{z}'",
     ):
         assert f"{command} " in output
 

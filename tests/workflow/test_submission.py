@@ -53,6 +53,7 @@ USUAL = SMALL | {
     "evaluate_perplexity": "-t 240 --mem 16000 --requeue --ntasks=1 --cpus-per-task=4",
     "evaluate_contacts": "-t 240 --mem 32000 --requeue --ntasks=1 --cpus-per-task=4",
     "evaluate_secondary_structure": "-t 240 --mem 32000 --requeue --ntasks=1 --cpus-per-task=4",
+    "evaluate_variants": "-t 720 --mem 32000 --requeue --ntasks=1 --cpus-per-task=4",
     "release": "-t 30 --mem 16000 --requeue --ntasks=1 --cpus-per-task=1",
 }
 SIGNAL = "--signal=USR1@600 --open-mode=append"
@@ -74,6 +75,7 @@ EXPECTED = {
         "evaluate_perplexity": "-t 240 --mem 4000 --requeue --ntasks=1 --cpus-per-task=1",
         "evaluate_contacts": "-t 240 --mem 4000 --requeue --ntasks=1 --cpus-per-task=1",
         "evaluate_secondary_structure": "-t 240 --mem 4000 --requeue --ntasks=1 --cpus-per-task=1",
+        "evaluate_variants": "-t 720 --mem 4000 --requeue --ntasks=1 --cpus-per-task=1",
         "release": "-t 30 --mem 4000 --requeue --ntasks=1 --cpus-per-task=1",
         "pretrain": "-t 60 --mem 4000 --nodes=2 --requeue --ntasks-per-node=2 "
         "--cpus-per-task=1 --signal=USR1@120 --open-mode=append",

@@ -93,7 +93,7 @@ def test_a_finished_run_has_nothing_to_do_and_what_the_user_wants(finished: Path
     assert "nothing here is about real proteins" in card
     assert "| Perplexity at" in card
     assert "model-index" not in (results / "model" / "README.md").read_text(encoding="utf-8")
-    for evaluation in ("perplexity", "contacts", "secondary_structure"):
+    for evaluation in ("perplexity", "contacts", "secondary_structure", "variants"):
         metrics = json.loads((results / "evaluation" / evaluation / "metrics.json").read_text())
         assert {metric["model"] for metric in metrics["metrics"]} >= {"trained", "untrained"}
 
@@ -116,6 +116,7 @@ def test_a_finished_run_has_nothing_to_do_and_what_the_user_wants(finished: Path
                 "evaluate_perplexity",
                 "evaluate_contacts",
                 "evaluate_secondary_structure",
+                "evaluate_variants",
                 "release",
                 "audit",
                 "report",

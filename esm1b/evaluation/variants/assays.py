@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Values
 from esm1b.scoring.mutations import Variant, VariantError, matching_offset, parse_variant
+from esm1b.scoring.variants import VARIANT_COLUMNS
 from esm1b.table_file import Row, plain_name
 
 _log = logging.getLogger(__name__)
 
-# Names of columns: ours, ProteinGym's, MaveDB's, and those of the ESM repository and of nn4dms.
-VARIANT: Final = ("mutant", "variant", "mutation", "mutations", "hgvs_pro")
-SEQUENCE: Final = "mutated_sequence"  # counts where none of these is there
-SCORE: Final = ("dms_score", "score", "fitness", "effect")
-BIN: Final = "dms_score_bin"
+# Sequences count where no other column has the variants: ProteinGym has both.
+*_VARIANT, _SEQUENCE = VARIANT_COLUMNS
+_SCORE: Final = ("dms_score", "score", "fitness", "effect")
+_BIN: Final = "dms_score_bin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Columns:
     def names(self) -> set[str]:
         """All names that a column of interest may have."""
         named = (self.variant, self.score, *self.compared)
-        return {*VARIANT, SEQUENCE, *SCORE, BIN, *(plain_name(name) for name in named if name)}
+        return {*VARIANT_COLUMNS, *_SCORE, _BIN, *(plain_name(name) for name in named if name)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ def read_assay(source: AssaySource, columns: Columns) -> Assay:
     """
     path, names, rows = source.read()
     where = f"{path}: assay {source.name}" if source.name != path.name else f"{path}"
-    variant_column = _column(path, names, columns.variant, VARIANT, "--variant-column", SEQUENCE)
-    score_column = _column(path, names, columns.score, SCORE, "--score-column")
+    variant_column = _column(path, names, columns.variant, _VARIANT, "--variant-column", _SEQUENCE)
+    score_column = _column(path, names, columns.score, _SCORE, "--score-column")
     compared = [plain_name(name) for name in columns.compared]
     for name in compared:
         if name not in names:
@@ -137,7 +137,7 @@ def read_assay(source: AssaySource, columns: Columns) -> Assay:
         elif variant.mutations in found:
             left_out["duplicate"] += 1
         else:
-            found[variant.mutations] = (variant, numbers, cell_number(row.get(BIN)))
+            found[variant.mutations] = (variant, numbers, cell_number(row.get(_BIN)))
     texts = [str(row[variant_column]) for row in rows]
     _check_offset(where, texts, source.wild_type, columns.offset, left_out)
     if left_out:
@@ -230,6 +230,6 @@ def _fit(
     if np.isnan(labels).all():
         return None if cutoff is None else measured >= cutoff
     if not np.isin(labels, (0, 1)).all():
-        raise UserError(f"{where}: {BIN} has other values than 0 and 1; expected one in each row")
+        raise UserError(f"{where}: {_BIN} has other values than 0 and 1; expected one in each row")
     fit: NDArray[np.bool_] = labels == 1
     return fit

@@ -31,7 +31,7 @@ class ScoredAssay:
         predictions: scores `[networks, variants]` by model, the trained one first; only untrained
             networks are several.
         epistasis: measured epistasis of some double mutants, perhaps of none.
-        predicted_epistasis: its predictions by the networks, `[networks, doubles]`.
+        predicted_epistasis: predictions of it by model, `[networks, doubles]`.
     """
 
     assay: Assay

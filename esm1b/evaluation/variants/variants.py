@@ -86,7 +86,7 @@ def evaluate_variants(
         **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
     }
     read = [path for path in (model_directory, data, wild_type, reference) if path is not None]
-    with atomic_directory(output, "variants", read) as directory:
+    with atomic_directory(output, "variant-effects", read) as directory:
         sources = find_assays(data, columns, wild_type=wild_type, reference=reference)
         model = load_model(model_directory, device=device, precision=precision)
         inputs = Inputs.of(

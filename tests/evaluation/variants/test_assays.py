@@ -132,8 +132,8 @@ def test_a_row_without_another_prediction_is_left_out_for_all_models(tmp_path: P
         (
             "name,score\nM1A,1\n",
             {},
-            "has no column mutant, variant, mutation, mutations or hgvs_pro; name one of name, "
-            "score with --variant-column",
+            "has no column mutant, mutation, mutations, variant, hgvs_pro or hgvs; "
+            "name one of name, score with --variant-column",
         ),
         ("mutant,score\nM1A,1\n", {"score": "5000"}, "has no column 5000; it has mutant, score"),
         (
