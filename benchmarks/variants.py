@@ -28,8 +28,8 @@ from benchmarks.proteins import describe_sequences, read_or_draw
 from esm1b.alphabet import AMINO_ACIDS, MASK, encode
 from esm1b.inference.model import Model, Precision, load_model
 from esm1b.scoring.mutations import Variant, all_substitutions
-from esm1b.scoring.variant_scores import likelihood_passes, score_variants
-from esm1b.scoring.weighted_passes import chunks, values
+from esm1b.scoring.variant_scores import score_variants
+from esm1b.scoring.weighted_passes import chunks, likelihood_passes, values
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
@@ -105,7 +105,7 @@ class PackedLikelihoods(Work):
         )
         for chunk in chunks(passes, self._model, None):
             for each, found in zip(chunk, values(self._model, chunk, None), strict=True):
-                np.add.at(sums, each.terms.rows, found)
+                each.add_to(sums, found)
         return sums
 
 
@@ -127,7 +127,7 @@ class TransformersLikelihoods(Work):
         for sequence in self._sequences:
             tokens = torch.from_numpy(self._model.framed(encode(sequence)).astype(np.int64))
             total = 0.0
-            for places in torch.arange(1, len(sequence) + 1).split(self._copies):
+            for places in torch.split(torch.arange(1, len(sequence) + 1), self._copies):
                 masked = tokens.repeat(len(places), 1)
                 rows = torch.arange(len(places))
                 masked[rows, places] = MASK
