@@ -152,7 +152,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--proteins", type=int, default=100, help="proteins to score")
     parser.add_argument("--longest", type=int, default=128, help="residues that they keep")
     parser.add_argument("--copies", type=int, default=32, help="copies in transformers' batches")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of our side"
+    )
     add_network_options(parser, layers=6, width=320, heads=20)
     parser.add_argument("--passes", type=int, default=3, help="passes over all variants")
 
