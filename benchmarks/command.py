@@ -18,7 +18,7 @@ from esm1b.files import write_json
 
 BENCHMARKS: Final = (
     *("batches", "embedding", "encoder_training", "gpu_training", "saving"),
-    *("seeking", "sharding", "tokenizing", "trainer", "xml_reading"),
+    *("seeking", "sharding", "tokenizing", "trainer", "variants", "xml_reading"),
 )
 
 

@@ -78,7 +78,7 @@ class FairEsmEmbedding(Work):
 
         encoder = ModelDirectory(model).read().encoder
         alphabet = Alphabet.from_architecture("roberta_large")
-        self._model = ProteinBertModel(_fair_esm_arguments(encoder.shape), alphabet).eval()
+        self._model = ProteinBertModel(fair_esm_arguments(encoder.shape), alphabet).eval()
         # not strict: the contact head, which is unused, and the tied projection are missing
         self._model.load_state_dict(encoder.state_dict(), strict=False)
         dataset = FastaBatchedDataset([str(number) for number in range(len(sequences))], sequences)
@@ -103,7 +103,8 @@ class FairEsmEmbedding(Work):
         return np.stack([embeddings[number] for number in range(self._sequences)])
 
 
-def _fair_esm_arguments(shape: EncoderShape) -> argparse.Namespace:
+def fair_esm_arguments(shape: EncoderShape) -> argparse.Namespace:
+    """Return the arguments of fair-esm's network of this shape."""
     return argparse.Namespace(
         arch="roberta_large",
         layers=shape.layers,

@@ -14,7 +14,7 @@ from esm1b.errors import UserError
 @runs("esm1b.evaluation.perplexity:evaluate_perplexity")
 def perplexity(
     model_directory: options.ModelDirectory,
-    tokens: Annotated[Path, Argument(metavar="TOKENS_DIR")],
+    tokens: Annotated[Path, Argument(metavar="TOKENS_DIR|FASTA")],
     output: options.OutputDirectory,
     sequences: options.Count = 2000,
     draws: options.Count = 3,
@@ -25,10 +25,11 @@ def perplexity(
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
 ) -> None:
-    """Measure exponentiated cross-entropy on the held-out sequences, under fixed masks.
+    """Measure exponentiated cross-entropy on held-out sequences, under fixed masks.
 
     Input:
-        tokens: tokens directory, written by tokenize
+        tokens: tokens directory, written by tokenize, for its held-out sequences; or FASTA, plain
+            or .gz, without the baseline of residue frequencies
         truth: truth.npz of synthetic families, to add the exact optimum
     Measurement:
         sequences: `evaluation.perplexity.sequences`

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from esm1b.batches.masking import VALIDATION_SEED, Corruption
-from esm1b.corpus.manifest import MANIFEST
-from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
+from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.evaluation.bootstrap import Values, bootstrap_ratio
 from esm1b.evaluation.cross_entropy import (
     CrossEntropy,
@@ -25,6 +24,7 @@ from esm1b.evaluation.cross_entropy import (
     score_network,
     score_truth,
 )
+from esm1b.evaluation.held_out import HeldOut, open_held_out
 from esm1b.evaluation.inputs import Inputs
 from esm1b.evaluation.results import Interval, result_entry, write_metrics
 from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
@@ -37,7 +37,6 @@ _CORRUPTIONS: Final[Mapping[str, Corruption]] = {
     "mask_positions": "mask-only",
 }
 _OVER_33, _OVER_20 = 0, 1  # rows of a cross-entropy
-_SUBSET: Final = "validation"
 
 
 def evaluate_perplexity(
@@ -54,15 +53,17 @@ def evaluate_perplexity(
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> None:
-    """Score a model on the held-out split of `tokens` and write the results to `output`.
+    """Score a model on the held-out split of `tokens`, or on a FASTA file, and write the results.
+
+    Without a corpus there are no residue frequencies to compare with.
 
     Writes `metrics.json` and `sequences.parquet` (a row per held-out sequence). Only the 20 amino
     acids are targets; probabilities are over the 33 tokens, and renormalised to the 20.
 
     Args:
         model_directory: the trained model.
-        tokens: a tokens directory; its first held-out sequences are scored, those longer than the
-            model's positions cropped at random.
+        tokens: a tokens directory, of which the first held-out sequences are scored, or a FASTA
+            file; sequences longer than the model's positions are cropped at random.
         output: directory to write.
         sequences: most sequences to score.
         draws: number of maskings of each sequence.
@@ -79,8 +80,8 @@ def evaluate_perplexity(
     read = [model_directory, tokens, *([] if truth is None else [truth])]
     with atomic_directory(output, "perplexity", read) as directory:
         model = load_model(model_directory, device=device, precision=precision)
-        held_out = open_tokens(tokens, "validation")
-        training = open_tokens(tokens, "train")
+        source = open_held_out(tokens, model, sequences)
+        held_out = source.dataset
         options: dict[str, Any] = {
             **{"sequences": sequences, "draws": draws, "untrained": untrained, "seed": seed},
             **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
@@ -88,7 +89,7 @@ def evaluate_perplexity(
         inputs = Inputs.of(
             ModelDirectory(model_directory),
             options,
-            tokens=tokens / MANIFEST,
+            **source.files,
             truth=truth / TRUTH_FILE if truth is not None and truth.is_dir() else truth,
         )
         sequences = min(sequences, len(held_out))
@@ -111,16 +112,18 @@ def evaluate_perplexity(
             if networks:
                 others = [score_network(each, masked) for each in networks]
                 scores["untrained"] = np.mean(others, axis=0)
-            scores["residue_frequencies"] = score_frequencies(training, masked)
+            if source.training is not None:
+                scores["residue_frequencies"] = score_frequencies(source.training, masked)
             if truth is not None and corruption == "mask-only":
                 scores |= score_truth(truth, masked, append_eos=model.append_eos)
-            metrics += _perplexities(masks, scores, targets, seed)
+            metrics += _perplexities(masks, scores, targets, seed, source)
         # The masking that came last is the clean one, which the rest is about.
         nats = {name: score[_OVER_20] for name, score in scores.items()}
         if truth is not None:
-            metrics.append(_gap_closed(nats, seed))
+            metrics.append(_gap_closed(nats, seed, source))
         table = {
             "sequence": np.arange(sequences, dtype=np.int64),
+            **({} if source.ids is None else {"id": source.ids}),
             "length": held_out.lengths[:sequences],
             "masked_positions": targets.astype(np.int64),
             **{f"nats_{name}": values for name, values in nats.items()},
@@ -139,7 +142,7 @@ def evaluate_perplexity(
                 "precision": precision,
             },
             metrics=metrics,
-            comparisons=_comparisons(nats, targets, seed),
+            comparisons=_comparisons(nats, targets, seed, source),
         )
 
 
@@ -160,7 +163,11 @@ def _protocol(held_out: TokenDataset, model: Model, draws: int, targets: Values)
 
 
 def _perplexities(
-    masks: str, scores: Mapping[str, CrossEntropy], targets: Values, seed: int
+    masks: str,
+    scores: Mapping[str, CrossEntropy],
+    targets: Values,
+    seed: int,
+    source: HeldOut,
 ) -> list[dict[str, Any]]:
     entries = []
     for model, score in scores.items():
@@ -168,39 +175,41 @@ def _perplexities(
             nats = bootstrap_ratio(score[row], targets, seed=seed)
             value, low, high = map(math.exp, (nats.value, nats.low, nats.high))
             interval = Interval(value=value, low=low, high=high, n=nats.n)
-            identity = _identity(f"perplexity_{masks}{suffix}", model)
-            entries.append(result_entry(identity, interval, unit="perplexity", n_unit="cluster"))
+            identity = _identity(f"perplexity_{masks}{suffix}", model, source)
+            entries.append(result_entry(identity, interval, unit="perplexity", n_unit=source.unit))
     return entries
 
 
-def _gap_closed(nats: Mapping[str, Values], seed: int) -> dict[str, Any]:
+def _gap_closed(nats: Mapping[str, Values], seed: int, source: HeldOut) -> dict[str, Any]:
     """Return the share of the way from site-independent to exact cross-entropy that is covered."""
     site = nats["site_independent"]
     return result_entry(
-        _identity("gap_closed", "trained"),
+        _identity("gap_closed", "trained", source),
         bootstrap_ratio(site - nats["trained"], site - nats["exact_optimum"], seed=seed),
         unit="fraction of the cross-entropy between site-independent and exact optimum",
-        n_unit="cluster",
+        n_unit=source.unit,
     )
 
 
-def _comparisons(nats: Mapping[str, Values], targets: Values, seed: int) -> list[dict[str, Any]]:
+def _comparisons(
+    nats: Mapping[str, Values], targets: Values, seed: int, source: HeldOut
+) -> list[dict[str, Any]]:
     return [
         result_entry(
             {
                 "name": "cross_entropy_mask_positions_20",
-                "subset": _SUBSET,
+                "subset": source.subset,
                 "model": "trained",
                 "against": against,
-                "against_subset": _SUBSET,
+                "against_subset": source.subset,
             },
             bootstrap_ratio(nats["trained"] - values, targets, seed=seed),
-            n_unit="cluster",
+            n_unit=source.unit,
         )
         for against, values in nats.items()
         if against != "trained"
     ]
 
 
-def _identity(name: str, model: str) -> dict[str, str]:
-    return {"name": name, "model": model, "subset": _SUBSET}
+def _identity(name: str, model: str, source: HeldOut) -> dict[str, str]:
+    return {"name": name, "model": model, "subset": source.subset}

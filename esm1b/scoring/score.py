@@ -28,8 +28,7 @@ from esm1b.inference.result_file import (
 )
 from esm1b.outputs import own_output
 from esm1b.scoring.pass_values import Cost, PassJob
-from esm1b.scoring.variant_scores import likelihood_passes
-from esm1b.scoring.weighted_passes import WeightedPass, Window
+from esm1b.scoring.weighted_passes import WeightedPass, Window, likelihood_passes
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +173,7 @@ def _rows(
         for record in records.records():
             found = np.zeros(len(record.residues))
             for each, values in islice(answers, sum(1 for _ in passes(record.residues))):
-                np.add.at(found, each.terms.rows, each.terms.weights * values)
+                each.add_to(found, values)
             yield record.id, found
 
     for group in greedy_groups(scored(), lambda row: (1, len(row[1])), (_ROWS, _ROW_RESIDUES)):

@@ -1,7 +1,7 @@
 """Effects of mutations, by the conventions of Meier et al. 2021."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from esm1b.scoring.weighted_passes import (
     WeightedPass,
     Window,
     chunks,
+    likelihood_passes,
     values,
     weighted_passes,
 )
@@ -63,8 +64,9 @@ def score_variants(
     passes = variant_passes(model, wild_type, variants, convention=convention, window=window)
     for chunk in chunks(passes, model, batch_tokens):
         for each, found in zip(chunk, values(model, chunk, batch_tokens), strict=True):
-            np.add.at(sums, each.terms.rows, each.terms.weights * found)
-    return sums[1:] - sums[0]
+            each.add_to(sums, found)
+    scores: NDArray[np.float64] = sums[1:] - sums[0]
+    return scores
 
 
 def variant_passes(
@@ -95,7 +97,7 @@ def variant_passes(
             yield from weighted_passes(model, tokens, [], terms, window)
         return
     # What is hidden decides what a pass can answer.
-    groups: dict[Hashable, list[tuple[int, Mutation]]] = defaultdict(list)
+    groups: dict[tuple[int, ...], list[tuple[int, Mutation]]] = defaultdict(list)
     for row, variant in enumerate(variants, start=1):
         places = tuple(mutation.position + 1 for mutation in variant.mutations)
         for place, mutation in zip(places, variant.mutations, strict=True):
@@ -109,33 +111,6 @@ def variant_passes(
         yield from weighted_passes(
             model, framed, list(places), _differences(framed, mutations), window
         )
-
-
-def likelihood_passes(
-    model: Model,
-    framed: NDArray[np.uint8],
-    rows: NDArray[np.int64],
-    *,
-    is_masked: bool,
-    window: Window,
-) -> Iterator[WeightedPass]:
-    """Yield the passes that sum log p of each residue of `framed` into its row of `rows`.
-
-    Each residue is hidden in a pass of its own, or none is.
-    """
-    length = len(rows)
-    positions = np.arange(1, length + 1)
-    terms = Terms(
-        positions=positions,
-        targets=framed[positions].astype(np.int64),
-        rows=rows,
-        weights=np.ones(length),
-    )
-    if not is_masked:
-        yield from weighted_passes(model, framed, [], terms, window)
-        return
-    for place in range(length):
-        yield from weighted_passes(model, framed, [place + 1], terms.at(np.array([place])), window)
 
 
 def _differences(framed: NDArray[np.uint8], mutations: Sequence[tuple[int, Mutation]]) -> Terms:

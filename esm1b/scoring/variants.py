@@ -137,7 +137,7 @@ def score_variant_table(
         def finish(answers: Iterator[tuple[WeightedPass, NDArray[np.float64]]]) -> None:
             sums = np.zeros(len(variants) + 1)
             for each, values in answers:
-                np.add.at(sums, each.terms.rows, each.terms.weights * values)
+                each.add_to(sums, values)
             scores = sums[1:] - sums[0]
             described = {key: value for key, value in settings.items() if key != "variants"}
             with replace_directory(output, "variants") as directory:

@@ -46,6 +46,10 @@ class WeightedPass(Pass):
     places: NDArray[np.int64]
     terms: Terms
 
+    def add_to(self, sums: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+        """Add the log-probabilities of the terms, `[terms]`, to their rows of `sums`."""
+        np.add.at(sums, self.terms.rows, self.terms.weights * values)
+
 
 def weighted_passes(
     model: Model,
@@ -70,7 +74,7 @@ def weighted_passes(
         window: choice of pieces of a sequence that is too long.
     """
     tokens = framed.copy()
-    tokens[hidden] = MASK
+    tokens[np.asarray(hidden, dtype=np.int64)] = MASK
     width = model.longest_sequence + 1 + model.append_eos
     if len(tokens) <= width:
         yield _piece(tokens, 0, terms)
@@ -94,6 +98,33 @@ def weighted_passes(
                     start,
                     Terms(**{**vars(some), "weights": some.weights * share}),
                 )
+
+
+def likelihood_passes(
+    model: Model,
+    framed: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    *,
+    is_masked: bool,
+    window: Window,
+) -> Iterator[WeightedPass]:
+    """Yield the passes that sum log p of each residue of `framed` into its row of `rows`.
+
+    Each residue is hidden in a pass of its own, or none is.
+    """
+    length = len(rows)
+    positions = np.arange(1, length + 1)
+    terms = Terms(
+        positions=positions,
+        targets=framed[positions].astype(np.int64),
+        rows=rows,
+        weights=np.ones(length),
+    )
+    if not is_masked:
+        yield from weighted_passes(model, framed, [], terms, window)
+        return
+    for place in range(length):
+        yield from weighted_passes(model, framed, [place + 1], terms.at(np.array([place])), window)
 
 
 def chunks(

@@ -55,6 +55,28 @@ def test_embedding_agrees_with_fair_esm(tmp_path: Path) -> None:
     assert result["ratios"]["fair-esm / packed"]["time"] > 0
 
 
+def test_variants_agree_with_both_peers(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    run_benchmark(
+        "variants",
+        [
+            *TINY,
+            "--length=20",
+            "--positions=6",
+            "--proteins=3",
+            "--longest=12",
+            "--passes=1",
+            f"--output={output}",
+        ],
+    )
+    result = json.loads(output.read_text())
+    assert result["variants"]["items"] == 6 * 19
+    assert result["variants"]["largest_difference"] < 5e-5
+    assert result["variants"]["ratios"]["fair-esm / packed"]["time"] > 0
+    assert result["pseudo_perplexity"]["items"] == 3
+    assert result["pseudo_perplexity"]["largest_difference"] < 1e-3
+
+
 def test_gpu_training_runs_on_cpu_without_what_needs_cuda() -> None:
     options = argparse.Namespace(
         fasta=None,

@@ -25,7 +25,7 @@ GROUPS = {
     (): {
         "Data": ["synthesize", "download", "shard", "tokenize", "corpus-info"],
         "Training": ["estimate", "profile", "pretrain", "watch", "audit"],
-        "Use": ["embed", "contacts", "fill-mask"],
+        "Use": ["embed", "contacts", "score", "variants", "fill-mask"],
         "Evaluation": ["evaluate", "report"],
         "Publishing": ["import", "export"],
     },

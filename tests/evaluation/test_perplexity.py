@@ -5,8 +5,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from esm1b.alphabet import decode
 from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
+from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.errors import UserError
 from esm1b.evaluation.inputs import content_digest
@@ -19,7 +21,7 @@ from esm1b.versions import __version__
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
-from tests.conftest import random_encoder
+from tests.conftest import random_encoder, residues
 
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=32, maximum_tokens=64)
 
@@ -248,3 +250,23 @@ def test_truth_of_other_sequences_is_refused(synthetic: Path, tmp_path: Path) ->
         "28 residues; expected the file that synthesize wrote with them"
     )
     assert not (tmp_path / "perplexity").exists()
+
+
+def test_a_fasta_needs_no_corpus(synthetic: Path, evaluated: Path, tmp_path: Path) -> None:
+    held_out = open_tokens(synthetic / "tokens", "validation")
+    sequences = [decode(residues(held_out, index)) for index in range(len(held_out))]
+    fasta = tmp_path / "proteins.fasta"
+    fasta.write_text("".join(f">protein{n}\n{text}\n" for n, text in enumerate(sequences)))
+    evaluate_perplexity(synthetic / "model", fasta, tmp_path / "out", draws=2, untrained=1)
+    expected, found = values(evaluated), values(tmp_path / "out")
+    assert sorted({model for _, model in found}) == ["trained", "untrained"]
+    for masks in ("training_masks", "mask_positions"):
+        name = f"perplexity_{masks}", "trained"
+        assert found[name] == pytest.approx(expected[name], rel=1e-6)
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["inputs"]["fasta"]["name"] == "proteins.fasta"
+    assert {(metric["subset"], metric["n_unit"]) for metric in content["metrics"]} == {
+        ("fasta", "sequence")
+    }
+    table = pq.read_table(tmp_path / "out" / "sequences.parquet")
+    assert table["id"].to_pylist() == [f"protein{n}" for n in range(len(sequences))]

@@ -27,6 +27,7 @@ def check_kills(
     """
     whole = folder / "whole.parquet"
     events = _run(job, whole)
+    assert events is not None
     expected = read(whole)
     for moment in {round(1 + (events - 1) * step / (number - 1)) for step in range(number)}:
         output = folder / f"killed-{moment}.parquet"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS, CLS, EOS, MASK, encode
 from esm1b.inference.model import Model, load_model
+from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
 from esm1b.scoring.mutations import Variant, all_substitutions, parse_variant
 from esm1b.scoring.variant_scores import Convention, score_variants
@@ -31,7 +32,12 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def model(single: Model) -> Model:
     """The same model in float64, where differences between ways of computing are not hidden."""
-    return replace(single, network=copy.deepcopy(single.network).double())
+    return replace(single, network=copy.deepcopy(encoder_of(single)).double())
+
+
+def encoder_of(model: Model) -> Encoder:
+    assert isinstance(model.network, Encoder)
+    return model.network
 
 
 def some_variants(wild_type: str, number: int = 25) -> list[Variant]:
@@ -66,7 +72,7 @@ def token(letter: str) -> int:
 
 def pseudo_log_likelihood(model: Model, sequence: str) -> float:
     return sum(
-        predicted(model, framed(sequence, (place,)))[place + 1, token(letter)]
+        float(predicted(model, framed(sequence, (place,)))[place + 1, token(letter)])
         for place, letter in enumerate(sequence)
     )
 
@@ -85,7 +91,7 @@ def by_definition(model: Model, wild_type: str, variant: Variant, convention: Co
             "mutant-marginals": framed(variant.applied(wild_type)),
         }[convention]
         row = predicted(model, tokens)[mutation.position + 1]
-        score += row[token(mutation.mutant)] - row[token(mutation.wild_type)]
+        score += float(row[token(mutation.mutant)] - row[token(mutation.wild_type)])
     return score
 
 
@@ -127,7 +133,7 @@ def test_no_variants_have_no_scores(model: Model) -> None:
 def fair_esm_scores(model: Model, strategy: str) -> NDArray[np.float64]:
     """Return all single substitutions as fair-esm's examples/variant-prediction/predict.py does."""
     head = ContactHead(coefficients=torch.zeros(4), intercept=torch.tensor(0.0))
-    network = fair_esm(model.network, head)
+    network = fair_esm(encoder_of(model), head)
     alphabet = Alphabet.from_architecture("roberta_large")
     _, _, tokens = alphabet.get_batch_converter()([("protein1", WILD_TYPE)])
     with torch.no_grad():
@@ -159,14 +165,12 @@ def test_scores_are_those_of_the_published_script(
     np.testing.assert_allclose(found, fair_esm_scores(single, strategy), rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", CONVENTIONS[:-1])
 def test_long_proteins_are_seen_through_the_piece_around_each_mutation(
     model: Model, convention: Convention
 ) -> None:
     variants = [parse_variant(f"{LONG[p]}{p + 1}W", LONG) for p in (0, 31, 75, 117, 149)]
     found = score_variants(model, LONG, variants, convention=convention)
-    if convention == "pseudo-perplexity":
-        return
     for variant, score in zip(variants, found, strict=True):
         (mutation,) = variant.mutations
         place = mutation.position + 1

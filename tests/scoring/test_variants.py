@@ -150,7 +150,7 @@ def test_what_cannot_be_scored_is_told(
 def test_a_table_or_all_and_one_wild_type_are_expected(
     model: Path, wild_type: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = ["--output", tmp_path / "out"]
+    output: list[str | Path] = ["--output", tmp_path / "out"]
     expected = "MUTANTS: expected a table of variants, or --all in its place"
     assert refused(capsys, "variants", model, wild_type, *output) == expected
     assert refused(capsys, "variants", model, wild_type, wild_type, "--all", *output) == expected
