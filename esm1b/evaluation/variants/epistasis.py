@@ -77,7 +77,7 @@ def predicted_epistasis(
     passes = _passes(model, wild_type, doubles, window)
     for chunk in chunks(passes, model, batch_tokens):
         for each, found in zip(chunk, values(model, chunk, batch_tokens), strict=True):
-            np.add.at(sums, each.terms.rows, each.terms.weights * found)
+            each.add_to(sums, found)
     return sums / 2
 
 
