@@ -1,7 +1,6 @@
 """Embeddings of all proteins of a FASTA file, by a job that may be killed at any time."""
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +11,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from esm1b.errors import Stopped, UserError
+from esm1b.errors import UserError
 from esm1b.files import new_token, temporary_path
 from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
 from esm1b.inference.model import Device, Model, Precision, load_model
-from esm1b.inference.result_file import EmbeddingParts, is_result_file, result_schema
+from esm1b.inference.result_file import ResultParts, is_result_file, result_schema
 from esm1b.outputs import own_output
-from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
-
-# Means are small: written for each chunk they would make a hundred thousand files of UniRef50.
-_WAITING_BYTES: Final = 128 << 20
 
 # Sixteen micro-batches of ESM-1b's vectors would be 0.7 GB for one layer and 23 GB for all of them,
 # and there are a few copies of them while they are gathered and written.
@@ -93,10 +88,10 @@ def embed(
                 "batch_tokens": batch_tokens,
                 "precision": precision,
             }
-            parts = EmbeddingParts(
-                place.with_name(f"{place.name}.parts"), embedder.schema(settings)
-            )
-            _embed(embedder, records, parts, place, part_seconds)
+            parts = ResultParts(place, embedder.schema(settings), "embeddings")
+            with parts.resumed(records.name, records.count) as stop:
+                parts.fill(_tables(embedder, records, parts), stop, part_seconds)
+                parts.assemble(place, records.count)
     _log.info("%s: embeddings of %d sequences", output, records.count)
 
 
@@ -174,55 +169,14 @@ class Embedder:
         return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _embed(
-    embedder: Embedder,
-    records: CheckedFasta,
-    parts: EmbeddingParts,
-    output: Path,
-    part_seconds: float,
-) -> None:
-    """Compute what `parts` lack, and make `output` of them."""
-    if parts.rows:
-        _log.info("%s: resuming after %d of %d sequences", records.name, parts.rows, records.count)
-    try:
-        with StopAtOnce().from_signals() as stop:
-            _compute(embedder, records, parts, stop, part_seconds)
-            parts.assemble(output, records.count)
-    except UserError:  # the input changed: parts may hold rows of its earlier content
-        parts.remove()
-        raise
-    except Stopped as stopped:
-        raise Stopped(f"{parts.rows} of {records.count} sequences are saved") from stopped
-    parts.remove()
-
-
-def _compute(
-    embedder: Embedder,
-    records: CheckedFasta,
-    parts: EmbeddingParts,
-    stop: StopAtOnce,
-    part_seconds: float,
-) -> None:
-    """Add the missing rows to `parts`."""
-    waiting: list[pa.Table] = []
-    written = time.monotonic()
+def _tables(embedder: Embedder, records: CheckedFasta, parts: ResultParts) -> Iterator[pa.Table]:
+    """Yield the rows that `parts` lack, chunk by chunk."""
     with tqdm(
         desc="embed", initial=parts.rows, total=records.count, unit=" sequences", disable=None
     ) as bar:
-        try:
-            for chunk in embedder.chunks(records.records(parts.rows)):
-                waiting.append(embedder.table(chunk, parts.schema))
-                bar.update(len(chunk))
-                size = sum(table.nbytes for table in waiting)
-                if time.monotonic() - written >= part_seconds or size >= _WAITING_BYTES:
-                    with stop.held_back():
-                        parts.write(waiting)
-                        waiting.clear()
-                    written = time.monotonic()
-        finally:  # however it ended, finished work is kept
-            with stop.held_back():
-                if waiting:
-                    parts.write(waiting)
+        for chunk in embedder.chunks(records.records(parts.rows)):
+            yield embedder.table(chunk, parts.schema)
+            bar.update(len(chunk))
 
 
 def _check_output(fasta: str, output: Path) -> None:

@@ -4,16 +4,20 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from esm1b.errors import Stopped, UserError
 from esm1b.files import TEMPORARY, atomic_file, told_if_removed
-from esm1b.outputs import STAMP, check_replaceable, write_stamp
+from esm1b.outputs import STAMP, OutputKind, check_replaceable, write_stamp
 from esm1b.read_back import check_rows
+from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +27,9 @@ _PART: Final = re.compile(r"\d{12}\.arrow")
 
 # Readers take a row group at a time: large enough to be worth a read, small enough for any machine.
 _ROW_GROUP_BYTES: Final = 64 << 20
+
+# Means are small: written for each chunk they would make a hundred thousand files of UniRef50.
+_WAITING_BYTES: Final = 128 << 20
 
 
 def result_schema(columns: Mapping[str, pa.DataType], settings: Mapping[str, Any]) -> pa.Schema:
@@ -62,7 +69,7 @@ def write_results(
     check_rows(path, count)
 
 
-class EmbeddingParts:
+class ResultParts:
     """The finished chunks of one job, in files named after their first row.
 
     A chunk is a record batch of an Arrow file, which unlike Parquet is read back at no cost. Each
@@ -70,21 +77,23 @@ class EmbeddingParts:
     input, model or option are recognised.
 
     Args:
-        directory: directory of the parts; those that another job left there are removed, so only
-            the owner of the output may call this.
+        output: output of the job, beside which `<output>.parts` is made; parts that another job
+            left there are removed, so only the owner of the output may call this.
         schema: columns, with metadata.
+        kind: kind of output that the directory of the parts is recorded as.
 
     Raises:
         UserError: the directory holds something else.
     """
 
-    def __init__(self, directory: Path, schema: pa.Schema) -> None:
+    def __init__(self, output: Path, schema: pa.Schema, kind: OutputKind) -> None:
+        directory = output.with_name(f"{output.name}.parts")
         names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
         # parts without the stamp are the rest of a removal that was cut short
         if not names or not all(_PART.fullmatch(n) or TEMPORARY.fullmatch(n) for n in names):
-            check_replaceable(directory, "embeddings")
+            check_replaceable(directory, kind)
         directory.mkdir(parents=True, exist_ok=True)
-        write_stamp(directory, "embeddings")
+        write_stamp(directory, kind)
         self.rows = 0  # finished ones, the first of the job
         self._directory = directory
         self.schema = schema
@@ -96,6 +105,46 @@ class EmbeddingParts:
             if file.name != STAMP and file not in self._paths:
                 file.unlink()
 
+    @contextmanager
+    def resumed(self, name: str, count: int) -> Iterator[StopAtOnce]:
+        """Yield the request to stop of a job that makes `count` rows of the input `name`.
+
+        At the end of the block, in which the result is written too, the parts are removed; also if
+        the input changed, since they may hold rows of its earlier content.
+
+        Raises:
+            Stopped: a signal asked to stop; finished rows are kept.
+        """
+        if self.rows:
+            _log.info("%s: resuming after %d of %d sequences", name, self.rows, count)
+        try:
+            with StopAtOnce().from_signals() as stop:
+                yield stop
+        except UserError:
+            self.remove()
+            raise
+        except Stopped as stopped:
+            raise Stopped(f"{self.rows} of {count} sequences are saved") from stopped
+        self.remove()
+
+    def fill(self, chunks: Iterable[pa.Table], stop: StopAtOnce, seconds: float) -> None:
+        """Add the next chunks, about every `seconds` or 128 MB those that there are by then."""
+        waiting: list[pa.Table] = []
+        written = time.monotonic()
+        try:
+            for chunk in chunks:
+                waiting.append(chunk)
+                size = sum(table.nbytes for table in waiting)
+                if time.monotonic() - written >= seconds or size >= _WAITING_BYTES:
+                    with stop.held_back():
+                        self.write(waiting)
+                        waiting.clear()
+                    written = time.monotonic()
+        finally:  # however it ended, finished work is kept
+            with stop.held_back():
+                if waiting:
+                    self.write(waiting)
+
     def write(self, chunks: Sequence[pa.Table]) -> None:
         """Add the next chunks, in one file, whole or not at all."""
         path = self._path(self.rows)
@@ -105,15 +154,23 @@ class EmbeddingParts:
         self._paths.append(path)
         self.rows += sum(chunk.num_rows for chunk in chunks)
 
+    def chunks(self) -> Iterator[pa.RecordBatch]:
+        """Yield the finished chunks, mapped into memory.
+
+        Raises:
+            OutputError: another program removed a part.
+        """
+        for path in self._paths:
+            yield from _chunks(path)
+
     def assemble(self, output: Path, count: int) -> None:
         """Write all rows to `output`, the same bytes however they are spread over parts.
 
         Raises:
             OutputError: they are not `count`, or another program removed a part.
         """
-        chunks = (chunk for path in self._paths for chunk in _chunks(path))
         with atomic_file(output) as temporary:
-            rows = ((chunk, chunk.nbytes) for chunk in chunks)
+            rows = ((chunk, chunk.nbytes) for chunk in self.chunks())
             write_results(temporary, self.schema, rows, count=count)
 
     def remove(self) -> None:

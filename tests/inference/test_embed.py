@@ -209,7 +209,7 @@ embed(Path({str(model)!r}), {fasta!r}, Path({str(output)!r}), batch_tokens=8, pa
     (tmp_path / "out.parquet.parts" / ".000000000030.arrow.partial").write_bytes(b"PAR1")
     written = [path.stat().st_mtime_ns for path in parts]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(result_file.EmbeddingParts, "remove", lambda parts: None)
+        monkeypatch.setattr(result_file.ResultParts, "remove", lambda parts: None)
         embed(model, fasta, output, **CHUNKED)
     assert [path.stat().st_mtime_ns for path in parts] == written
     embed(model, fasta, tmp_path / "whole.parquet", **CHUNKED)
@@ -243,7 +243,7 @@ def test_a_signal_saves_what_is_finished(
 def test_a_signal_during_a_write_waits_for_its_end(
     model: Path, fasta: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = result_file.EmbeddingParts.write
+    write = result_file.ResultParts.write
     written: list[int] = []
 
     def interrupted(parts: Any, chunks: Any) -> None:
@@ -252,7 +252,7 @@ def test_a_signal_during_a_write_waits_for_its_end(
         write(parts, chunks)
         written.append(parts.rows)
 
-    monkeypatch.setattr(result_file.EmbeddingParts, "write", interrupted)
+    monkeypatch.setattr(result_file.ResultParts, "write", interrupted)
     with pytest.raises(Stopped):
         embed(model, fasta, tmp_path / "out.parquet", **CHUNKED)
     assert len(written) == 1
@@ -390,7 +390,7 @@ def test_parts_without_their_stamp_are_ours(
 def test_parts_removed_by_another_program(
     model: Path, fasta: str, tmp_path: Path, counter: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = result_file.EmbeddingParts.write
+    write = result_file.ResultParts.write
 
     def removed(parts: Any, chunks: Any) -> None:
         write(parts, chunks)
@@ -398,7 +398,7 @@ def test_parts_removed_by_another_program(
             (tmp_path / "out.parquet.parts" / "000000000000.arrow").unlink(missing_ok=True)
 
     with monkeypatch.context() as context:
-        context.setattr(result_file.EmbeddingParts, "write", removed)
+        context.setattr(result_file.ResultParts, "write", removed)
         with pytest.raises(OutputError, match=r"0\.arrow: removed by another program while it was"):
             embed(model, fasta, tmp_path / "out.parquet", **CHUNKED)
     embed(model, fasta, tmp_path / "out.parquet", **CHUNKED)
