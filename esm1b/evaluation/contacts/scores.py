@@ -192,11 +192,11 @@ def _precisions(
 
 def _jacobian_precisions(model: Model, proteins: Sequence[Protein], count: int) -> Precisions:
     """Return the precisions of `count` proteins by categorical Jacobian, NaN for the others."""
-    ranks: Counter[str] = Counter()
-    order = []  # place in the group, then group
+    seen: Counter[str] = Counter()
+    order = []
     for place, protein in enumerate(proteins):
-        order.append((ranks[protein.group], place))
-        ranks[protein.group] += 1
+        order.append((seen[protein.group], place))
+        seen[protein.group] += 1
     chosen = sorted(place for _, place in sorted(order)[:count])
     model.log_jacobian_cost([proteins[place].residues.size for place in chosen])
     shown = tqdm(chosen, desc="contacts, jacobian", unit="protein", disable=None)
