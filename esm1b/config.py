@@ -112,7 +112,7 @@ class ContactsConfig(Section):
     """number of proteins of a folder that fit the regression; the others test it"""
     glycine: Literal["impute", "ca"] = "impute"
     """atom in place of a glycine's missing Cb: an imputed Cb, or its Ca"""
-    jacobian: Annotated[int, Field(ge=0)] = 28
+    jacobian: Annotated[int, Field(ge=0)] = 14
     """number of proteins to score by categorical Jacobian too, in 20 passes a residue, or 0"""
 
 
