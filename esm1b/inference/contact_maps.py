@@ -12,7 +12,6 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from esm1b.alphabet import decode
 from esm1b.files import new_token, temporary_path
@@ -21,6 +20,7 @@ from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fas
 from esm1b.inference.long_sequences import LongSequences, windows_of
 from esm1b.inference.model import ContactMethod, Device, Model, load_model
 from esm1b.inference.result_file import ResultParts, result_schema, write_results
+from esm1b.inference.resumable import compute_parts
 from esm1b.outputs import own_directory, replace_directory
 from esm1b.read_back import check_count
 
@@ -91,27 +91,38 @@ def predict_contacts(
             long_sequences=long_sequences,
             spool=temporary_path(place, new_token(), "input"),
         ) as records:
-            settings = {**model.settings(long_sequences), "input": records.identity}
-            if method != "head":
-                settings["method"] = method
+            settings = {
+                **model.settings(),
+                "long_sequences": long_sequences,
+                "input": records.identity,
+                **({} if method == "head" else {"method": method}),
+            }
             schema = result_schema(contacts_columns(method), settings)
-            parts = ResultParts(place, schema, "contact-map-parts")
-            with parts.resumed(records.name, records.count) as stop:
-                if method == "jacobian":
-                    _log_cost(model, records, long_sequences, parts.rows)
-                rows = _rows(model, records, method, long_sequences, parts)
-                parts.fill(rows, stop, part_seconds)
+            parts = ResultParts(place.with_name(f"{place.name}.parts"), schema, "contact-map-parts")
+
+            def finish() -> None:
                 with replace_directory(output, "contact-maps") as directory:
                     _draw(directory / "pictures", islice(_maps(parts), pictures), method)
                     if format == "npz":
                         _write_npz(directory / "contacts.npz", parts, settings, records.count)
                     else:
                         _write_parquet(directory / "contacts.parquet", parts, records.count)
+
+            compute_parts(
+                parts,
+                lambda start: _rows(model, records, start, method, long_sequences, schema),
+                finish,
+                count=records.count,
+                source=records.name,
+                task="contacts",
+                unit="sequences",
+                part_seconds=part_seconds,
+            )
     _log.info("%s: contact maps of %d sequences", output, records.count)
 
 
 def _log_cost(
-    model: Model, records: CheckedFasta, long_sequences: LongSequences, start: int
+    model: Model, records: CheckedFasta, start: int, long_sequences: LongSequences
 ) -> None:
     windows = (
         window
@@ -126,18 +137,17 @@ def _log_cost(
 def _rows(
     model: Model,
     records: CheckedFasta,
+    start: int,
     method: ContactMethod,
     long_sequences: LongSequences,
-    parts: ResultParts,
+    schema: pa.Schema,
 ) -> Iterator[pa.Table]:
-    """Yield a table of one row for each record that `parts` lack."""
-    with tqdm(
-        desc="contacts", initial=parts.rows, total=records.count, unit=" sequences", disable=None
-    ) as bar:
-        for record in records.records(parts.rows):
-            contacts = model.contacts(record.residues, method=method, long_sequences=long_sequences)
-            yield _row(record, contacts, parts.schema)
-            bar.update()
+    """Yield a table of one row for each record from number `start` on."""
+    if method == "jacobian":
+        _log_cost(model, records, start, long_sequences)
+    for record in records.records(start):
+        contacts = model.contacts(record.residues, method=method, long_sequences=long_sequences)
+        yield _row(record, contacts, schema)
 
 
 def _row(record: EncodedRecord, contacts: NDArray[np.float32], schema: pa.Schema) -> pa.Table:

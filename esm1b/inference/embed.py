@@ -9,14 +9,18 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from esm1b.errors import UserError
 from esm1b.files import new_token, temporary_path
-from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
+from esm1b.inference.fasta_input import EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
 from esm1b.inference.model import Device, Model, Precision, load_model
-from esm1b.inference.result_file import ResultParts, is_result_file, result_schema
+from esm1b.inference.result_file import (
+    ResultParts,
+    check_output_file,
+    is_result_file,
+    result_schema,
+)
+from esm1b.inference.resumable import compute_parts
 from esm1b.outputs import own_output
 
 _log = logging.getLogger(__name__)
@@ -63,7 +67,7 @@ def embed(
         UserError: the model, a record, a layer or the output is invalid.
         Stopped: a signal asked to stop; everything finished is saved.
     """
-    _check_output(fasta, output)
+    check_output_file(output, fasta, "embed", is_result_file)
     with own_output(output):
         model = load_model(model_directory, device=device, precision=precision)
         embedder = Embedder(
@@ -81,17 +85,29 @@ def embed(
             spool=temporary_path(place, new_token(), "input"),
         ) as records:
             settings = {
-                **model.settings(long_sequences),
+                **model.settings(),
+                "long_sequences": long_sequences,
                 "input": records.identity,
                 "layers": embedder.layers,
                 "per_residue": per_residue,
                 "batch_tokens": batch_tokens,
                 "precision": precision,
             }
-            parts = ResultParts(place, embedder.schema(settings), "embeddings")
-            with parts.resumed(records.name, records.count) as stop:
-                parts.fill(_tables(embedder, records, parts), stop, part_seconds)
-                parts.assemble(place, records.count)
+            schema = embedder.schema(settings)
+            parts = ResultParts(place.with_name(f"{place.name}.parts"), schema, "embeddings")
+            compute_parts(
+                parts,
+                lambda start: (
+                    embedder.table(chunk, schema)
+                    for chunk in embedder.chunks(records.records(start))
+                ),
+                lambda: parts.assemble(place, records.count),
+                count=records.count,
+                source=records.name,
+                task="embed",
+                unit="sequences",
+                part_seconds=part_seconds,
+            )
     _log.info("%s: embeddings of %d sequences", output, records.count)
 
 
@@ -167,24 +183,3 @@ class Embedder:
                 column = pa.ListArray.from_arrays(pa.array(ends), column, type=kind)
             columns[f"layer_{layer}"] = column
         return pa.table([columns[name] for name in schema.names], schema=schema)
-
-
-def _tables(embedder: Embedder, records: CheckedFasta, parts: ResultParts) -> Iterator[pa.Table]:
-    """Yield the rows that `parts` lack, chunk by chunk."""
-    with tqdm(
-        desc="embed", initial=parts.rows, total=records.count, unit=" sequences", disable=None
-    ) as bar:
-        for chunk in embedder.chunks(records.records(parts.rows)):
-            yield embedder.table(chunk, parts.schema)
-            bar.update(len(chunk))
-
-
-def _check_output(fasta: str, output: Path) -> None:
-    if output.is_dir():
-        raise UserError(f"{output}: is a directory; expected a file to write")
-    if output.exists() and Path(fasta).exists() and output.samefile(fasta):
-        raise UserError(f"{output}: is the input; expected another file to write")
-    if output.exists() and not is_result_file(output):
-        raise UserError(
-            f"{output}: is not an earlier output of embed; expected a new file to write"
-        )

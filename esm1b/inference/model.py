@@ -80,12 +80,11 @@ class Model:
         """Kind of device that the network is on: cpu or cuda."""
         return self.network.device.type
 
-    def settings(self, long_sequences: LongSequences) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Return everything about the model that decides its results, for their metadata."""
         return {
             "model": self.directory.name,
             "model_sha256": self.directory.digest(),
-            "long_sequences": long_sequences,
             "longest_sequence": self.longest_sequence,
             "device": self.device,
             "versions": versions(),

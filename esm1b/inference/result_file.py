@@ -4,20 +4,17 @@ import json
 import logging
 import re
 import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from esm1b.errors import Stopped, UserError
+from esm1b.errors import UserError
 from esm1b.files import TEMPORARY, atomic_file, told_if_removed
 from esm1b.outputs import STAMP, OutputKind, check_replaceable, write_stamp
 from esm1b.read_back import check_rows
-from esm1b.stopping import StopAtOnce
 
 _log = logging.getLogger(__name__)
 
@@ -27,9 +24,6 @@ _PART: Final = re.compile(r"\d{12}\.arrow")
 
 # Readers take a row group at a time: large enough to be worth a read, small enough for any machine.
 _ROW_GROUP_BYTES: Final = 64 << 20
-
-# Means are small: written for each chunk they would make a hundred thousand files of UniRef50.
-_WAITING_BYTES: Final = 128 << 20
 
 
 def result_schema(columns: Mapping[str, pa.DataType], settings: Mapping[str, Any]) -> pa.Schema:
@@ -44,6 +38,24 @@ def is_result_file(path: Path) -> bool:
         return METADATA in (pq.read_schema(path).metadata or {})
     except (OSError, pa.ArrowException):
         return False
+
+
+def check_output_file(
+    output: Path, source: str, command: str, is_ours: Callable[[Path], bool]
+) -> None:
+    """Check that `output` can become a file: new, or an earlier one, which `is_ours` recognises.
+
+    Raises:
+        UserError: it is a directory, the input `source`, or some other file.
+    """
+    if output.is_dir():
+        raise UserError(f"{output}: is a directory; expected a file to write")
+    if output.exists() and Path(source).exists() and output.samefile(source):
+        raise UserError(f"{output}: is the input; expected another file to write")
+    if output.exists() and not is_ours(output):
+        raise UserError(
+            f"{output}: is not an earlier output of {command}; expected a new file to write"
+        )
 
 
 def write_results(
@@ -77,17 +89,16 @@ class ResultParts:
     input, model or option are recognised.
 
     Args:
-        output: output of the job, beside which `<output>.parts` is made; parts that another job
-            left there are removed, so only the owner of the output may call this.
+        directory: directory of the parts; those that another job left there are removed, so only
+            the owner of the output may call this.
         schema: columns, with metadata.
-        kind: kind of output that the directory of the parts is recorded as.
+        kind: kind of output that the directory is marked as.
 
     Raises:
         UserError: the directory holds something else.
     """
 
-    def __init__(self, output: Path, schema: pa.Schema, kind: OutputKind) -> None:
-        directory = output.with_name(f"{output.name}.parts")
+    def __init__(self, directory: Path, schema: pa.Schema, kind: OutputKind) -> None:
         names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
         # parts without the stamp are the rest of a removal that was cut short
         if not names or not all(_PART.fullmatch(n) or TEMPORARY.fullmatch(n) for n in names):
@@ -105,46 +116,6 @@ class ResultParts:
             if file.name != STAMP and file not in self._paths:
                 file.unlink()
 
-    @contextmanager
-    def resumed(self, name: str, count: int) -> Iterator[StopAtOnce]:
-        """Yield the request to stop of a job that makes `count` rows of the input `name`.
-
-        At the end of the block, in which the result is written too, the parts are removed; also if
-        the input changed, since they may hold rows of its earlier content.
-
-        Raises:
-            Stopped: a signal asked to stop; finished rows are kept.
-        """
-        if self.rows:
-            _log.info("%s: resuming after %d of %d sequences", name, self.rows, count)
-        try:
-            with StopAtOnce().from_signals() as stop:
-                yield stop
-        except UserError:
-            self.remove()
-            raise
-        except Stopped as stopped:
-            raise Stopped(f"{self.rows} of {count} sequences are saved") from stopped
-        self.remove()
-
-    def fill(self, chunks: Iterable[pa.Table], stop: StopAtOnce, seconds: float) -> None:
-        """Add the next chunks, about every `seconds` or 128 MB those that there are by then."""
-        waiting: list[pa.Table] = []
-        written = time.monotonic()
-        try:
-            for chunk in chunks:
-                waiting.append(chunk)
-                size = sum(table.nbytes for table in waiting)
-                if time.monotonic() - written >= seconds or size >= _WAITING_BYTES:
-                    with stop.held_back():
-                        self.write(waiting)
-                        waiting.clear()
-                    written = time.monotonic()
-        finally:  # however it ended, finished work is kept
-            with stop.held_back():
-                if waiting:
-                    self.write(waiting)
-
     def write(self, chunks: Sequence[pa.Table]) -> None:
         """Add the next chunks, in one file, whole or not at all."""
         path = self._path(self.rows)
@@ -153,15 +124,6 @@ class ResultParts:
                 file.write_table(chunk, max_chunksize=chunk.num_rows)
         self._paths.append(path)
         self.rows += sum(chunk.num_rows for chunk in chunks)
-
-    def chunks(self) -> Iterator[pa.RecordBatch]:
-        """Yield the finished chunks, mapped into memory.
-
-        Raises:
-            OutputError: another program removed a part.
-        """
-        for path in self._paths:
-            yield from _chunks(path)
 
     def assemble(self, output: Path, count: int) -> None:
         """Write all rows to `output`, the same bytes however they are spread over parts.
@@ -172,6 +134,11 @@ class ResultParts:
         with atomic_file(output) as temporary:
             rows = ((chunk, chunk.nbytes) for chunk in self.chunks())
             write_results(temporary, self.schema, rows, count=count)
+
+    def chunks(self) -> Iterator[pa.RecordBatch]:
+        """Yield the finished chunks, mapped into memory."""
+        for path in self._paths:
+            yield from _chunks(path)
 
     def remove(self) -> None:
         """Remove all parts."""
