@@ -202,8 +202,8 @@ def test_couplings_need_no_head(
     tmp_path: Path, fasta: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = write_model(tmp_path / "unfitted")
-    command = ["contacts", model, fasta, "--output", tmp_path / "out", "--method", "jacobian"]
-    assert run_command(*command, "--pictures", "1") == 0
+    options = ["--method", "jacobian", "--pictures", "1"]
+    assert run_command("contacts", model, fasta, "--output", tmp_path / "out", *options) == 0
     residues = [len(sequence) for sequence in SEQUENCES]
     assert (
         f"categorical Jacobian: {20 * sum(residues):,} passes, "
@@ -240,7 +240,8 @@ def test_a_killed_job_resumes(
         )  # fmt: skip
 
     run("whole")
-    compute, computed = contact_maps._row, []
+    compute = contact_maps._row
+    computed: list[int] = []
 
     def dying(*arguments: Any) -> Any:
         if len(computed) == 3:
