@@ -53,7 +53,7 @@ def contacts(
 
     After an interruption, the same command resumes from DIR.parts.
 
-    Input:
+    Prediction:
         method: head: probabilities by the fitted contact head, which released models and
             results/RUN/release of the workflow have; jacobian: couplings by the categorical
             Jacobian, of any model, in 20 passes a residue

@@ -25,14 +25,14 @@ Logits = Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.float32]]]
 
 
 def coupling_scores(logits: Logits, residues: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return how strongly a model couples each pair, `[length, length]`: higher, likelier in touch.
+    """Return the coupling of each pair of sites, `[length, length]`: contacts have high ones.
 
     The Jacobian J[i, a, j, b] is the logit of amino acid b at site j with a at site i, minus that
     in the sequence as it is. It is centred over each of its axes and symmetrised,
     (J[i, a, j, b] + J[j, b, i, a]) / 2. The score is its Frobenius norm over a and b, 0 on the
     diagonal, after `average_product_correction`. It has the units of logits.
 
-    This takes 20 passes for each residue, and 800 `length`^2 bytes: 0.8 GB of 1,022 residues.
+    This takes 20 passes for each residue, and 800 `length`^2 bytes: 0.8 GB for 1,022 residues.
 
     Args:
         logits: the model.
