@@ -102,7 +102,7 @@ class PerplexityConfig(Section):
 
 
 class ContactsConfig(Section):
-    """Contacts from attention maps."""
+    """Contacts from attention maps, and from the categorical Jacobian."""
 
     structures: str | None = None
     """folder of PDB / mmCIF files, or a structure table; null: the synthetic table, if any"""
@@ -112,6 +112,8 @@ class ContactsConfig(Section):
     """number of proteins of a folder that fit the regression; the others test it"""
     glycine: Literal["impute", "ca"] = "impute"
     """atom in place of a glycine's missing Cb: an imputed Cb, or its Ca"""
+    jacobian: Annotated[int, Field(ge=0)] = 14
+    """number of proteins to score by categorical Jacobian too, in 20 passes a residue, or 0"""
 
 
 class SecondaryStructureConfig(Section):

@@ -27,6 +27,7 @@ STAMP: Final = ".esm1b"
 OutputKind = Literal[
     "audit",
     "contact-maps",
+    "contact-map-parts",
     "contacts",
     "corpus",
     "embeddings",

@@ -35,7 +35,7 @@ def refusal(content: Any) -> str:
         (
             {"evaluation": {"contacts": {"glycin": "ca"}}},
             "run.yaml: evaluation.contacts.glycin: unknown key, perhaps glycine; "
-            "expected one of structures, regularisation, fit_proteins, glycine",
+            "expected one of structures, regularisation, fit_proteins, glycine, jacobian",
         ),
         (
             {"model": {"layers": "three"}},

@@ -18,7 +18,7 @@ def synthesize(
     sequences: Annotated[int, Option(metavar="N", min=10)] = 2000,
     seed: options.Seed = 1,
 ) -> None:
-    """Draw protein families with exactly known contacts and best possible perplexity.
+    """Draw protein families whose contacts, effects of mutations and best perplexity are known.
 
     Families:
         families: `corpus.synthetic.families`

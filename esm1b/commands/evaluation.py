@@ -60,6 +60,7 @@ def contacts(
     fit_proteins: options.Count = 20,
     glycine: Literal["impute", "ca"] = "impute",
     untrained: options.CountOrZero = 3,
+    jacobian: options.CountOrZero = 0,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
@@ -74,6 +75,7 @@ def contacts(
         regularisation: `evaluation.contacts.regularisation`
         fit_proteins: `evaluation.contacts.fit_proteins`
         untrained: `evaluation.untrained`
+        jacobian: `evaluation.contacts.jacobian`
         seed: random seed of the choice of proteins to fit on, the untrained networks and the
             bootstrap
 

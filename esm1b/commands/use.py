@@ -43,6 +43,7 @@ def contacts(
     model_directory: options.ModelDirectory,
     fasta: options.Fasta,
     output: options.OutputDirectory,
+    method: Literal["head", "jacobian"] = "head",
     format: Literal["parquet", "npz"] = "parquet",  # noqa: A002 (the name of the option)
     pictures: Annotated[int, Option(metavar="N", min=0)] = 20,
     long_sequences: options.LongSequences = "error",
@@ -50,9 +51,12 @@ def contacts(
 ) -> None:
     """Predict the contact map of every sequence, as numbers and as pictures.
 
-    The model needs a fitted contact head: released models have one, and so does
-    results/RUN/release of the workflow.
+    After an interruption, the same command resumes from DIR.parts.
 
+    Prediction:
+        method: head: probabilities by the fitted contact head, which released models and
+            results/RUN/release of the workflow have; jacobian: couplings by the categorical
+            Jacobian, of any model, in 20 passes a residue
     Output:
         format: format of the file with all maps
         pictures: number of maps to draw, the first ones of the file

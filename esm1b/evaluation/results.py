@@ -97,13 +97,13 @@ class Number:
 class Evaluation:
     """One `metrics.json`: its `content` and the directory that it was read from.
 
-    `metrics` are by name, model and subset; `comparisons` by name, subset, the other model and its
-    subset.
+    `metrics` are by name, model and subset; `comparisons` by name, model, subset, the other model
+    and its subset.
     """
 
     content: Mapping[str, Any]
     metrics: Mapping[tuple[str, str, str], Number]
-    comparisons: Mapping[tuple[str, str, str, str], Number]
+    comparisons: Mapping[tuple[str, str, str, str, str], Number]
     directory: Path | None = None
 
     def models(self, name: str) -> list[str]:
@@ -132,10 +132,16 @@ class Evaluation:
         return max(filter(None, numbers), key=lambda number: number.n).units
 
     def comparison(
-        self, name: str, subset: str, against: str, against_subset: str | None = None
+        self,
+        name: str,
+        subset: str,
+        against: str,
+        against_subset: str | None = None,
+        *,
+        model: str = "trained",
     ) -> Number | None:
-        """Return the trained model on `subset` minus another, None where they were not compared."""
-        return self.comparisons.get((name, subset, against, against_subset or subset))
+        """Return `model` on `subset` minus another, None where they were not compared."""
+        return self.comparisons.get((name, model, subset, against, against_subset or subset))
 
 
 def read_evaluations(directories: Sequence[Path], model: ModelDirectory) -> dict[str, Evaluation]:
@@ -190,7 +196,7 @@ def parse_evaluation(content: Mapping[str, Any], directory: Path | None = None) 
         content=content,
         metrics=index("metrics", "value", "name", "model", "subset"),
         comparisons=index(
-            "comparisons", "difference", "name", "subset", "against", "against_subset"
+            "comparisons", "difference", "name", "model", "subset", "against", "against_subset"
         ),
         directory=directory,
     )

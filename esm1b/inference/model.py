@@ -21,6 +21,7 @@ from esm1b.alphabet import (
     merge_rare_residues,
 )
 from esm1b.errors import UserError
+from esm1b.inference.jacobian import coupling_scores, log_cost
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
 from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
+ContactMethod = Literal["head", "jacobian"]
 Network: TypeAlias = "Encoder | TransformersNetwork"
 ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
 _BATCH_TOKENS = 8192
+_MUTANT_TOKENS = {"cpu": 1152, "cuda": 32_768}  # at once: few fit the caches of a CPU
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _RESIDUES_AND_MASK = [*range(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(RESIDUES)), MASK]
+_IS_RESIDUE_OR_MASK = np.isin(np.arange(256), _RESIDUES_AND_MASK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,7 @@ class Model:
             raise UserError(f"sequence: {error}") from error
         if len(tokens) == 0:
             raise UserError("sequence: is empty; expected at least one residue")
-        if tokens.dtype != np.uint8 or not np.isin(tokens, _RESIDUES_AND_MASK).all():
+        if tokens.dtype != np.uint8 or not _IS_RESIDUE_OR_MASK[tokens].all():
             raise UserError(
                 "sequence: has tokens that are not residues; expected uint8 of 4 to 28, or 32 "
                 "(<mask>), as esm1b.alphabet.encode gives"
@@ -164,9 +168,16 @@ class Model:
         return np.concatenate([maps.cpu().numpy() for maps in self._attention_maps(residues)])
 
     def contacts(
-        self, sequence: ProteinSequence, *, long_sequences: LongSequences = "error"
+        self,
+        sequence: ProteinSequence,
+        *,
+        method: ContactMethod = "head",
+        long_sequences: LongSequences = "error",
     ) -> NDArray[np.float32]:
         """Return the probability of a contact, `[length, length]`, symmetric.
+
+        With "jacobian", which needs no fitted contact head, return the `coupling_scores` of the
+        categorical Jacobian instead, in 20 passes for each residue.
 
         Through windows, a pair is taken from the window in which it lies closest to the middle; it
         is NaN if no window holds both residues.
@@ -174,21 +185,24 @@ class Model:
         Raises:
             UserError: the model has no fitted contact head; the sequence is invalid or too long.
         """
-        contact_head = self.fitted_contact_head()
+        predict = self._coupling_scores if method == "jacobian" else self._contact_probabilities()
         residues = self.tokens(sequence)
         windows = windows_of(len(residues), self.longest_sequence, long_sequences)
         length = windows[-1].stop
-        probabilities = np.full((length, length), np.nan, dtype=np.float32)
+        contacts = np.full((length, length), np.nan, dtype=np.float32)
         depths = np.zeros((length, length), dtype=np.int32)
         for window in windows:
-            maps = self._attention_maps(residues[window.start : window.stop])
-            found = contact_head.probabilities(maps).cpu().numpy()
+            found = predict(residues[window.start : window.stop])
             square = np.s_[window.start : window.stop, window.start : window.stop]
             depth = window.depths(length)
             deeper = depth > depths[square]
-            probabilities[square] = np.where(deeper, found, probabilities[square])
+            contacts[square] = np.where(deeper, found, contacts[square])
             depths[square] = np.maximum(depth, depths[square])
-        return probabilities
+        return contacts
+
+    def log_jacobian_cost(self, lengths: Sequence[int]) -> None:
+        """Log what the contacts of sequences or windows of these `lengths` take by "jacobian"."""
+        log_cost(self._logits_of_mutants, lengths, _MUTANT_TOKENS[self.device])
 
     def fitted_contact_head(self) -> ContactHead:
         """Return the contact head, or raise a `UserError` if the model has no fitted one."""
@@ -256,6 +270,18 @@ class Model:
                 kept[index] = part[:, first : first + window.last - window.first]
         by_piece = iter(kept)
         return [np.concatenate([next(by_piece) for _ in found], axis=1) for found in windows]
+
+    def _contact_probabilities(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+        head = self.fitted_contact_head()
+        return lambda residues: head.probabilities(self._attention_maps(residues)).cpu().numpy()
+
+    def _coupling_scores(self, residues: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return coupling_scores(self._logits_of_mutants, residues)
+
+    def _logits_of_mutants(
+        self, sequences: Sequence[NDArray[np.uint8]]
+    ) -> list[NDArray[np.float32]]:
+        return self.logits(sequences, batch_tokens=_MUTANT_TOKENS[self.device])
 
     @torch.no_grad()
     def _attention_maps(self, residues: NDArray[np.uint8]) -> Iterator[Tensor]:

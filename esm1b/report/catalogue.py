@@ -15,6 +15,7 @@ from esm1b.evaluation.results import Evaluation
 MODEL_NAMES: Final[Mapping[str, str]] = {
     "trained": "trained model",
     "untrained": "untrained networks",
+    "jacobian": "categorical Jacobian",
     "residue_frequencies": "residue frequencies",
     "site_independent": "site-independent bound",
     "exact_optimum": "exact optimum",

@@ -14,9 +14,10 @@ from typing import Final
 from esm1b.evaluation.results import Evaluation, Number
 from esm1b.report.catalogue import FACTS
 
-# By name: the evaluation, and the model that the trained one must beat. Structure is checked on
-# families of the corpus that the probe was not fitted on. Those never seen are in the table only: a
-# network that learns the profiles of its families knows none of them.
+# By name: the evaluation, and the model that another one must beat; the same is meant on families
+# never seen. Structure is checked on families of the corpus that the probe was not fitted on. Those
+# never seen are in the table only: a network that learns the profiles of its families knows none of
+# them.
 _CHECKS: Final = {
     "perplexity below the site-independent bound": ("perplexity", "site_independent"),
     "contacts above families never seen": ("contacts", "trained"),
@@ -29,6 +30,11 @@ _CHECKS: Final = {
     "effects of mutations above the score without couplings": ("variants", "site_independent"),
     "effects of mutations above families never seen": ("variants", "trained"),
     "effects of mutations above untrained networks": ("variants", "untrained"),
+}
+# Likewise, of the trained network's categorical Jacobian, where that was measured.
+_JACOBIAN_CHECKS: Final = {
+    "Jacobian above families never seen": ("contacts", "jacobian"),
+    "Jacobian above separation prior": ("contacts", "separation_prior"),
 }
 _COLUMNS: Final = 100  # of the verdict
 
@@ -71,12 +77,20 @@ def verdict(checks: Sequence[Check]) -> str:
 def positive_control(evaluations: Mapping[str, Evaluation]) -> list[Check]:
     """Return every check of the control; one without its comparison has failed.
 
-    Checks against untrained networks are left out where the user asked for none.
+    Checks against untrained networks, and those of the Jacobian, are left out where the user asked
+    for none.
     """
-    return [
+    checks = [
         _check(name, kind, evaluations.get(kind), against)
         for name, (kind, against) in _CHECKS.items()
         if against != "untrained" or _untrained_networks(evaluations.get(kind)) != 0
+    ]
+    contacts = evaluations.get("contacts")
+    if contacts is None or "jacobian" not in contacts.models(FACTS["contacts"].name):
+        return checks
+    return checks + [
+        _check(name, kind, contacts, against, model="jacobian")
+        for name, (kind, against) in _JACOBIAN_CHECKS.items()
     ]
 
 
@@ -87,7 +101,9 @@ def _untrained_networks(evaluation: Evaluation | None) -> int | None:
     return number
 
 
-def _check(name: str, kind: str, evaluation: Evaluation | None, against: str) -> Check:
+def _check(
+    name: str, kind: str, evaluation: Evaluation | None, against: str, *, model: str = "trained"
+) -> Check:
     """Return whether the whole interval of the difference is on the right side of zero.
 
     Perplexities are compared by the difference of cross-entropies, which must be below zero.
@@ -97,8 +113,8 @@ def _check(name: str, kind: str, evaluation: Evaluation | None, against: str) ->
         return check(passed=False, detail="was not evaluated")
     facts, is_perplexity = FACTS[kind], kind == "perplexity"
     subset = "validation" if is_perplexity else "test"
-    against_subset = "unseen" if against == "trained" else subset
-    trained = evaluation.metric(facts.name, "trained", subset)
+    against_subset = "unseen" if against == model else subset
+    trained = evaluation.metric(facts.name, model, subset)
     other = evaluation.metric(facts.name, against, against_subset)
     if against == "untrained" and trained and trained.value is not None:
         fits = evaluation.content.get("untrained_fits", [])
@@ -108,7 +124,7 @@ def _check(name: str, kind: str, evaluation: Evaluation | None, against: str) ->
                 "kept a coefficient, so there is no contact that they predict"
             )
             return check(passed=True, detail=detail)
-    difference = evaluation.comparison(facts.compared, subset, against, against_subset)
+    difference = evaluation.comparison(facts.compared, subset, against, against_subset, model=model)
     if difference is None:
         return check(passed=False, detail="was not compared")
     if difference.value is None:

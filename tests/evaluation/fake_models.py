@@ -100,6 +100,14 @@ class FakeModel:
             maps[1] = self.attend(residues)
         return maps.astype(np.float32)
 
+    def contacts(self, residues: NDArray[np.uint8], *, method: str) -> NDArray[np.float32]:
+        assert method == "jacobian"
+        found = self._noise(residues, (residues.size, residues.size)).astype(np.float32)
+        return found if self.attend is None else self.attend(residues)
+
+    def log_jacobian_cost(self, lengths: Sequence[int]) -> None:
+        pass
+
     def representations(
         self, sequences: Sequence[NDArray[np.uint8]], *, layer: int, batch_tokens: int
     ) -> list[NDArray[np.float32]]:

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +13,7 @@ from matplotlib.image import imread
 from esm1b.errors import OutputError, UserError
 from esm1b.files import sha256_file
 from esm1b.inference import contact_maps, result_file
-from esm1b.inference.contact_maps import draw_contact_map, predict_contacts, top_long_range_pairs
+from esm1b.inference.contact_maps import predict_contacts
 from esm1b.inference.model import load_model
 from esm1b.weights.model_directory import ModelDirectory
 from tests.inference.models import (
@@ -23,6 +26,7 @@ from tests.inference.models import (
 )
 
 SEQUENCES = random_sequences(5)
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +127,14 @@ def test_a_map_that_is_lost_is_noticed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compute = contact_maps._maps
+    compute = contact_maps._rows
 
     def all_but_one(*arguments: Any) -> Any:
-        maps = compute(*arguments)
-        next(maps)
-        return maps
+        rows = compute(*arguments)
+        next(rows)
+        return rows
 
-    monkeypatch.setattr(contact_maps, "_maps", all_but_one)
+    monkeypatch.setattr(contact_maps, "_rows", all_but_one)
     with pytest.raises(OutputError, match=r"contacts\.\w+: \d+ \w+; expected \d+, as count"):
         predict_contacts(model, fasta, tmp_path / "out", pictures=0, format=format_)
     assert not (tmp_path / "out").exists()
@@ -194,29 +198,109 @@ def test_the_command(
     assert "contacts.npz" in listing(tmp_path / "out")
 
 
-def test_the_most_probable_pairs_of_long_range() -> None:
-    probabilities = np.zeros((27, 27), dtype=np.float32)
-    probabilities[0, 1] = probabilities[1, 0] = 0.9  # of short range
-    probabilities[2, 26] = probabilities[26, 2] = 0.7
-    probabilities[0, 25] = probabilities[25, 0] = 0.8
-    probabilities[0, 26] = probabilities[26, 0] = np.nan
-    pairs = top_long_range_pairs(probabilities).T.tolist()
-    assert pairs == [[0, 25], [2, 26], [0, 24], [1, 25], [1, 26]]
-    assert top_long_range_pairs(probabilities[:24, :24]).shape == (2, 0)
+def test_couplings_need_no_head(
+    tmp_path: Path, fasta: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "unfitted")
+    options = ["--method", "jacobian", "--pictures", "1"]
+    assert run_command("contacts", model, fasta, "--output", tmp_path / "out", *options) == 0
+    residues = [len(sequence) for sequence in SEQUENCES]
+    assert (
+        f"categorical Jacobian: {20 * sum(residues):,} passes, "
+        f"{20 * sum(length**2 for length in residues):,} residues in all, about "
+    ) in capsys.readouterr().err
+    assert listing(tmp_path / "out") == [
+        ".esm1b", "contacts.parquet", "pictures", "pictures/0001_protein1.png",
+    ]  # fmt: skip
+    table = pq.read_table(tmp_path / "out" / "contacts.parquet")
+    assert table.schema.names == ["id", "sequence", "length", "couplings"]
+    assert json.loads(table.schema.metadata[b"esm1b"])["method"] == "jacobian"
+    loaded = load_model(model)
+    for row, sequence in zip(table.to_pylist(), SEQUENCES, strict=True):
+        found = np.reshape(np.float32(row["couplings"]), (row["length"], row["length"]))
+        np.testing.assert_array_equal(found, loaded.contacts(sequence, method="jacobian"))
 
 
-@pytest.mark.parametrize("length", [1, 24, 25, 1200])
-def test_pictures_of_any_length(length: int, tmp_path: Path) -> None:
-    probabilities = np.full((length, length), 0.5, dtype=np.float32)
-    if length > 1000:
-        probabilities[:700, 700:] = probabilities[700:, :700] = np.nan
-    draw_contact_map(tmp_path / "a.png", probabilities, "a long $title$ " * 10)
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+class KilledError(Exception):
+    pass
 
 
-def test_one_strong_contact_of_a_long_protein_is_drawn(tmp_path: Path) -> None:
-    probabilities = np.zeros((2300, 2300), dtype=np.float32)
-    draw_contact_map(tmp_path / "none.png", probabilities, "a")
-    probabilities[1001, 2003] = probabilities[2003, 1001] = 1
-    draw_contact_map(tmp_path / "one.png", probabilities, "a")
-    assert (imread(tmp_path / "none.png") != imread(tmp_path / "one.png")).any()
+@pytest.mark.parametrize("format_", ["parquet", "npz"])
+def test_a_killed_job_resumes(
+    format_: Literal["parquet", "npz"],
+    model: Path,
+    fasta: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(name: str) -> None:
+        predict_contacts(
+            model, fasta, tmp_path / name, method="jacobian", format=format_,
+            pictures=int(format_ == "parquet"), part_seconds=0,
+        )  # fmt: skip
+
+    run("whole")
+    compute = contact_maps._row
+    computed: list[int] = []
+
+    def dying(*arguments: Any) -> Any:
+        if len(computed) == 3:
+            raise KilledError
+        computed.append(1)
+        return compute(*arguments)
+
+    monkeypatch.setattr(contact_maps, "_row", dying)
+    with pytest.raises(KilledError):
+        run("out")
+    assert len(listing(tmp_path / "out.parts")) == 4  # three parts and the stamp
+    computed.clear()
+    run("out")
+    assert len(computed) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "proteins.fasta", "whole"]
+    assert listing(tmp_path / "out") == listing(tmp_path / "whole")
+    for file in (tmp_path / "whole").rglob("*.*[zgt]"):
+        found = tmp_path / "out" / file.relative_to(tmp_path / "whole")
+        assert found.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment(model: Path, fasta: str, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from esm1b.inference import contact_maps
+predict = contact_maps.predict_contacts
+print("loaded", flush=True)
+predict(Path({str(model)!r}), {fasta!r}, Path(sys.argv[1]), method="jacobian", part_seconds=0)
+"""
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / name)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout
+        process.stdout.readline()
+        return process
+
+    begun = time.monotonic()
+    with start("whole") as process:
+        begun = time.monotonic()
+    assert process.returncode == 0
+    seconds = time.monotonic() - begun
+    for moment in range(10):
+        with start("out") as process:
+            time.sleep(seconds * moment / 10)
+            process.kill()
+    with start("out") as process:
+        pass
+    assert process.returncode == 0
+    assert listing(tmp_path / "out") == listing(tmp_path / "whole")
+    for name in listing(tmp_path / "whole"):
+        if (tmp_path / "whole" / name).is_file():
+            same = (tmp_path / "out" / name).read_bytes() == (
+                tmp_path / "whole" / name
+            ).read_bytes()
+            assert same, name
+    assert not (tmp_path / "out.parts").exists()

@@ -1,19 +1,22 @@
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EsmConfig, EsmForMaskedLM
 
-from esm1b.alphabet import MASK, PAD, TOKENS, encode
+from esm1b.alphabet import CLS, EOS, MASK, PAD, TOKENS, encode
 from esm1b.errors import UserError
 from esm1b.evaluation.secondary_structure.secondary_structure import evaluate_secondary_structure
 from esm1b.inference import transformers_network
+from esm1b.inference.jacobian import coupling_scores
 from esm1b.inference.model import load_model, untrained_model
 from esm1b.inference.transformers_network import TransformersNetwork, load_transformers
 from esm1b.model.packed import PackedTokens, pack_sequences
@@ -214,6 +217,18 @@ def test_contacts_are_those_of_transformers(directory: Path, theirs: Any) -> Non
     assert contacts.shape == (62, 62)
     assert np.ptp(contacts) > 0.1
     close(torch.from_numpy(contacts), expected)
+
+
+def test_couplings_are_those_of_transformers(directory: Path, theirs: Any) -> None:
+    @torch.no_grad()
+    def alone(sequences: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        framed = [torch.tensor([[CLS, *tokens.tolist(), EOS]]) for tokens in sequences]
+        return [theirs(tokens).logits[0, 1:-1].numpy() for tokens in framed]
+
+    found = load_model(directory).contacts("MKTVRXGA", method="jacobian")
+    expected = coupling_scores(alone, encode("MKTVRXGA"))
+    assert np.ptp(expected) > 0.1
+    close(torch.from_numpy(found), torch.from_numpy(expected))
 
 
 def test_the_model_uses_it_like_any_other(directory: Path, theirs: Any) -> None:

@@ -44,11 +44,13 @@ def comparison(
     against: str,
     interval: tuple[float, float] | None,
     against_subset: str | None = None,
+    *,
+    model: str = "trained",
 ) -> dict[str, Any]:
     return {
         "name": name,
         "subset": subset,
-        "model": "trained",
+        "model": model,
         "against": against,
         "against_subset": against_subset or subset,
         "difference": None if interval is None else sum(interval) / 2,

@@ -209,3 +209,33 @@ def test_untrained_networks_that_nobody_asked_for_are_not_missed() -> None:
     assert [check.name for check in checks if "untrained" in check.name] == []
     del contents["contacts"]["protocol"]["untrained_networks"]
     assert failures(contents) == ["contacts above untrained networks"]
+
+
+def with_jacobian(low: float) -> dict[str, dict[str, Any]]:
+    contents = evaluations()
+    name = "precision_at_contacts"
+    contents["contacts"]["metrics"] += [
+        examples.metric(name, "jacobian", "test", 0.6),
+        examples.metric(name, "jacobian", "unseen", 0.05),
+    ]
+    contents["contacts"]["comparisons"] += [
+        examples.comparison(name, "test", "jacobian", (0.4, 0.7), "unseen", model="jacobian"),
+        examples.comparison(name, "test", "separation_prior", (low, 0.6), model="jacobian"),
+    ]
+    return contents
+
+
+def test_the_jacobian_is_checked_where_it_was_measured() -> None:
+    checks = positive_control(parsed(with_jacobian(0.5)))[-2:]
+    assert passed(checks)
+    assert [(check.name, check.detail) for check in checks] == [
+        (
+            "Jacobian above families never seen",
+            "0.600 against 0.050: higher by 0.550 (0.400 to 0.700; 8 families)",
+        ),
+        (
+            "Jacobian above separation prior",
+            "0.600 against 0.060: higher by 0.550 (0.500 to 0.600; 8 families)",
+        ),
+    ]
+    assert failures(with_jacobian(-0.1))[-1:] == ["Jacobian above separation prior"]

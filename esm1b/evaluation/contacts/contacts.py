@@ -42,6 +42,7 @@ def evaluate_contacts(
     regularisation: Regularisation = PUBLISHED_C,
     fit_proteins: int = 20,
     untrained: int = 3,
+    jacobian: int = 0,
     glycine: Glycine = "impute",
     seed: int = 0,
     device: Device = "auto",
@@ -60,6 +61,7 @@ def evaluate_contacts(
         fit_proteins: number of proteins to fit on, where the data do not name them.
         untrained: number of random initialisations of the same network to compare with, each with
             its own fit, or 0.
+        jacobian: number of proteins to score by categorical Jacobian too, or 0.
         glycine: atom in place of glycine's Cb; a structure table has its contacts already.
         seed: random seed of the draw of fit proteins, the folds, the initialisations and the
             bootstrap.
@@ -74,7 +76,8 @@ def evaluate_contacts(
         model = load_model(model_directory, device=device, precision=precision)
         options: dict[str, Any] = {
             **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
-            **{"untrained": untrained, "seed": seed, "device": device, "precision": precision},
+            **{"untrained": untrained, "jacobian": jacobian, "seed": seed},
+            **{"device": device, "precision": precision},
         }
         inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
         short_enough = fitting_length(everything, model.longest_sequence)
@@ -88,6 +91,7 @@ def evaluate_contacts(
             model,
             proteins,
             untrained=untrained,
+            jacobian=jacobian,
             regularisation=regularisation,
             seed=seed,
         )
@@ -138,8 +142,20 @@ def _protocol(proteins: Sequence[Protein], scores: ContactScores) -> dict[str, A
         "coefficients_kept": int(np.count_nonzero(scores.trained.coefficients)),
         "fit_groups": len(fit_groups),
         **{f"{kind}_proteins": sum(protein.kind == kind for protein in proteins) for kind in KINDS},
+        **_jacobian(scores),
         "untrained_networks": len(scores.untrained),
         "untrained_without_coefficient": sum(
             regression.failed is not None for regression in scores.untrained
         ),
+    }
+
+
+def _jacobian(scores: ContactScores) -> dict[str, Any]:
+    if "jacobian" not in scores.precisions:
+        return {}
+    measured = np.isfinite(scores.precisions["jacobian"]).any(axis=1)
+    return {
+        "jacobian": "centred over its four axes, symmetrised, Frobenius norm, average product "
+        "correction; no regression",
+        "jacobian_proteins": int(measured.sum()),
     }

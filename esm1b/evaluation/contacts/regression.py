@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from esm1b.evaluation.contacts.precision import precision_at
 from esm1b.evaluation.structures.geometry import pair_mask
 from esm1b.evaluation.structures.proteins import Protein
+from esm1b.inference.jacobian import average_product_correction
 
 _log = logging.getLogger(__name__)
 
@@ -110,17 +111,10 @@ def contact_features(maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return attention maps `[..., length, length]` symmetrised and corrected.
 
     First `a + a^T`, the sum and not the mean (facebookresearch/esm, `esm/modules.py`): with an L1
-    penalty the scale of the features matters. Then the average product correction, without what
-    rows and columns explain: `x_ij - (sum_j x_ij)(sum_i x_ij) / sum_ij x_ij` (Dunn, Wahl and Gloor
-    2008, Bioinformatics 24:333); a map that sums to zero has nothing to correct. The fitted
+    penalty the scale of the features matters. Then `average_product_correction`. The fitted
     `ContactHead` computes the same for all heads at once.
     """
-    maps = maps + np.swapaxes(maps, -1, -2)
-    rows = maps.sum(axis=-1, keepdims=True)
-    columns = maps.sum(axis=-2, keepdims=True)
-    total = maps.sum(axis=(-1, -2), keepdims=True)
-    corrected: NDArray[np.float32] = maps - rows * columns / np.where(total == 0, 1, total)
-    return corrected
+    return average_product_correction(maps + np.swapaxes(maps, -1, -2))
 
 
 def contact_probabilities(

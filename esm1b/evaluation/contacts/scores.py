@@ -1,6 +1,7 @@
 """The trained network, untrained ones and baselines, scored and compared on the same proteins."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -56,13 +57,15 @@ def score_contacts(
     proteins: Sequence[Protein],
     *,
     untrained: int,
+    jacobian: int,
     regularisation: Regularisation,
     seed: int,
 ) -> ContactScores:
     """Fit on the proteins of kind `fit` and score the others, for every network and baseline.
 
     With `cross-validate` each network chooses its own C. The `untrained` networks are made one at a
-    time, to bound the memory.
+    time, to bound the memory. The trained one's categorical Jacobian scores at most `jacobian`
+    proteins, the first of each group, then the second, and so on.
     """
     fit = [protein for protein in proteins if protein.kind == "fit"]
     rest = [protein for protein in proteins if protein.kind != "fit"]
@@ -91,6 +94,7 @@ def score_contacts(
         precisions={
             "trained": precisions,
             **of_untrained,
+            **({"jacobian": _jacobian_precisions(model, rest, jacobian)} if jacobian else {}),
             "mean_map": _precisions(rest, lambda each: mean_map(fit, prior, each.residues.size)),
             "separation_prior": _precisions(
                 rest, lambda each: separation_map(prior, each.residues.size)
@@ -130,8 +134,17 @@ def summarise_contacts(
     comparisons = [
         summary.comparison(*each) for each in product(_COMPARED, summary.subsets, models[1:])
     ]
+    learned = [model for model in ("trained", "jacobian") if model in models]
     if len(summary.subsets) == 2:
-        comparisons += [summary.comparison(name, "test", "trained", "unseen") for name in _COMPARED]
+        comparisons += [
+            summary.comparison(name, "test", model, "unseen", model=model)
+            for name, model in product(_COMPARED, learned)
+        ]
+    if "jacobian" in models:
+        comparisons += [
+            summary.comparison(name, subset, "separation_prior", model="jacobian")
+            for name, subset in product(_COMPARED, summary.subsets)
+        ]
     results = {
         "metrics": [
             summary.metric(name, model, subset)
@@ -167,7 +180,7 @@ def map_table(scores: ContactScores) -> pa.Table:
 
 
 def _precisions(
-    proteins: Iterable[Protein], score: Callable[[Protein], NDArray[np.float64]]
+    proteins: Iterable[Protein], score: Callable[[Protein], NDArray[np.floating]]
 ) -> Precisions:
     """Return the precisions of the scores `[length, length]` of each protein."""
     rows = (
@@ -175,6 +188,24 @@ def _precisions(
         for protein in proteins
     )
     return np.array([[row[name] for name in PRECISIONS] for row in rows])
+
+
+def _jacobian_precisions(model: Model, proteins: Sequence[Protein], count: int) -> Precisions:
+    """Return the precisions of `count` proteins by categorical Jacobian, NaN for the others."""
+    seen: Counter[str] = Counter()
+    order = []
+    for place, protein in enumerate(proteins):
+        order.append((seen[protein.group], place))
+        seen[protein.group] += 1
+    chosen = sorted(place for _, place in sorted(order)[:count])
+    model.log_jacobian_cost([proteins[place].residues.size for place in chosen])
+    shown = tqdm(chosen, desc="contacts, jacobian", unit="protein", disable=None)
+    precisions = np.full((len(proteins), len(PRECISIONS)), np.nan)
+    precisions[chosen] = _precisions(
+        (proteins[place] for place in shown),
+        lambda each: model.contacts(each.residues, method="jacobian"),
+    )
+    return precisions
 
 
 def _proteins_to_draw(proteins: Sequence[Protein]) -> list[Protein]:

@@ -62,13 +62,19 @@ class ProteinSummary:
         )
 
     def comparison(
-        self, name: str, subset: str, against: str, against_subset: str | None = None
+        self,
+        name: str,
+        subset: str,
+        against: str,
+        against_subset: str | None = None,
+        *,
+        model: str = "trained",
     ) -> dict[str, Any]:
-        """Return the trained model's mean on `subset` minus that of another model.
+        """Return the mean of `model` on `subset` minus that of another model.
 
         Paired by protein, or with `against_subset` two independent samples.
         """
-        (ours,), (theirs,) = self.values[name]["trained"], self.values[name][against]
+        (ours,), (theirs,) = self.values[name][model], self.values[name][against]
         chosen = self.subsets[subset]
         if against_subset is None:
             groups = self.groups[chosen]
@@ -84,13 +90,13 @@ class ProteinSummary:
             {
                 "name": name,
                 "subset": subset,
-                "model": "trained",
+                "model": model,
                 "against": against,
                 "against_subset": against_subset or subset,
             },
             interval,
             n_unit=self.unit,
-            failed=self.failures.get("trained") or self.failures.get(against),
+            failed=self.failures.get(model) or self.failures.get(against),
         )
 
     def columns(self, models: Sequence[str]) -> dict[str, Any]:

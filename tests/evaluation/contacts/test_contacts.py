@@ -148,6 +148,32 @@ def test_without_untrained_networks_there_is_none(evaluate: Callable[..., Any]) 
     assert (result["protocol"]["untrained_networks"], result["untrained_fits"]) == (0, [])
 
 
+def test_the_jacobian_of_some_proteins(evaluate: Callable[..., Any], tmp_path: Path) -> None:
+    rows = examples(KINDS)
+    result = evaluate(rows, truth_of(rows), regularisation=10.0, untrained=0, jacobian=9)
+    assert result["protocol"]["jacobian_proteins"] == 9
+    name = "precision_at_contacts"
+    found = find(result["metrics"], name=name, model="jacobian", subset="test")
+    assert (found["value"], found["n"], found["n_unit"]) == (1.0, 4, "family")
+    for model, against, against_subset, difference in (
+        ("trained", "jacobian", "test", 0),
+        ("jacobian", "separation_prior", "test", 1),
+        ("jacobian", "jacobian", "unseen", 0),
+    ):
+        entry = find(
+            result["comparisons"], name=name, subset="test", model=model, against=against,
+            against_subset=against_subset,
+        )  # fmt: skip
+        assert entry["difference"] == pytest.approx(difference, abs=0.1)
+    table = pq.read_table(tmp_path / "out" / "proteins.parquet").to_pylist()
+    measured = [row["id"] for row in table if row["model"] == "jacobian" and row[name] is not None]
+    # the first of each of seven groups, then two of the second ones
+    assert measured == [
+        "test0_0", "test0_1", "test1_0", "test1_1", "test2_0", "test3_0",
+        "unseen0_0", "unseen1_0", "unseen2_0",
+    ]  # fmt: skip
+
+
 def test_inputs_and_options_are_named(evaluate: Callable[..., Any], tmp_path: Path) -> None:
     rows = examples(KINDS)
     result = evaluate(rows, truth_of(rows), regularisation=10.0, device="cpu")
@@ -156,8 +182,8 @@ def test_inputs_and_options_are_named(evaluate: Callable[..., Any], tmp_path: Pa
     digest = content_digest(tmp_path / "table.parquet")
     assert inputs["data"] == {"name": "table.parquet", "sha256": digest}
     assert inputs["options"] == {
-        "regularisation": 10.0, "fit_proteins": 20, "glycine": "impute", "untrained": 3, "seed": 0,
-        "device": "cpu", "precision": "fp32",
+        "regularisation": 10.0, "fit_proteins": 20, "glycine": "impute", "untrained": 3,
+        "jacobian": 0, "seed": 0, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     assert (result["protocol"]["device"], result["protocol"]["precision"]) == ("cpu", "fp32")
 
