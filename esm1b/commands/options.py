@@ -50,10 +50,11 @@ Convention = Annotated[
     ],
     Option(
         metavar="NAME",
-        help="definition of the score (Meier et al. 2021): masked-marginals, where each mutated "
-        "position is masked alone; masked-marginals-joint, all of a variant together; "
-        "wildtype-marginals or mutant-marginals, none, in the one or the other sequence; or "
-        "pseudo-perplexity",
+        help="definition of the score (Meier et al. 2021): log-odds of mutant and wild type where "
+        "each mutated position is masked alone (masked-marginals), all of a variant together "
+        "(masked-marginals-joint), or none, in the wild type (wildtype-marginals) or the variant "
+        "(mutant-marginals); or the difference of the two pseudo-log-likelihoods "
+        "(pseudo-perplexity)",
         rich_help_panel="Measurement",
     ),
 ]

@@ -104,16 +104,7 @@ def variants(
     all_single: Annotated[bool, Option("--all")] = False,
     column: Annotated[str | None, Option(metavar="NAME")] = None,
     offset: Annotated[int, Option(metavar="N")] = 1,
-    convention: Annotated[
-        Literal[
-            "masked-marginals",
-            "masked-marginals-joint",
-            "wildtype-marginals",
-            "mutant-marginals",
-            "pseudo-perplexity",
-        ],
-        Option(metavar="NAME"),
-    ] = "masked-marginals",
+    convention: options.Convention = "masked-marginals",
     window: options.Window = "optimal",
     batch_tokens: options.OptionalBatchTokens = None,
     device: options.Device = "auto",
@@ -134,12 +125,6 @@ def variants(
         column: column of the variants, if it has none of the usual names, such as mutant or
             hgvs_pro
         offset: number of the first residue of the wild type in the names of mutations
-    Measurement:
-        convention: definition of the score (Meier et al. 2021): log-odds of mutant and wild type
-            where each mutated position is masked alone (masked-marginals), all of a variant
-            together (masked-marginals-joint), or none, in the wild type (wildtype-marginals) or the
-            variant (mutant-marginals); or the difference of the two pseudo-log-likelihoods
-            (pseudo-perplexity)
 
     Example:
         esm1b variants model blat.fasta blat_mutants.csv --output blat --offset 24

@@ -183,6 +183,7 @@ def test_defaults_are_those_of_the_configuration() -> None:
     assert differing == {
         "corpus.shards",
         "corpus.validation_fraction",
+        "evaluation.contacts.jacobian",
         "evaluation.contacts.regularisation",
         "evaluation.variants.epistasis",
     }
