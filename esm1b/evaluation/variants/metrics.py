@@ -98,7 +98,8 @@ def _midranks(values: Values, weights: Values) -> Values:
     running = np.cumsum(weights[np.argsort(inverse, kind="stable")], axis=0)
     upto = running[np.cumsum(counts) - 1]  # weight of the values up to each different one
     below = np.pad(upto, ((1, 0), (0, 0)))[:-1]
-    return ((below + upto - upto[-1]) / 2)[inverse]
+    ranks: Values = ((below + upto - upto[-1]) / 2)[inverse]
+    return ranks
 
 
 def _sums(weights: Values, first: Values, second: Values) -> Values:

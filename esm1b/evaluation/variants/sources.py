@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -94,15 +95,8 @@ def _folder_assays(folder: Path, reference: Path, columns: Columns) -> list[Assa
         if path is None:
             absent.append(file)
             continue
-        sources.append(
-            _source(
-                f"{reference}: {name}",
-                name,
-                [row],
-                None,
-                lambda path=path: (path, *read_table(path, columns.names)),
-            )
-        )
+        read = partial(_read_file, path, columns)
+        sources.append(_source(f"{reference}: {name}", name, [row], None, read))
     if absent:
         named = ", ".join(absent[:_MOST_NAMED]) + ("" if len(absent) <= _MOST_NAMED else ", ...")
         told = f"{folder}: {len(absent)} of the {len(rows)} files of {reference.name} are missing"
@@ -110,6 +104,11 @@ def _folder_assays(folder: Path, reference: Path, columns: Columns) -> list[Assa
             raise UserError(f"{told}: {named}")
         _log.warning("%s: %s", told, named)
     return sources
+
+
+def _read_file(path: Path, columns: Columns) -> tuple[Path, Sequence[str], Sequence[Row]]:
+    names, rows = read_table(path, columns.names)
+    return path, names, rows
 
 
 def _find_reference(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -84,22 +85,19 @@ def summarise_assay(scored: ScoredAssay, *, seed: int) -> AssayResult:
     assay, predictions, epistasis = scored.assay, scored.predictions, scored.epistasis.measured
     measured, fit = assay.measured, assay.fit
     metrics = {
-        name: _each(lambda row, f=function: f(measured, row), predictions)
+        name: _each(partial(function, measured), predictions)
         for name, function in OF_EFFECTS.items()
     }
     if fit is not None:
         for name, of_fit in OF_FITNESS.items():
-            metrics[name] = _each(lambda row, f=of_fit: f(fit, row), predictions)
+            metrics[name] = _each(partial(of_fit, fit), predictions)
     depths = np.minimum(assay.mutations, _MANY)
-    for depth in np.unique(depths):
+    for depth in np.unique(depths).tolist():
         chosen = depths == depth
-        metrics[_depth_name(depth)] = _each(
-            lambda row, some=chosen: spearman(measured[some], row[some]), predictions
-        )
+        some = {model: rows[:, chosen] for model, rows in predictions.items()}
+        metrics[_depth_name(depth)] = _each(partial(spearman, measured[chosen]), some)
     if len(epistasis):
-        metrics[_EPISTASIS] = _each(
-            lambda row: spearman(epistasis, row), scored.predicted_epistasis
-        )
+        metrics[_EPISTASIS] = _each(partial(spearman, epistasis), scored.predicted_epistasis)
     intervals, leads = _position_intervals(assay, predictions, seed)
     return AssayResult(
         source=assay.source,
@@ -185,7 +183,8 @@ class _Subset:
             for model in models:
                 values = np.where(chosen, self.values(_MAIN, model), np.nan)
                 interval = bootstrap_mean(values, self.proteins, seed=self.seed)
-                yield {"category": category, **self._entry(_MAIN, model, interval)}
+                entry = self._entry(_MAIN, model, interval)
+                yield {"category": category, **entry, "n_unit": self.unit}
 
     def comparison(self, against: str) -> dict[str, Any]:
         """Return the main metric of the trained model less that of another, paired by protein."""

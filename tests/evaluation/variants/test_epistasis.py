@@ -8,6 +8,7 @@ import pytest
 from esm1b.alphabet import CLS, EOS, MASK, encode
 from esm1b.evaluation.variants.epistasis import measured_epistasis, predicted_epistasis
 from esm1b.inference.model import Model, load_model
+from esm1b.model.encoder import Encoder
 from esm1b.scoring.mutations import Variant
 from tests.evaluation.variants.made_assays import assay, variants
 from tests.inference.models import write_model
@@ -46,6 +47,7 @@ def effect(model: Model, sequence: str, single: Variant) -> float:
 
 def test_a_network_predicts_the_second_effect_with_the_first_less_without(tmp_path: Path) -> None:
     loaded = load_model(write_model(tmp_path / "model"), device="cpu")
+    assert isinstance(loaded.network, Encoder)
     model = replace(loaded, network=loaded.network.double())
     doubles = variants(WILD_TYPE, "K2A:L8E", "K2A:L8D", "M1C:S10R")
     expected = []
