@@ -10,13 +10,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import EsmConfig, EsmForMaskedLM
 
-from esm1b.alphabet import MASK, PAD, TOKENS, encode
+from esm1b.alphabet import CLS, EOS, MASK, PAD, TOKENS, encode
 from esm1b.errors import UserError
 from esm1b.evaluation.secondary_structure.secondary_structure import evaluate_secondary_structure
 from esm1b.inference import transformers_network
 from esm1b.inference.model import load_model, untrained_model
 from esm1b.inference.transformers_network import TransformersNetwork, load_transformers
 from esm1b.model.packed import PackedTokens, pack_sequences
+from esm1b.scoring.mutations import all_substitutions
+from esm1b.scoring.variant_scores import score_variants
 from esm1b.weights.model_directory import ModelDirectory
 from tests.evaluation.fake_models import examples, write_table
 
@@ -176,6 +178,25 @@ def test_logits_at_masked_positions_are_those_of_all(network: TransformersNetwor
     packed = batch()
     positions = torch.tensor([3, 20, 3])
     close(network(packed, positions), network(packed)[positions])
+
+
+def test_variant_scores_are_those_of_masked_copies(directory: Path, theirs: Any) -> None:
+    wild_type = "MKTVRQGSAE"
+    tokens = torch.tensor([CLS, *encode(wild_type).tolist(), EOS])
+    copies = tokens.repeat(10, 1)
+    places = torch.arange(10)
+    copies[places, places + 1] = MASK
+    with torch.no_grad():
+        rows = theirs(copies).logits[places, places + 1].log_softmax(-1)
+    variants = all_substitutions(wild_type)
+    expected = [
+        float(
+            rows[each.position, encode(each.mutant)] - rows[each.position, encode(each.wild_type)]
+        )
+        for (each,) in (variant.mutations for variant in variants)
+    ]
+    found = score_variants(load_model(directory, device="cpu"), wild_type, variants)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
 
 
 def test_a_sequence_in_company_is_as_alone(network: TransformersNetwork) -> None:
