@@ -189,12 +189,11 @@ def test_variant_scores_are_those_of_masked_copies(directory: Path, theirs: Any)
     with torch.no_grad():
         rows = theirs(copies).logits[places, places + 1].log_softmax(-1)
     variants = all_substitutions(wild_type)
-    expected = [
-        float(
-            rows[each.position, encode(each.mutant)] - rows[each.position, encode(each.wild_type)]
-        )
-        for (each,) in (variant.mutations for variant in variants)
-    ]
+    expected = []
+    for variant in variants:
+        (mutation,) = variant.mutations
+        row, token = rows[mutation.position], tokens[mutation.position + 1]
+        expected.append(float(row[int(encode(mutation.mutant)[0])] - row[token]))
     found = score_variants(load_model(directory, device="cpu"), wild_type, variants)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
 
