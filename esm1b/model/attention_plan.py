@@ -33,13 +33,14 @@ class PaddedLayout:
     """Padded rows, one for each sequence, in groups of rows of one width.
 
     Attributes:
-        to_padded: int64 `[places]`, flat entry at each padded place; padding repeats entry 0.
-        to_flat: int64 `[entries]`, padded place of each flat entry.
+        to_padded: int64 `[places]`, flat entry at each padded place; padding repeats entry 0. None
+            where rows follow each other as the flat entries do, as of sequences of one length.
+        to_flat: int64 `[entries]`, padded place of each flat entry; None likewise.
         shapes: number of rows and their width, by group.
     """
 
-    to_padded: Tensor
-    to_flat: Tensor
+    to_padded: Tensor | None
+    to_flat: Tensor | None
     shapes: Sequence[tuple[int, int]]
 
     @classmethod
@@ -62,6 +63,8 @@ class PaddedLayout:
         first_rank = np.cumsum(counts) - counts
         to_flat = np.empty_like(owners)
         to_flat[by_owner] = np.arange(len(owners)) + (row_starts - first_rank)[owners[by_owner]]
+        if places == len(owners) and np.array_equal(to_flat, np.arange(places)):
+            return cls(to_padded=None, to_flat=None, shapes=shapes)
         to_padded = np.zeros(places, dtype=np.int64)
         to_padded[to_flat] = np.arange(len(owners))
         return cls(
@@ -74,11 +77,16 @@ class PaddedLayout:
         """Return each group's `[rows, H, width, D]` of flat `states` `[entries, H, D]`."""
         # Split at once: the gradient of a slice would be as large as all groups, mostly zeros.
         sizes = [rows * width for rows, width in self.shapes]
-        parts = torch.split(states.index_select(0, self.to_padded), sizes)
+        padded = states if self.to_padded is None else states.index_select(0, self.to_padded)
+        parts = torch.split(padded, sizes)
         return [
             part.view(*shape, *states.shape[1:]).transpose(1, 2)
             for part, shape in zip(parts, self.shapes, strict=True)
         ]
+
+    def flat(self, places: Tensor) -> Tensor:
+        """Return `[entries, H, D]` of what is at the padded `places` `[places, H, D]`."""
+        return places if self.to_flat is None else places.index_select(0, self.to_flat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +131,7 @@ class PaddedPlan:
         rows = self.queries.rows(query), self.keys.rows(key), self.keys.rows(value)
         groups = zip(*rows, self.key_masks, strict=True)
         contexts = [kernel(*group).transpose(1, 2).flatten(0, 1) for group in groups]
-        return torch.cat(contexts).index_select(0, self.queries.to_flat)
+        return self.queries.flat(torch.cat(contexts))
 
     def at(self, positions: Tensor) -> "PaddedPlan | None":
         """Return a plan with queries at `positions` `[P]` alone, which may be in any order."""

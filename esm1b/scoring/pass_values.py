@@ -18,10 +18,13 @@ from esm1b.inference.model import Model
 from esm1b.inference.result_file import ResultParts, result_schema
 from esm1b.inference.resumable import compute_parts
 from esm1b.outputs import OutputKind
-from esm1b.scoring.masked_passes import BATCH_TOKENS, log_probabilities
+from esm1b.scoring.masked_passes import log_probabilities
 from esm1b.scoring.weighted_passes import WeightedPass, chunks, values
 
 _log = logging.getLogger(__name__)
+
+Answers = Iterator[tuple[WeightedPass, NDArray[np.float64]]]
+"""Passes, each with the log-probabilities `[terms]` of its terms."""
 
 _VALUES = pa.list_(pa.field("element", pa.float64(), nullable=False))
 # Fewer batches than this are soon done, and the estimate takes one.
@@ -54,21 +57,21 @@ class PassJob:
         passes: function that returns all passes.
         cost: number of passes and tokens.
         source: name of the input for messages.
-        batch_tokens: tokens of a forward pass; by the device if None.
+        batch_tokens: tokens of a forward pass.
     """
 
     model: Model
     passes: Callable[[], Iterator[WeightedPass]]
     cost: Cost
     source: str
-    batch_tokens: int | None
+    batch_tokens: int
 
     def compute(
         self,
         directory: Path,
         settings: Mapping[str, Any],
         kind: OutputKind,
-        finish: Callable[[Iterator[tuple[WeightedPass, NDArray[np.float64]]]], None],
+        finish: Callable[[Answers], None],
         *,
         part_seconds: float,
     ) -> None:
@@ -80,8 +83,7 @@ class PassJob:
             UserError: the input changed.
             Stopped: a signal asked to stop; everything finished is saved.
         """
-        batch_tokens = self.batch_tokens or BATCH_TOKENS[self.model.device]
-        schema = result_schema({"values": _VALUES}, {**settings, "batch_tokens": batch_tokens})
+        schema = result_schema({"values": _VALUES}, settings)
         parts = ResultParts(directory, schema, kind)
         self._announce(parts.rows)
         compute_parts(
@@ -108,7 +110,7 @@ class PassJob:
 
     def _announce(self, done: int) -> None:
         """Log the size of the work and, from the time of one batch, how long the rest takes."""
-        limit = self.batch_tokens or BATCH_TOKENS[self.model.device]
+        limit = self.batch_tokens
         time = ""
         if self.cost.tokens >= _LEAST_TO_ESTIMATE * limit:
             batch = next(greedy_groups(self.passes(), lambda each: (len(each.tokens),), (limit,)))

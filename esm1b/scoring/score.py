@@ -27,7 +27,8 @@ from esm1b.inference.result_file import (
     write_results,
 )
 from esm1b.outputs import own_output
-from esm1b.scoring.pass_values import Cost, PassJob
+from esm1b.scoring.masked_passes import BATCH_TOKENS
+from esm1b.scoring.pass_values import Answers, Cost, PassJob
 from esm1b.scoring.weighted_passes import WeightedPass, Window, likelihood_passes
 
 _log = logging.getLogger(__name__)
@@ -36,8 +37,6 @@ _RESIDUES: Final = "residue_log_likelihoods"
 # Rows are written this many, or this many residues, at a time.
 _ROWS: Final = 1_000
 _ROW_RESIDUES: Final = 1 << 20
-
-_Answers = Iterator[tuple[WeightedPass, NDArray[np.float64]]]
 
 
 def score(
@@ -102,11 +101,13 @@ def score(
             spool=temporary_path(place, new_token(), "input"),
         ) as records:
             passes = partial(_passes, model, is_masked=not single_pass, window=window)
+            batch_tokens = batch_tokens or BATCH_TOKENS[model.device]
             settings = {
                 **model.settings(),
                 "input": records.identity,
                 "masked": not single_pass,
                 "window": window,
+                "batch_tokens": batch_tokens,
                 "precision": precision,
             }
             schema = result_schema(columns, settings)
@@ -164,7 +165,7 @@ def _cost(
 def _rows(
     records: CheckedFasta,
     passes: Callable[[NDArray[np.uint8]], Iterator[WeightedPass]],
-    answers: _Answers,
+    answers: Answers,
     schema: pa.Schema,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of the output, in batches."""

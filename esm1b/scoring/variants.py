@@ -1,57 +1,25 @@
 """Effects of the mutations of one protein: a table, and a heat map of single substitutions."""
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from esm1b.alphabet import decode
 from esm1b.errors import UserError
 from esm1b.files import new_token, temporary_path
 from esm1b.inference.fasta_input import checked_fasta
 from esm1b.inference.model import Device, Model, Precision, load_model
-from esm1b.inference.result_file import result_schema
 from esm1b.outputs import own_directory, replace_directory
 from esm1b.scoring.heat_map import draw_heat_map
-from esm1b.scoring.mutations import (
-    Variant,
-    VariantError,
-    all_substitutions,
-    parse_variant,
-)
-from esm1b.scoring.pass_values import Cost, PassJob
+from esm1b.scoring.masked_passes import BATCH_TOKENS
+from esm1b.scoring.pass_values import Answers, Cost, PassJob
 from esm1b.scoring.variant_scores import Convention, variant_passes
-from esm1b.scoring.weighted_passes import WeightedPass, Window
-from esm1b.table_file import read_table
+from esm1b.scoring.variant_table import VariantTable, read_variant_table
+from esm1b.scoring.weighted_passes import Window
 
 _log = logging.getLogger(__name__)
-
-VARIANT_COLUMNS: Final = (
-    *("mutant", "mutation", "mutations", "variant"),
-    *("hgvs_pro", "hgvs", "mutated_sequence"),
-)
-"""Columns in which variants are looked for, the first that a table has."""
-
-# Rows that are in most tables of experiments; the other reasons are mistakes.
-_UNSCORED: Final = {"synonymous", "stop codon", "insertion or deletion"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    """A row of the table: what it states, and the variant, or why there is none."""
-
-    text: str
-    variant: Variant | None
-    problem: str | None = None
 
 
 def score_variant_table(
@@ -113,52 +81,47 @@ def score_variant_table(
         name, sequence = _read_wild_type(
             wild_type, model, temporary_path(place, new_token(), "input")
         )
-        if mutants is None:
-            singles = all_substitutions(sequence, offset=offset)
-            rows = [_Row(text=each.name, variant=each) for each in singles]
-        else:
-            rows = _read_rows(mutants, column, sequence, offset)
-        variants = [row.variant for row in rows if row.variant is not None]
+        table = (
+            VariantTable.of_all_substitutions(sequence, offset)
+            if mutants is None
+            else read_variant_table(mutants, column, sequence, offset)
+        )
+        variants = table.variants
         if not variants:
             raise UserError(f"{mutants or wild_type}: no variant can be scored")
         passes = partial(
             variant_passes, model, sequence, variants, convention=convention, window=window
         )
+        batch_tokens = batch_tokens or BATCH_TOKENS[model.device]
         settings = {
             **model.settings(),
             "wild_type": sequence,
-            "variants": [row.text for row in rows],
+            "variants_sha256": table.digest(),
             "offset": offset,
             "convention": convention,
             "window": window,
+            "batch_tokens": batch_tokens,
             "precision": precision,
         }
 
-        def finish(answers: Iterator[tuple[WeightedPass, NDArray[np.float64]]]) -> None:
+        def finish(answers: Answers) -> None:
             sums = np.zeros(len(variants) + 1)
             for each, values in answers:
                 each.add_to(sums, values)
             scores = sums[1:] - sums[0]
-            described = {key: value for key, value in settings.items() if key != "variants"}
+            title = f"{name}: {convention} of {model.directory.name}"
             with replace_directory(output, "variants") as directory:
-                _write(directory, rows, scores, offset, described)
-                draw_heat_map(
-                    directory / "heat_map.svg",
-                    sequence,
-                    variants,
-                    scores,
-                    title=f"{name}: {convention} of {model.directory.name}",
-                    offset=offset,
-                )
+                table.write(directory, scores, settings)
+                picture = directory / "heat_map.svg"
+                draw_heat_map(picture, sequence, variants, scores, title=title, offset=offset)
 
-        job = PassJob(
+        PassJob(
             model=model,
             passes=passes,
             cost=Cost.of(passes()),
             source=name,
             batch_tokens=batch_tokens,
-        )
-        job.compute(
+        ).compute(
             place.with_name(f"{place.name}.parts"),
             settings,
             "variants",
@@ -177,61 +140,3 @@ def _read_wild_type(fasta: str, model: Model, spool: Path) -> tuple[str, str]:
             raise UserError(f"{records.name}: {records.count} records; expected one, the wild type")
         (record,) = records.records()
         return record.id, decode(record.residues)
-
-
-def _read_rows(path: Path, column: str | None, wild_type: str, offset: int) -> list[_Row]:
-    known = VARIANT_COLUMNS if column is None else [" ".join(column.split()).lower()]
-    names, cells = read_table(path, known)
-    chosen = next((name for name in known if name in names), None)
-    if chosen is None:
-        raise UserError(
-            f"{path}: has the columns {', '.join(names) or 'none'}; expected one of variants: "
-            f"{', '.join(known)}{'' if column else ', or its name as --column'}"
-        )
-    texts = ["" if row[chosen] is None else str(row[chosen]) for row in cells]
-    rows = []
-    reasons: Counter[str] = Counter()
-    for number, text in enumerate(texts, start=1):
-        try:
-            variant = parse_variant(text, wild_type, offset=offset, others=texts)
-            rows.append(_Row(text=text, variant=variant))
-        except VariantError as error:
-            if error.reason not in _UNSCORED:
-                raise UserError(f"{path}: row {number}: {error}") from error
-            reasons[error.reason] += 1
-            rows.append(_Row(text=text, variant=None, problem=error.reason))
-    if reasons:
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        _log.warning(
-            "%s: %d of %d rows have no score: %s", path, reasons.total(), len(texts), counts
-        )
-    return rows
-
-
-def _write(
-    directory: Path,
-    rows: Sequence[_Row],
-    scores: NDArray[np.float64],
-    offset: int,
-    settings: dict[str, Any],
-) -> None:
-    schema = result_schema({"variant": pa.string()}, settings)
-    for name, kind in (
-        ("mutations", pa.string()),
-        ("mutation_count", pa.int32()),
-        ("score", pa.float64()),
-        ("problem", pa.string()),
-    ):
-        schema = schema.append(pa.field(name, kind))
-    remaining = iter(scores.tolist())
-    variants = [row.variant for row in rows]
-    columns = {
-        "variant": [row.text for row in rows],
-        "mutations": [each and each.short_name(offset) for each in variants],
-        "mutation_count": [each and len(each.mutations) for each in variants],
-        "score": [each and next(remaining) for each in variants],
-        "problem": [row.problem for row in rows],
-    }
-    table = pa.table(columns, schema=schema)
-    pq.write_table(table, directory / "variants.parquet", compression="zstd")
-    pyarrow.csv.write_csv(table, directory / "variants.csv")

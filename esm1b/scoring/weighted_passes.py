@@ -147,7 +147,10 @@ def values(
 
 
 def _piece(tokens: NDArray[np.uint8], start: int, terms: Terms) -> WeightedPass:
-    positions, places = np.unique(terms.positions - start, return_inverse=True)
+    if len(terms.positions) == 1:  # the usual pass of a pseudo-perplexity, and np.unique is slow
+        positions, places = terms.positions - start, np.zeros(1, dtype=np.int64)
+    else:
+        positions, places = np.unique(terms.positions - start, return_inverse=True)
     return WeightedPass(tokens=tokens, positions=positions, places=places, terms=terms)
 
 

@@ -20,6 +20,8 @@ from esm1b.inference.jacobian import coupling_scores
 from esm1b.inference.model import load_model, untrained_model
 from esm1b.inference.transformers_network import TransformersNetwork, load_transformers
 from esm1b.model.packed import PackedTokens, pack_sequences
+from esm1b.scoring.mutations import all_substitutions
+from esm1b.scoring.variant_scores import score_variants
 from esm1b.weights.model_directory import ModelDirectory
 from tests.evaluation.fake_models import examples, write_table
 
@@ -179,6 +181,24 @@ def test_logits_at_masked_positions_are_those_of_all(network: TransformersNetwor
     packed = batch()
     positions = torch.tensor([3, 20, 3])
     close(network(packed, positions), network(packed)[positions])
+
+
+def test_variant_scores_are_those_of_masked_copies(directory: Path, theirs: Any) -> None:
+    wild_type = "MKTVRQGSAE"
+    tokens = torch.tensor([CLS, *encode(wild_type).tolist(), EOS])
+    copies = tokens.repeat(10, 1)
+    places = torch.arange(10)
+    copies[places, places + 1] = MASK
+    with torch.no_grad():
+        rows = theirs(copies).logits[places, places + 1].log_softmax(-1)
+    variants = all_substitutions(wild_type)
+    expected = []
+    for variant in variants:
+        (mutation,) = variant.mutations
+        row, token = rows[mutation.position], tokens[mutation.position + 1]
+        expected.append(float(row[int(encode(mutation.mutant)[0])] - row[token]))
+    found = score_variants(load_model(directory, device="cpu"), wild_type, variants)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)
 
 
 def test_a_sequence_in_company_is_as_alone(network: TransformersNetwork) -> None:

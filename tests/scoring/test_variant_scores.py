@@ -17,10 +17,10 @@ from esm1b.model.layers import ContactHead
 from esm1b.scoring.mutations import Variant, all_substitutions, parse_variant
 from esm1b.scoring.variant_scores import Convention, score_variants
 from esm1b.scoring.weighted_passes import edge_weights
-from tests.inference.models import random_sequences, write_model
+from tests.inference.models import write_model
 from tests.model.parity import fair_esm
 
-WILD_TYPE = random_sequences(7, longest=30)[6]
+WILD_TYPE = "MKTVRQGSAEWL"
 LONG = "".join(np.random.default_rng(0).choice(list(AMINO_ACIDS), 150))  # the model takes 64
 
 
@@ -40,7 +40,7 @@ def encoder_of(model: Model) -> Encoder:
     return model.network
 
 
-def some_variants(wild_type: str, number: int = 25) -> list[Variant]:
+def some_variants(wild_type: str, number: int = 12) -> list[Variant]:
     """Return variants of one to four mutations, some of which share positions."""
     generator = np.random.default_rng(1)
     chosen = []

@@ -192,7 +192,7 @@ def killed(model: Path, folder: Path, moments: int, convention: Convention) -> N
 
 
 def test_a_killed_job_ends_with_the_same_bytes(model: Path, tmp_path: Path) -> None:
-    killed(model, tmp_path, 4, "masked-marginals")
+    killed(model, tmp_path, 3, "masked-marginals")
 
 
 @pytest.mark.slow
