@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from esm1b.errors import UserError
 from esm1b.evaluation.bootstrap import Values
 from esm1b.scoring.mutations import Variant, VariantError, matching_offset, parse_variant
-from esm1b.scoring.variants import VARIANT_COLUMNS
+from esm1b.scoring.variant_table import VARIANT_COLUMNS
 from esm1b.table_file import Row, plain_name
 
 _log = logging.getLogger(__name__)
