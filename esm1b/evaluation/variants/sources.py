@@ -1,8 +1,11 @@
 """Where assays come from: a table with one or several wild types, or a ProteinGym folder."""
 
+import gzip
 import logging
 import math
+import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,7 +20,7 @@ from esm1b.table_file import Row, read_table
 
 _log = logging.getLogger(__name__)
 
-KINDS: Final = ("test", "unseen")
+_KINDS: Final = ("test", "unseen")
 
 # Facts of an assay, in its rows or in ProteinGym's reference file; the first name is ours.
 _ASSAY: Final = ("assay", "dms_id")
@@ -28,7 +31,7 @@ _KIND: Final = ("kind",)
 _CUTOFF: Final = "dms_binarization_cutoff"
 _FACTS: Final = (*_ASSAY, *_WILD_TYPE, *_PROTEIN, *_CATEGORY, *_KIND, _CUTOFF)
 _FILE: Final = "dms_filename"
-_TABLES: Final = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".gz")
+_HEADER_BYTES: Final = 4096  # the assays beside it are large, and need not be read for this
 _MOST_NAMED: Final = 3
 
 
@@ -48,7 +51,7 @@ def find_assays(
 
     In a folder, the reference file has a row for each assay with `DMS_id`, `DMS_filename`,
     `target_seq` and the same optional facts, and `DMS_binarization_cutoff` for tables without
-    `DMS_score_bin`. It is `reference`, or the one table in the folder with these columns.
+    `DMS_score_bin`. It is `reference`, or the one text table in the folder with these columns.
 
     Raises:
         UserError: a file is missing or is no table, a fact is missing or contradicts itself, or a
@@ -112,17 +115,17 @@ def _read_file(path: Path, columns: Columns) -> tuple[Path, Sequence[str], Seque
 
 
 def _find_reference(folder: Path) -> Path:
-    """Return the one table in a folder that has the columns of a reference file."""
+    """Return the one text table in a folder whose header names the files of assays."""
     found = []
     for path in files_of(folder):
-        if path.suffix.lower() in _TABLES:
-            names, _ = read_table(path, ())
-            if {"dms_id", _FILE} <= set(names):
+        opened = gzip.open if path.suffix.lower() == ".gz" else open
+        with suppress(OSError, EOFError, zlib.error), opened(path, "rb") as file:
+            if _FILE.encode() in file.read(_HEADER_BYTES).split(b"\n")[0].lower():
                 found.append(path)
     if len(found) != 1:
         listed = ": " + ", ".join(str(path.relative_to(folder)) for path in found) if found else ""
         raise UserError(
-            f"{folder}: holds {len(found)} tables with DMS_id and DMS_filename{listed}; expected "
+            f"{folder}: holds {len(found)} tables with a column DMS_filename{listed}; expected "
             "one, such as ProteinGym's DMS_substitutions.csv, or --reference FILE"
         )
     return found[0]
@@ -146,8 +149,8 @@ def _source(
     stated, protein, category, kind, cutoff = facts
     if wild_type is None:
         wild_type = _checked_sequence(f"{where}: wild type", (stated or "").encode())
-    if kind not in (*KINDS, None):
-        raise UserError(f"{where}: kind is {kind!r}; expected {' or '.join(KINDS)}")
+    if kind not in (*_KINDS, None):
+        raise UserError(f"{where}: kind is {kind!r}; expected {' or '.join(_KINDS)}")
     threshold = cell_number(cutoff)
     return AssaySource(
         name=name,

@@ -40,7 +40,7 @@ def test_a_proteingym_folder_has_its_facts_in_the_reference_file(folder: Path) -
 def test_the_reference_file_may_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
     reference = (folder / "reference.csv").rename(tmp_path / "DMS_substitutions.csv")
     assert len(find_assays(folder, Columns(), reference=reference)) == 2
-    message = "holds 0 tables with DMS_id and DMS_filename; expected one, such as ProteinGym's"
+    message = "holds 0 tables with a column DMS_filename; expected one, such as ProteinGym's"
     with pytest.raises(UserError, match=message):
         find_assays(folder, Columns())
     for name in ("one.csv", "two.csv"):
