@@ -72,7 +72,7 @@ OptionalBatchTokens = Annotated[
     Option(
         metavar="N",
         min=1,
-        help="number of tokens in one forward pass (1,152 on a CPU, 32,768 on a GPU)",
+        help="number of tokens in one forward pass (2,304 on a CPU, 32,768 on a GPU)",
         rich_help_panel="Hardware",
     ),
 ]

@@ -221,7 +221,7 @@ class Model:
         end = [EOS] if self.append_eos else []
         return np.concatenate(([CLS], residues, end)).astype(np.uint8)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def log_probabilities(
         self, tokens: NDArray[np.int64], lengths: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> NDArray[np.float64]:

@@ -91,7 +91,7 @@ def parse_variant(
             neither file nor row.
     """
     stated = text.strip().upper()
-    if stated.removeprefix("P.").strip("()") in _WILD_TYPE and stated != wild_type:
+    if stated.removeprefix("P.").strip("()") in _WILD_TYPE and len(stated) != len(wild_type):
         raise VariantError("synonymous", f"{text}: is the wild type; expected a substitution")
     if _SEQUENCE.fullmatch(stated):
         mutations = _differences(text, stated, wild_type, offset)

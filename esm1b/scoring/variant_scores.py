@@ -101,16 +101,13 @@ def variant_passes(
     for row, variant in enumerate(variants, start=1):
         places = tuple(mutation.position + 1 for mutation in variant.mutations)
         for place, mutation in zip(places, variant.mutations, strict=True):
-            hidden: dict[Convention, tuple[int, ...]] = {
-                "masked-marginals": (place,),
-                "masked-marginals-joint": places,
-                "wildtype-marginals": (),
-            }
-            groups[hidden[convention]].append((row, mutation))
-    for places, mutations in groups.items():
-        yield from weighted_passes(
-            model, framed, list(places), _differences(framed, mutations), window
-        )
+            if convention == "masked-marginals":
+                hidden: tuple[int, ...] = (place,)
+            else:
+                hidden = places if convention == "masked-marginals-joint" else ()
+            groups[hidden].append((row, mutation))
+    for hidden, mutations in groups.items():
+        yield from weighted_passes(model, framed, hidden, _differences(framed, mutations), window)
 
 
 def _differences(framed: NDArray[np.uint8], mutations: Sequence[tuple[int, Mutation]]) -> Terms:

@@ -84,11 +84,11 @@ def weighted_passes(
             yield _piece(tokens[start : start + width], start, terms.at(starts == start))
     else:
         weights = edge_weights(width)
-        starts = _tiling(len(tokens), width)
+        tiling = _tiling(len(tokens), width)
         total = np.zeros(len(tokens))
-        for start in starts:
+        for start in tiling:
             total[start : start + width] += weights
-        for start in starts:
+        for start in tiling:
             inside = np.flatnonzero((terms.positions >= start) & (terms.positions < start + width))
             if len(inside):
                 some = terms.at(inside)

@@ -1,7 +1,10 @@
 """Variants as people write them."""
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from esm1b.alphabet import AMINO_ACIDS
 from esm1b.scoring.mutations import (
     Mutation,
     Reason,
@@ -106,6 +109,19 @@ def test_the_only_offset_that_fits_all_is_found() -> None:
     assert matching_offset(["A3G"], WILD_TYPE) is None  # also -2
     assert matching_offset(["A3G", "W4A"], WILD_TYPE) is None
     assert matching_offset([], WILD_TYPE) is None
+
+
+@given(st.text(AMINO_ACIDS, min_size=1, max_size=30), st.integers(-50, 500), st.data())
+def test_every_variant_is_read_back_from_its_names(
+    wild_type: str, offset: int, data: st.DataObject
+) -> None:
+    mutated = data.draw(st.text(AMINO_ACIDS, min_size=len(wild_type), max_size=len(wild_type)))
+    assume(mutated != wild_type)
+    variant = parse_variant(mutated, wild_type, offset=offset)
+    assert variant.applied(wild_type) == mutated
+    name = variant.short_name(offset)
+    assert parse_variant(name, wild_type, offset=offset).mutations == variant.mutations
+    assert matching_offset([name], wild_type) in (offset, None)
 
 
 def test_all_substitutions() -> None:
