@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from esm1b.files import new_token, temporary_path
+from esm1b.freed_memory import FreedMemory
 from esm1b.inference.fasta_input import EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
 from esm1b.inference.model import Device, Model, Precision, load_model
@@ -25,8 +26,8 @@ from esm1b.outputs import own_output
 
 _log = logging.getLogger(__name__)
 
-# Sixteen micro-batches of ESM-1b's vectors would be 0.7 GB for one layer and 23 GB for all of them,
-# and there are a few copies of them while they are gathered and written.
+# Sixteen micro-batches of ESM-1b's vectors, one for each residue, would be 0.7 GB for one layer and
+# 23 GB for all of them, and there are a few copies of them while they are gathered and written.
 _CHUNK_BATCHES: Final = 16
 _CHUNK_BYTES: Final = 128 << 20
 
@@ -120,6 +121,7 @@ class Embedder:
     per_residue: bool
     long_sequences: LongSequences
     batch_tokens: int
+    freed: FreedMemory = field(default_factory=FreedMemory)
 
     @property
     def vector_bytes(self) -> int:
@@ -157,7 +159,8 @@ class Embedder:
         lengths = np.array([len(record.residues) for record in records], dtype=np.int32)
         # [layers, length, width] of each record, or the mean [layers, 1, width]
         embeddings: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(records)
-        for indices in groups_by_length(lengths.tolist(), _CHUNK_BYTES // self.vector_bytes):
+        residues = min(self.batch_tokens, _CHUNK_BYTES // self.vector_bytes)
+        for indices in groups_by_length(lengths.tolist(), residues):
             group = self.model.representations(
                 [records[index].residues for index in indices],
                 layer=self.layers,
@@ -168,6 +171,7 @@ class Embedder:
                 if not self.per_residue:
                     values = values.mean(axis=1, keepdims=True, dtype=np.float64)
                 embeddings[index] = values.astype(np.float32, copy=False)
+            self.freed.give_back()
         columns: dict[str, pa.Array] = {
             "id": pa.array([record.id for record in records], pa.string()),
             "length": pa.array(lengths),

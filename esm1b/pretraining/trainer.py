@@ -16,6 +16,7 @@ from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config
 from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import RunFailure, SharedUserError, Stopped
+from esm1b.freed_memory import FreedMemory
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.checkpoint import load_newest
 from esm1b.pretraining.checkpoints.files import saved_checkpoints, set_newer_aside
@@ -99,6 +100,7 @@ class Trainer:
         self._throughput = Throughput(config, train.lengths, device, place.processes)
         self._saver = Saver(directory, self._recipe, self._engine, place, self.export)
         self._skips = SkipRecord(self._order, place)
+        self._freed = FreedMemory()
         self.updates = 0
         is_resumed = self._resume()
         self._losses = on_first(lambda: recent_losses(directory, self.updates), place)
@@ -243,6 +245,7 @@ class Trainer:
         rate = learning_rate(self._recipe, self.updates + 1)
         outcome = self._engine.update(batches, masked_in_update=totals.masked, learning_rate=rate)
         watchdog.arrived(self.updates, 1)  # on a GPU, the host is done before the others are
+        self._freed.give_back()
         self.updates += 1
         self._skips.push(self.updates, outcome.skipped)
         self._throughput.add(tokens=totals.tokens, padded=totals.padded)
