@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from esm1b.files import new_token, temporary_path
-from esm1b.freed_memory import FreedMemory
+from esm1b.freed_memory import give_back_freed_memory
 from esm1b.inference.fasta_input import EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
 from esm1b.inference.model import Device, Model, Precision, load_model
@@ -121,7 +121,6 @@ class Embedder:
     per_residue: bool
     long_sequences: LongSequences
     batch_tokens: int
-    freed: FreedMemory = field(default_factory=FreedMemory)
 
     @property
     def vector_bytes(self) -> int:
@@ -171,7 +170,7 @@ class Embedder:
                 if not self.per_residue:
                     values = values.mean(axis=1, keepdims=True, dtype=np.float64)
                 embeddings[index] = values.astype(np.float32, copy=False)
-            self.freed.give_back()
+            give_back_freed_memory()
         columns: dict[str, pa.Array] = {
             "id": pa.array([record.id for record in records], pa.string()),
             "length": pa.array(lengths),

@@ -16,7 +16,7 @@ from esm1b.batches.stream import UpdateStream
 from esm1b.config import Config
 from esm1b.corpus.tokens.dataset import TokenDataset
 from esm1b.errors import RunFailure, SharedUserError, Stopped
-from esm1b.freed_memory import FreedMemory
+from esm1b.freed_memory import give_back_freed_memory
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.checkpoint import load_newest
 from esm1b.pretraining.checkpoints.files import saved_checkpoints, set_newer_aside
@@ -100,7 +100,6 @@ class Trainer:
         self._throughput = Throughput(config, train.lengths, device, place.processes)
         self._saver = Saver(directory, self._recipe, self._engine, place, self.export)
         self._skips = SkipRecord(self._order, place)
-        self._freed = FreedMemory()
         self.updates = 0
         is_resumed = self._resume()
         self._losses = on_first(lambda: recent_losses(directory, self.updates), place)
@@ -245,7 +244,6 @@ class Trainer:
         rate = learning_rate(self._recipe, self.updates + 1)
         outcome = self._engine.update(batches, masked_in_update=totals.masked, learning_rate=rate)
         watchdog.arrived(self.updates, 1)  # on a GPU, the host is done before the others are
-        self._freed.give_back()
         self.updates += 1
         self._skips.push(self.updates, outcome.skipped)
         self._throughput.add(tokens=totals.tokens, padded=totals.padded)
@@ -256,6 +254,7 @@ class Trainer:
         self._skips.read(but_newest=0 if is_saved or is_logged else 1)
         if is_logged:
             monitor.write(self.updates, self._training_values(outcome, totals.masked, rate))
+            give_back_freed_memory()
         if is_last or self.updates % self._recipe.validation_interval == 0:
             engine = self._engine
             values = self._validation.values(engine.network, engine.device, engine.filling)
