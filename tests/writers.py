@@ -41,6 +41,8 @@ PRELOADED = (
     "esm1b.pretraining.audit.audit",
     "esm1b.pretraining.pretrain",
     "esm1b.publishing.exchange",
+    "esm1b.scoring.score",
+    "esm1b.scoring.variants",
     "esm1b.report.page",
     "esm1b.synthetic.dataset",
     "deepspeed",
@@ -171,6 +173,27 @@ WRITERS: dict[str, Writer] = {
             *(f"--output={folder / 'out'}", f"--seed={n}"),
         ],
     ),
+    "score": Writer(
+        arguments=lambda inputs, folder, n: [
+            *("score", inputs.of("model"), inputs.of(f"tiny{n}.fasta"), "--batch-tokens=64"),
+            f"--output={folder / 'out.parquet'}",
+        ],
+        results=["out.parquet"],
+        compared=["out.parquet"],
+    ),
+    "variants": Writer(
+        arguments=lambda inputs, folder, n: [
+            *("variants", inputs.of("model"), inputs.of("wild_type.fasta"), "--all"),
+            *("--batch-tokens=64", f"--output={folder / 'out'}"),
+            f"--convention={('masked-marginals', 'wildtype-marginals')[n]}",
+        ],
+    ),
+    "contacts jacobian": Writer(
+        arguments=lambda inputs, folder, n: [
+            *("contacts", inputs.of("model"), inputs.of(f"tiny{n}.fasta"), "--pictures=0"),
+            *("--method=jacobian", f"--output={folder / 'out'}"),
+        ],
+    ),
     "evaluate variants": Writer(
         arguments=lambda inputs, folder, n: [
             *("evaluate", "variants", inputs.of("model"), inputs.of("families/assays")),
@@ -287,6 +310,8 @@ def made_inputs(folder: Path) -> Iterator[Inputs]:
         write_fair_esm(folder / f"released{number}.pt", model)
         random_fasta(folder / f"{number}.fasta", 4000, 100, number)
         random_fasta(folder / f"few{number}.fasta", 60, 60, number)
+        random_fasta(folder / f"tiny{number}.fasta", 8, 30, number)
+    random_fasta(folder / "wild_type.fasta", 1, 60, 0)
     (folder / "run.json").write_text(json.dumps(CONFIGURATION))
     with running_server() as server:
         publish(server)
