@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from esm1b.files import read_json_lines
+from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, read_attempts
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "workflow" / "profiles"
@@ -24,8 +25,9 @@ _SCRIPT = Path(__file__).with_name("cluster.sh")
 class Cluster:
     """A control host and the nodes n1, n2, ..., as `cluster.sh` makes them."""
 
-    def __init__(self, directory: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, directory: Path, process: subprocess.Popen[bytes], *, nodes: int) -> None:
         self.directory = directory
+        self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self._process = process
         script = psutil.Process(process.pid)
         wait_for(lambda: script.name() == "unshare" and script.children(), seconds=10)
@@ -40,6 +42,11 @@ class Cluster:
         return subprocess.run(
             self.command(*words), capture_output=True, text=True, check=False, **options
         )
+
+    def on(self, node: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `words` on a node."""
+        pid = (self.directory / f"run/node.{node}.pid").read_text().strip()
+        return self.run("nsenter", "-t", pid, "-m", "-n", "-u", *words)
 
     def answer(self, *words: str) -> str:
         """Return what a SLURM command says."""
@@ -109,6 +116,16 @@ class Cluster:
             with suppress(psutil.Error):
                 process.kill()
 
+    def power_on(self, node: str) -> None:
+        """Let a node that is off, or whose network is gone, come back."""
+        (self.directory / f"run/hold.{node}").unlink(missing_ok=True)
+        self.mend(node)
+
+    def hosts(self, job: str) -> list[str]:
+        """Return the nodes of a job that runs, the batch host first."""
+        listed = self.answer("squeue", "--noheader", f"--jobs={job}", "--format=%N")
+        return self.answer("scontrol", "show", "hostnames", listed).split()
+
     def close(self) -> None:
         self._first.kill()
         self._process.wait()
@@ -137,7 +154,7 @@ def cluster(directory: Path, *, nodes: int = 2, **settings: int) -> Iterator[Clu
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    running = Cluster(directory, process)
+    running = Cluster(directory, process, nodes=nodes)
     try:
         wait_for((directory / "run/ready").exists, seconds=30)
         yield running
@@ -227,8 +244,26 @@ class Workflow:
         wait_for(is_there, seconds=seconds)
 
     def attempts(self, event: str) -> list[dict[str, Any]]:
-        lines = read_json_lines(self.checkpoints / "attempts.jsonl", having="attempt")
-        return [line for line in lines if line["event"] == event]
+        return [
+            line
+            for line in read_attempts(self.checkpoints / ATTEMPTS_FILE)
+            if line["event"] == event
+        ]
+
+    def newest_attempt(self) -> int:
+        """Return the number of the last attempt that has started; 0 before the first."""
+        return max((line["attempt"] for line in self.attempts("started")), default=0)
+
+    def end_of(self, attempt: int) -> str:
+        """Return how an attempt has ended, as "event: message"; empty while it goes on."""
+        lines = read_attempts(self.checkpoints / ATTEMPTS_FILE)
+        ends = [
+            f"{line['event']}: {line.get('message', '')}"
+            for line in lines
+            if line["attempt"] == attempt and line["event"] not in ("started", "warning")
+        ]
+        assert len(ends) <= 1, ends
+        return ends[0] if ends else ""
 
     def weights(self) -> bytes:
         return (self.directory / "results/small/model/model.safetensors").read_bytes()

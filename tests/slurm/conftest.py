@@ -55,7 +55,11 @@ def slurm() -> None:
 @pytest.fixture(scope="session")
 def reference(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     """Return the run on one machine, torchrun with four processes."""
-    directory = tmp_path_factory.mktemp("reference")
+    return run_here(tmp_path_factory.mktemp("reference"))
+
+
+def run_here(directory: Path) -> Workflow:
+    """Run the workflow on this machine."""
     (directory / "profile.yaml").write_text(LOCAL)
     (directory / "small.yaml").write_text(yaml.safe_dump(SMALL))
     (directory / "config").mkdir()
@@ -75,16 +79,16 @@ def two_nodes(slurm: None, tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def prepared(reference: Workflow, tmp_path: Path) -> Callable[[], Path]:
     """Return what makes a directory with corpus and tokens, but without the training."""
+    return lambda: prepare(reference, tmp_path / "run")
 
-    def copy() -> Path:
-        def training(directory: str, names: list[str]) -> list[str]:
-            is_top = Path(directory) == reference.directory
-            left_out = {"checkpoints", "logs", "profile.yaml"} if is_top else {"small", "locks"}
-            under_corpora = Path(directory).name == "corpora"
-            return [] if under_corpora else [name for name in names if name in left_out]
 
-        target = tmp_path / "run"
-        shutil.copytree(reference.directory, target, ignore=training)
-        return target
+def prepare(reference: Workflow, target: Path) -> Path:
+    """Copy corpus and tokens of a finished run, but not its training."""
 
-    return copy
+    def training(directory: str, names: list[str]) -> list[str]:
+        is_top = Path(directory) == reference.directory
+        left_out = {"checkpoints", "logs", "profile.yaml"} if is_top else {"small", "locks"}
+        under_corpora = Path(directory).name == "corpora"
+        return [] if under_corpora else [name for name in names if name in left_out]
+
+    return shutil.copytree(reference.directory, target, ignore=training)
