@@ -19,7 +19,7 @@ from typing import Final
 
 from esm1b.pretraining.metrics.metrics_file import read_metrics
 from tests.slurm.cluster import Cluster, Workflow, cluster, environment, wait_for
-from tests.slurm.conftest import prepare, run_here
+from tests.slurm.conftest import AUDIT, prepare, run_here
 from tests.slurm.events import EVENTS, happen
 from tests.slurm.script import Script
 
@@ -126,7 +126,7 @@ class _Trial:
         words = ["esm1b", "audit", records, "--tokens", corpus / "tokens", "--corpus"]
         words += [corpus / "corpus", "--output", audit]
         subprocess.run([*map(str, words)], env=environment(), check=True)
-        expected = self._reference.directory / "results/small/audit/audit.json"
+        expected = self._reference.directory / AUDIT
         assert (audit / "audit.json").read_text() == expected.read_text()
         mine, theirs = (_losses(run.checkpoints) for run in (self._run, self._reference))
         if set(self._layouts) == {_LAYOUTS[0]}:

@@ -1,5 +1,6 @@
 """A SLURM cluster for a test, and the workflow run on it."""
 
+import json
 import os
 import re
 import shutil
@@ -99,6 +100,11 @@ class Cluster:
             if _arguments(process)[1:3] == ["-m", "snakemake"]
             and self._namespace(process.pid) == network
         ]
+
+    def sent_bytes(self, node: str) -> int:
+        """Return how many bytes have left a node."""
+        (link,) = json.loads(self.answer("ip", "-json", "-stats", "link", "show", f"v{node[1:]}"))
+        return int(link["stats64"]["rx"]["bytes"])
 
     def cut(self, node: str) -> None:
         """Take a node's network away."""

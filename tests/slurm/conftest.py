@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ SMALL = {
     "evaluation": {"untrained": 1, "perplexity": {"sequences": 20, "draws": 1}},
 }
 MODEL = "results/small/model/model.safetensors"
+AUDIT = "results/small/audit/audit.json"
 # four processes as on two nodes; torchrun waits for their save
 LOCAL = """\
 set-resources:
@@ -42,7 +44,11 @@ def why_no_cluster() -> str | None:
     needed = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
     if missing := [program for program in needed if shutil.which(program) is None]:
         return f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge iproute2)"
-    return None if os.geteuid() == 0 else "a cluster needs root for its namespaces"
+    if os.geteuid() != 0:
+        return "a cluster needs root for its namespaces"
+    probe = ("unshare", "-mnupf", "ip", "link", "add", "br0", "type", "bridge")
+    result = subprocess.run(probe, capture_output=True, text=True, check=False)
+    return f"no namespaces or bridges here: {result.stderr}" if result.returncode else None
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +65,12 @@ def reference(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Workflow
 
 
 def run_here(directory: Path) -> Workflow:
-    """Run the workflow on this machine."""
+    """Run the workflow, up to the audit, on this machine."""
     (directory / "profile.yaml").write_text(LOCAL)
     (directory / "small.yaml").write_text(yaml.safe_dump(SMALL))
     (directory / "config").mkdir()
     (directory / "config" / "config.yaml").write_text("{}\n")
-    workflow = Workflow(directory, directory / "profile.yaml", None)
+    workflow = Workflow(directory, directory / "profile.yaml", None, AUDIT)
     status, text = workflow.run("--cores", "2")
     assert status == 0, text
     return workflow

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import PROFILES, Workflow, cluster, wait_for
-from tests.slurm.conftest import MODEL
+from tests.slurm.conftest import AUDIT, MODEL
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -49,3 +49,30 @@ def test_a_link_is_cut_for_20_seconds_and_then_for_good(
         assert time.monotonic() - began < 100 + 120 + 60
         assert snakemake.wait(timeout=300) == 0
     assert workflow.weights() == reference.weights()
+
+
+def test_the_batch_host_goes_off_and_one_node_is_left(
+    reference: Workflow,
+    prepared: Callable[[], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The job waits for two nodes; its user asks for one instead."""
+    with cluster(tmp_path / "cluster", SLURMDTIMEOUT=60) as running:
+        workflow = Workflow(prepared(), PROFILES / "slurm-cpu", running, AUDIT)
+        snakemake = workflow.start()
+        workflow.wait_for_update(110)
+        running.power_off("n1")
+        wait_for(lambda: [*running.live_jobs().values()] == ["PENDING"], seconds=300)
+        (job,) = running.live_jobs()
+        running.answer("scancel", job)
+        assert snakemake.wait(timeout=300) == 1
+        monkeypatch.setenv("ESM1B_NODES", "1")
+        status, text = workflow.run()
+        assert status == 0, text
+    first, second = workflow.attempts("started")
+    assert (first["layout"]["processes"], first["nodes"]) == (4, ["n1", "n2"])
+    assert (second["layout"]["processes"], second["nodes"]) == (2, ["n2"])
+    assert second["update"] == 100
+    assert workflow.end_of(1).startswith("lost: rank 0 on n1 gave no sign of life")
+    assert (workflow.directory / AUDIT).read_bytes() == (reference.directory / AUDIT).read_bytes()
