@@ -17,11 +17,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from esm1b.pretraining.metrics.metrics_file import read_metrics
 from tests.slurm.cluster import Cluster, Workflow, cluster, environment, wait_for
 from tests.slurm.conftest import AUDIT, prepare, run_here
 from tests.slurm.events import EVENTS, happen
-from tests.slurm.script import Script
+from tests.slurm.runs import Managed, Run, Script
 
 # nodes, processes on each, ZeRO stage; first that of the run on one machine
 _LAYOUTS: Final = [(2, 2, 1), (2, 1, 0), (1, 3, 1), (2, 2, 2), (1, 4, 3)]
@@ -29,7 +31,8 @@ _INTERVAL: Final = 40
 _UPDATES: Final = 400
 _EXACT_UPDATES: Final = 100
 _MOST_EVENTS: Final = 5
-_SHARE_KEPT: Final = 0.5
+_SHARE_KEPT: Final = 0.4
+_SHARE_OF_SNAKEMAKE: Final = 0.4
 _OPTIONS: Final = "--hang-limit 15s"
 
 
@@ -68,14 +71,17 @@ class _Trial:
     def __init__(
         self, folder: Path, where: Cluster, reference: Workflow, chance: random.Random
     ) -> None:
-        self._run = Script(prepare(reference, folder), where, reference)
+        self._run: Run
+        directory = prepare(reference, folder)
+        if chance.random() < _SHARE_OF_SNAKEMAKE:
+            file = directory / "small.yaml"
+            settings = yaml.safe_load(file.read_text())
+            settings["pretraining"]["checkpoint_interval"] = _INTERVAL
+            file.write_text(yaml.safe_dump(settings))
+            self._run = Managed(directory, where)
+        else:
+            self._run = Script(directory, where, reference, checkpoint_interval=_INTERVAL)
         self._where, self._reference, self._chance = where, reference, chance
-        file = folder / "results/small/run_config.json"
-        file.write_text(
-            file.read_text().replace(
-                '"checkpoint_interval": 100', f'"checkpoint_interval": {_INTERVAL}'
-            )
-        )
         self._layouts: list[tuple[int, int, int]] = []
         self._keeps = chance.random() < _SHARE_KEPT
 
@@ -84,15 +90,16 @@ class _Trial:
         run, job, attempt = self._run, self._submit(), 1
         for _ in range(min(most, self._chance.randint(2, _MOST_EVENTS))):
             trains = run.wait_to_train(attempt, job, updates=self._chance.randint(10, 100))
-            if not trains or run.logged(attempt) > _UPDATES - 20:
+            if not trains or run.logged(attempt) > _UPDATES - 60:
                 break
             time.sleep(self._chance.uniform(0, 1))
             name, before, began = self._chance.choice(self._possible()), attempt, time.monotonic()
             attempt = happen(name, run, job, self._chance)
             done[name] += 1
             print(
-                f"{done.total()} {name}, {self._layouts[-1]}, from update {run.logged(before)}: "
-                f"{run.end_of(before) or 'went on'} ({time.monotonic() - began:.0f} s)",
+                f"{done.total()} {name}, {type(run).__name__} {self._layouts[-1]}, "
+                f"at update {run.logged(before)}: {run.end_of(before) or 'went on'} "
+                f"({time.monotonic() - began:.0f} s)",
                 flush=True,
             )
             if self._where.jobs()[job] == "CANCELLED":
@@ -102,22 +109,28 @@ class _Trial:
                 run.wait_to_train(attempt, job, updates=0)
                 first = run.attempts("started")[-1]["update"]
                 assert first >= least, f"{name}: {first}, expected {least} or later"
-        wait_for(lambda: self._where.jobs()[job] != "RUNNING", seconds=200)
-        assert self._where.jobs()[job] == "COMPLETED", run.log(job)[-4000:]
+        run.wait_to_train(attempt, job, updates=_UPDATES)
+        assert self._where.jobs()[job] == "COMPLETED", self._where.jobs()
+        run.finish()
         self._check()
 
     def _submit(self) -> str:
         layout = _LAYOUTS[0] if self._keeps else self._chance.choice(_LAYOUTS)
         self._layouts.append(layout)
         nodes, processes, zero_stage = layout
-        words = (f"--nodes={nodes}", f"--ntasks-per-node={processes}")
-        return self._run.submit(*words, zero_stage=zero_stage, options=_OPTIONS)
+        return self._run.submit(
+            nodes=nodes, processes=processes, zero_stage=zero_stage, options=_OPTIONS
+        )
 
     def _possible(self) -> list[str]:
-        """Return the events for the present layout, those that change it twice."""
-        alone = self._layouts[-1][0] == 1
-        names = [name for name in EVENTS if not (alone and "link" in name)]
-        return [*names, "scancel", "scancel"]
+        """Return the events for the present layout, the one that may change it more often."""
+        is_managed, is_alone = isinstance(self._run, Managed), self._layouts[-1][0] == 1
+        names = [
+            name
+            for name, event in EVENTS.items()
+            if not (is_alone and "link" in name) and (is_managed or not event.of_snakemake)
+        ]
+        return [*names, "scancel"]
 
     def _check(self) -> None:
         audit = self._run.directory / "audit"

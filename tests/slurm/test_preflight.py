@@ -14,7 +14,7 @@ import torch
 
 from tests.slurm.cluster import ROOT, Workflow, cluster, environment
 from tests.slurm.conftest import prepare
-from tests.slurm.script import Script
+from tests.slurm.runs import Script
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
