@@ -20,7 +20,7 @@ from typing import Final
 import yaml
 
 from esm1b.pretraining.metrics.metrics_file import read_metrics
-from tests.slurm.cluster import Cluster, Workflow, cluster, environment, wait_for
+from tests.slurm.cluster import Cluster, Workflow, cluster, environment
 from tests.slurm.conftest import AUDIT, prepare, run_here
 from tests.slurm.events import EVENTS, happen
 from tests.slurm.runs import Managed, Run, Script
@@ -109,7 +109,7 @@ class _Trial:
                 run.wait_to_train(attempt, job, updates=0)
                 first = run.attempts("started")[-1]["update"]
                 assert first >= least, f"{name}: {first}, expected {least} or later"
-        run.wait_to_train(attempt, job, updates=_UPDATES)
+        run.wait_to_train(attempt, job, updates=_UPDATES + 1)
         assert self._where.jobs()[job] == "COMPLETED", self._where.jobs()
         run.finish()
         self._check()
