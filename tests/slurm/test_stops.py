@@ -25,6 +25,7 @@ from tests.slurm.conftest import MODEL
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
+@pytest.mark.slow
 def test_a_killed_process_a_scancel_and_ctrl_c(
     two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path]
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_killed_process_a_scancel_and_ctrl_c(
     assert updates[3] > updates[2] > 110
 
 
+@pytest.mark.slow
 def test_the_time_limit_twice(
     two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path], tmp_path: Path
 ) -> None:
