@@ -30,7 +30,7 @@ _LAYOUTS: Final = [(2, 2, 1), (2, 1, 0), (1, 3, 1), (2, 2, 2), (1, 4, 3)]
 _INTERVAL: Final = 40
 _UPDATES: Final = 400
 _EXACT_UPDATES: Final = 100
-_MOST_EVENTS: Final = 5
+_MOST_EVENTS: Final = 9
 _SHARE_KEPT: Final = 0.4
 _SHARE_OF_SNAKEMAKE: Final = 0.4
 _OPTIONS: Final = "--hang-limit 15s"
@@ -88,8 +88,8 @@ class _Trial:
     def go(self, most: int, done: Counter[str]) -> None:
         """Let up to `most` events happen, and check what the run comes to."""
         run, job, attempt = self._run, self._submit(), 1
-        for _ in range(min(most, self._chance.randint(2, _MOST_EVENTS))):
-            trains = run.wait_to_train(attempt, job, updates=self._chance.randint(10, 100))
+        for _ in range(min(most, self._chance.randint(3, _MOST_EVENTS))):
+            trains = run.wait_to_train(attempt, job, updates=self._chance.randint(10, 60))
             if not trains or run.logged(attempt) > _UPDATES - 60:
                 break
             time.sleep(self._chance.uniform(0, 1))

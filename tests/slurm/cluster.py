@@ -268,8 +268,7 @@ class Workflow:
             for line in lines
             if line["attempt"] == attempt and line["event"] not in ("started", "warning")
         ]
-        assert len(ends) <= 1, ends
-        return ends[0] if ends else ""
+        return ends[0] if ends else ""  # two halves of a cut network may each name the other
 
     def weights(self) -> bytes:
         return (self.directory / "results/small/model/model.safetensors").read_bytes()

@@ -119,7 +119,7 @@ class Managed(Run):
 
     def __init__(self, directory: Path, where: Cluster) -> None:
         cpu = {"device": "cpu", "micro_batch_tokens": "4096", "threads_per_process": "1"}
-        cpu |= {"submit": '"--signal=USR1@120"', "mem_mb": "8000"}
+        cpu |= {"submit": '"--signal=USR1@600"', "mem_mb": "8000"}
         profile = changed_profile("cluster-generic", directory / "profile", **cpu)
         super().__init__(directory, profile, where)
         self._controller: subprocess.Popen[bytes] | None = None
