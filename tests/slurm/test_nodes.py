@@ -6,17 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import PROFILES, Workflow, cluster, wait_for
+from tests.slurm.cluster import Workflow, changed_profile, cluster, wait_for
 from tests.slurm.conftest import AUDIT, MODEL
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
+def profile(folder: Path) -> Path:
+    """Return a profile with which nobody waits long for a node that is gone."""
+    return changed_profile("slurm-cpu", folder / "profile", options='"--hang-limit 25s"')
+
+
 def test_a_node_goes_off_and_a_spare_one_takes_its_place(
     reference: Workflow, prepared: Callable[[], Path], tmp_path: Path
 ) -> None:
-    with cluster(tmp_path / "cluster", nodes=3, SLURMDTIMEOUT=60) as running:
-        workflow = Workflow(prepared(), PROFILES / "slurm-cpu", running, MODEL)
+    with cluster(tmp_path / "cluster", nodes=3, SLURMDTIMEOUT=30) as running:
+        workflow = Workflow(prepared(), profile(tmp_path), running, MODEL)
         snakemake = workflow.start()
         workflow.wait_for_update(110)
         running.power_off("n2")
@@ -32,8 +37,8 @@ def test_a_node_goes_off_and_a_spare_one_takes_its_place(
 def test_a_link_is_cut_for_20_seconds_and_then_for_good(
     reference: Workflow, prepared: Callable[[], Path], tmp_path: Path
 ) -> None:
-    with cluster(tmp_path / "cluster", nodes=3, SLURMDTIMEOUT=60) as running:
-        workflow = Workflow(prepared(), PROFILES / "slurm-cpu", running, MODEL)
+    with cluster(tmp_path / "cluster", nodes=3, SLURMDTIMEOUT=30) as running:
+        workflow = Workflow(prepared(), profile(tmp_path), running, MODEL)
         snakemake = workflow.start()
         workflow.wait_for_update(50)
         running.cut("n2")
@@ -43,10 +48,10 @@ def test_a_link_is_cut_for_20_seconds_and_then_for_good(
         assert len(workflow.attempts("started")) == 1
         running.cut("n2")
         began = time.monotonic()
-        wait_for(lambda: not running.trainers("n1"), seconds=100)
+        wait_for(lambda: not running.trainers("n1"), seconds=60)
         workflow.wait_for_update(150, attempt=2, seconds=400)
         # the allocation ends within two minutes of the trainers, then the job starts again
-        assert time.monotonic() - began < 100 + 120 + 60
+        assert time.monotonic() - began < 60 + 120 + 60
         assert snakemake.wait(timeout=300) == 0
     assert workflow.weights() == reference.weights()
 
@@ -58,8 +63,8 @@ def test_the_batch_host_goes_off_and_one_node_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The job waits for two nodes; its user asks for one instead."""
-    with cluster(tmp_path / "cluster", SLURMDTIMEOUT=60) as running:
-        workflow = Workflow(prepared(), PROFILES / "slurm-cpu", running, AUDIT)
+    with cluster(tmp_path / "cluster", SLURMDTIMEOUT=30) as running:
+        workflow = Workflow(prepared(), profile(tmp_path), running, AUDIT)
         snakemake = workflow.start()
         workflow.wait_for_update(110)
         running.power_off("n1")
