@@ -29,6 +29,7 @@ def test_a_node_goes_off_and_a_spare_one_takes_its_place(
         ((job, _),) = running.live_jobs().items()
         assert running.answer("squeue", "--noheader", "--format=%N") == "n[1,3]"
         assert running.restarts(job) == 1
+        assert workflow.end_of(1).startswith("lost: rank 2 on n2 gave no sign of life")
         assert snakemake.wait(timeout=300) == 0
     assert workflow.weights() == reference.weights()
     assert [line["update"] for line in workflow.attempts("started")] == [0, 100]
