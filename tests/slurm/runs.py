@@ -147,5 +147,5 @@ class Managed(Run):
 
     def _unlock(self) -> bool:
         """Unlock the directory, and return whether it was locked."""
-        is_locked = any((self.directory / ".snakemake/locks").iterdir())
+        is_locked = any((self.directory / ".snakemake/locks").glob("*"))
         return is_locked and self.run("--unlock")[0] == 0
