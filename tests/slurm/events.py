@@ -58,7 +58,7 @@ def happen(name: str, run: Run, job: str, chance: _Chance) -> int:
     if event.needs_spare:
         for node in cluster.nodes:
             cluster.power_on(node)
-        wait_for(lambda: "down" not in cluster.answer("sinfo", "-h", "-o", "%t"), seconds=60)
+        wait_for(lambda: "down" not in cluster.answer("sinfo", "-h", "-o", "%t"), seconds=180)
     return attempt + 1
 
 
