@@ -126,10 +126,14 @@ class Cluster:
         """Let a node that is off, or whose network is gone, come back."""
         (self.directory / f"run/hold.{node}").unlink(missing_ok=True)
         self.mend(node)
+        # a new slurmd reports at once; SLURM rarely asks a node that it has given up
+        for slurmd in self.processes(node, "slurmd"):
+            slurmd.kill()
 
     def hosts(self, job: str) -> list[str]:
         """Return the nodes of a job that runs, the batch host first."""
-        listed = self.answer("squeue", "--noheader", f"--jobs={job}", "--format=%N")
+        words = ("--noheader", "--states=all", f"--jobs={job}", "--format=%N")
+        listed = self.answer("squeue", *words)
         return self.answer("scontrol", "show", "hostnames", listed).split()
 
     def close(self) -> None:

@@ -56,8 +56,10 @@ def happen(name: str, run: Run, job: str, chance: _Chance) -> int:
     end = run.end_of(attempt)
     assert re.match(event.told, end), (name, end)
     if event.needs_spare:
+        hosts = cluster.hosts(job)
         for node in cluster.nodes:
-            cluster.power_on(node)
+            if node not in hosts:
+                cluster.power_on(node)
         wait_for(lambda: "down" not in cluster.answer("sinfo", "-h", "-o", "%t"), seconds=180)
     return attempt + 1
 
