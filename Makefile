@@ -31,7 +31,7 @@ test-all: lint ## run every test that needs no GPU, slow ones too
 test-slurm: $(INSTALLED) ## run the workflow on a SLURM cluster in namespaces, some ten minutes
 	@pytest -m "slurm and not slow" -rs $(ARGS)
 
-test-slurm-all: $(INSTALLED) ## the same with the full demonstration and lost nodes, most of an hour
+test-slurm-all: $(INSTALLED) ## the same with all events, lost nodes and the full demonstration, an hour
 	@pytest -m slurm -rs $(ARGS)
 
 lint: $(INSTALLED) ## check style, types and the workflow

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import typer
+from typer.testing import CliRunner
 
 from esm1b.cli import app
 
@@ -46,3 +47,32 @@ def test_the_profiles_it_names_are_there() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", GUIDE):
         assert target.startswith("https://") or (ROOT / "docs" / target).exists(), target
+
+
+def test_hours_are_those_of_the_estimate() -> None:
+    rows = re.findall(
+        r"^\| (\d+) x (\w+)[^|]* \| (\S+) \| (\d+) \+ (\d+) ms \| (\S+) \| (\S+) \| (\d) \|$",
+        GUIDE,
+        re.MULTILINE,
+    )
+    assert len(rows) == 5
+    for gpus, gpu, link, compute, transfer, hours, slower, jobs in rows:
+        words = ["estimate", str(ROOT / "config/esm1b.yaml"), "--gpus", gpus, "--gpu", gpu]
+        words += [] if link == "-" else ["--link-gbit", link]
+        words += ["--time-limit", "12h"]
+        at_half, at_less = (
+            _estimate([*words, "--utilisation", share]) for share in ("0.5", "0.35")
+        )
+        given = {"compute, ms": compute, "transfer, ms": transfer, "hours": hours}
+        assert at_half == {**given, "jobs of 12 h": jobs}
+        assert at_less["hours"] == slower
+
+
+def _estimate(words: list[str]) -> dict[str, str]:
+    """Return the rows of `esm1b estimate` about an update's transfer, for ZeRO stage 1."""
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    text = result.output.partition("transfer of an update")[2].partition("memory")[0]
+    names = ("compute, ms", "transfer, ms", "hours", "jobs of 12 h")
+    rows = (re.match(rf"  ({'|'.join(names)})\s+-\s+(\S+) ", line) for line in text.splitlines())
+    return {row[1]: row[2] for row in rows if row}

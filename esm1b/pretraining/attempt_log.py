@@ -22,6 +22,7 @@ ATTEMPTS_FILE: Final = "attempts.jsonl"
 _MOST_FAILURES: Final = 2
 # A machine may go away by chance, but not so often in one interval of checkpoints.
 _MOST_CUT_SHORT: Final = 5
+_NO_WORD: Final = "no process could say why: all were killed at once, or the input was invalid"
 # Between two processes that look whether another has written the line.
 _TURN_SECONDS: Final = 0.02
 _LONGEST_TURN_SECONDS: Final = 2.0
@@ -34,8 +35,8 @@ class AttemptLog(logging.Handler):
     package's warnings, whose handler this is, and one for its end: "finished", "stopped" (as
     requested), "failed" (a failure of the run itself) or "lost" (another process went away), with
     the message and the ranks and nodes at fault. An attempt that was killed as a whole, or that the
-    user's input ended, has no line for its end. Only the first process writes, or where that one is
-    at fault, the others.
+    user's input ended, gets that line when the next one begins. Only the first process writes, or
+    where that one is at fault, the others.
     """
 
     def __init__(self, directory: Path, *, rank: int) -> None:
@@ -101,6 +102,9 @@ class AttemptLog(logging.Handler):
         `update` of the run's `updates` are done before it. `layout` is its layout on the hardware,
         as JSON, on `nodes`.
         """
+        if (last := _without_end(read_attempts(self.path))) is not None:
+            self._number = last
+            self._write("lost", message=_NO_WORD, **_culprits({}))
         self._number = number
         self._write(
             "started",
@@ -185,6 +189,12 @@ class AttemptLog(logging.Handler):
 
 def _culprits(hosts: Mapping[int, str]) -> dict[str, Any]:
     return {"ranks": [*hosts], "nodes": [*dict.fromkeys(hosts.values())]}
+
+
+def _without_end(lines: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the last attempt if nothing tells how it ended."""
+    events = [line for line in lines if line["event"] != "warning"]
+    return events[-1]["attempt"] if events and events[-1]["event"] == "started" else None
 
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:

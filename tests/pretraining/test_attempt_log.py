@@ -10,6 +10,8 @@ from esm1b.errors import RunFailure, Stopped, StoppedForGood, UserError
 from esm1b.pretraining.attempt_log import AttemptLog, read_attempts
 from tests.pretraining.attempts import CLOSED, FAILURE, LAYOUT, NODES, attempt, killed
 
+NO_WORD = "no process could say why: all were killed at once, or the input was invalid"
+
 
 def events(directory: Path) -> list[tuple[int, str, Any]]:
     lines = read_attempts(directory / "attempts.jsonl")
@@ -30,12 +32,15 @@ def test_how_attempts_end(tmp_path: Path) -> None:
         (1, "started", 0),
         (1, "stopped", "saved after update 3"),
         (2, "started", 3),
+        (2, "lost", NO_WORD),
         (3, "started", 3),
         (3, "failed", "ArithmeticError: the loss is nan"),
         (4, "started", 3),
         (4, "lost", f"another process went away, unknown which: {CLOSED}"),
         (5, "started", 5),
+        (5, "lost", NO_WORD),
         (6, "started", 5),
+        (6, "lost", NO_WORD),
         (7, "started", 5),
         (7, "finished", None),
     ]

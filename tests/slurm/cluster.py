@@ -1,5 +1,6 @@
 """A SLURM cluster for a test, and the workflow run on it."""
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 
 from esm1b.files import read_json_lines
+from esm1b.pretraining.attempt_log import ATTEMPTS_FILE, read_attempts
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "workflow" / "profiles"
@@ -24,8 +26,9 @@ _SCRIPT = Path(__file__).with_name("cluster.sh")
 class Cluster:
     """A control host and the nodes n1, n2, ..., as `cluster.sh` makes them."""
 
-    def __init__(self, directory: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, directory: Path, process: subprocess.Popen[bytes], *, nodes: int) -> None:
         self.directory = directory
+        self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self._process = process
         script = psutil.Process(process.pid)
         wait_for(lambda: script.name() == "unshare" and script.children(), seconds=10)
@@ -40,6 +43,11 @@ class Cluster:
         return subprocess.run(
             self.command(*words), capture_output=True, text=True, check=False, **options
         )
+
+    def on(self, node: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `words` on a node."""
+        pid = (self.directory / f"run/node.{node}.pid").read_text().strip()
+        return self.run("nsenter", "-t", pid, "-m", "-n", "-u", *words)
 
     def answer(self, *words: str) -> str:
         """Return what a SLURM command says."""
@@ -93,6 +101,11 @@ class Cluster:
             and self._namespace(process.pid) == network
         ]
 
+    def sent_bytes(self, node: str) -> int:
+        """Return how many bytes have left a node."""
+        (link,) = json.loads(self.answer("ip", "-json", "-stats", "link", "show", f"v{node[1:]}"))
+        return int(link["stats64"]["rx"]["bytes"])
+
     def cut(self, node: str) -> None:
         """Take a node's network away."""
         assert self.run("ip", "link", "set", f"v{node[1:]}", "down").returncode == 0
@@ -108,6 +121,20 @@ class Cluster:
         for process in self.processes(node)[1:]:
             with suppress(psutil.Error):
                 process.kill()
+
+    def power_on(self, node: str) -> None:
+        """Let a node that is off, or whose network is gone, come back."""
+        (self.directory / f"run/hold.{node}").unlink(missing_ok=True)
+        self.mend(node)
+        # a new slurmd reports at once; SLURM rarely asks a node that it has given up
+        for slurmd in self.processes(node, "slurmd"):
+            slurmd.kill()
+
+    def hosts(self, job: str) -> list[str]:
+        """Return the nodes of a job that runs, the batch host first."""
+        words = ("--noheader", "--states=all", f"--jobs={job}", "--format=%N")
+        listed = self.answer("squeue", *words)
+        return self.answer("scontrol", "show", "hostnames", listed).split()
 
     def close(self) -> None:
         self._first.kill()
@@ -137,7 +164,7 @@ def cluster(directory: Path, *, nodes: int = 2, **settings: int) -> Iterator[Clu
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    running = Cluster(directory, process)
+    running = Cluster(directory, process, nodes=nodes)
     try:
         wait_for((directory / "run/ready").exists, seconds=30)
         yield running
@@ -227,8 +254,25 @@ class Workflow:
         wait_for(is_there, seconds=seconds)
 
     def attempts(self, event: str) -> list[dict[str, Any]]:
-        lines = read_json_lines(self.checkpoints / "attempts.jsonl", having="attempt")
-        return [line for line in lines if line["event"] == event]
+        return [
+            line
+            for line in read_attempts(self.checkpoints / ATTEMPTS_FILE)
+            if line["event"] == event
+        ]
+
+    def newest_attempt(self) -> int:
+        """Return the number of the last attempt that has started; 0 before the first."""
+        return max((line["attempt"] for line in self.attempts("started")), default=0)
+
+    def end_of(self, attempt: int) -> str:
+        """Return how an attempt has ended, as "event: message"; empty while it goes on."""
+        lines = read_attempts(self.checkpoints / ATTEMPTS_FILE)
+        ends = [
+            f"{line['event']}: {line.get('message', '')}"
+            for line in lines
+            if line["attempt"] == attempt and line["event"] not in ("started", "warning")
+        ]
+        return ends[0] if ends else ""  # two halves of a cut network may each name the other
 
     def weights(self) -> bytes:
         return (self.directory / "results/small/model/model.safetensors").read_bytes()

@@ -1,7 +1,7 @@
 #!/bin/bash
 # A throw-away SLURM cluster in namespaces of its own: a control host ctl (10.77.0.1) and nodes n1, n2, ...
 # (10.77.0.11, ...), each with its own network, host name and /dev/shm, joined by a bridge; files are
-# shared. Two GPUs per node are devices without a driver.
+# shared. Two GPUs per node are devices without a driver. Jobs in the partition urgent preempt the others.
 # usage: cluster.sh DIR NODES     runs until its process 1 is killed; DIR/run/ready appears when all
 # nodes are idle. Every cluster needs a DIR of its own: sockets and spool are there.
 set -eu
@@ -27,6 +27,9 @@ ip link set br0 up
 mount --bind "$dir/etc/hosts" /etc/hosts
 head -c 128 /dev/urandom >"$dir/etc/munge.key"
 chmod 400 "$dir/etc/munge.key"
+# a disk too small for a checkpoint, which all nodes see
+mkdir "$dir/full"
+mount -t tmpfs -o size=1m full "$dir/full"
 for gpu in 0 1; do mknod "$dir/run/nvidia$gpu" c 1 3; done
 
 # cred_expire is also the time that a requeued job waits before it starts again: 120 s elsewhere
@@ -58,7 +61,10 @@ KillWait=${KILLWAIT:-30}
 SlurmdTimeout=${SLURMDTIMEOUT:-300}
 GresTypes=gpu
 NodeName=n[1-$nodes] CPUs=16 RealMemory=128000 Gres=gpu:2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=100
+PartitionName=urgent Nodes=ALL PriorityTier=2 MaxTime=INFINITE DefMemPerCPU=100
 END
 echo "NodeName=n[1-$nodes] Name=gpu File=$dir/run/nvidia[0-1]" >"$dir/etc/slurm/gres.conf"
 mkdir -p /etc/slurm

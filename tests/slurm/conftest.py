@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ SMALL = {
     "evaluation": {"untrained": 1, "perplexity": {"sequences": 20, "draws": 1}},
 }
 MODEL = "results/small/model/model.safetensors"
+AUDIT = "results/small/audit/audit.json"
 # four processes as on two nodes; torchrun waits for their save
 LOCAL = """\
 set-resources:
@@ -42,7 +44,11 @@ def why_no_cluster() -> str | None:
     needed = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "nsenter", "unshare")
     if missing := [program for program in needed if shutil.which(program) is None]:
         return f"not installed: {', '.join(missing)} (apt-get install slurm-wlm munge iproute2)"
-    return None if os.geteuid() == 0 else "a cluster needs root for its namespaces"
+    if os.geteuid() != 0:
+        return "a cluster needs root for its namespaces"
+    probe = ("unshare", "-mnupf", "ip", "link", "add", "br0", "type", "bridge")
+    result = subprocess.run(probe, capture_output=True, text=True, check=False)
+    return f"no namespaces or bridges here: {result.stderr}" if result.returncode else None
 
 
 @pytest.fixture(scope="session")
@@ -55,12 +61,16 @@ def slurm() -> None:
 @pytest.fixture(scope="session")
 def reference(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     """Return the run on one machine, torchrun with four processes."""
-    directory = tmp_path_factory.mktemp("reference")
+    return run_here(tmp_path_factory.mktemp("reference"))
+
+
+def run_here(directory: Path) -> Workflow:
+    """Run the workflow, up to the audit, on this machine."""
     (directory / "profile.yaml").write_text(LOCAL)
     (directory / "small.yaml").write_text(yaml.safe_dump(SMALL))
     (directory / "config").mkdir()
     (directory / "config" / "config.yaml").write_text("{}\n")
-    workflow = Workflow(directory, directory / "profile.yaml", None)
+    workflow = Workflow(directory, directory / "profile.yaml", None, AUDIT)
     status, text = workflow.run("--cores", "2")
     assert status == 0, text
     return workflow
@@ -75,16 +85,16 @@ def two_nodes(slurm: None, tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def prepared(reference: Workflow, tmp_path: Path) -> Callable[[], Path]:
     """Return what makes a directory with corpus and tokens, but without the training."""
+    return lambda: prepare(reference, tmp_path / "run")
 
-    def copy() -> Path:
-        def training(directory: str, names: list[str]) -> list[str]:
-            is_top = Path(directory) == reference.directory
-            left_out = {"checkpoints", "logs", "profile.yaml"} if is_top else {"small", "locks"}
-            under_corpora = Path(directory).name == "corpora"
-            return [] if under_corpora else [name for name in names if name in left_out]
 
-        target = tmp_path / "run"
-        shutil.copytree(reference.directory, target, ignore=training)
-        return target
+def prepare(reference: Workflow, target: Path) -> Path:
+    """Copy corpus and tokens of a finished run, but not its training."""
 
-    return copy
+    def training(directory: str, names: list[str]) -> list[str]:
+        is_top = Path(directory) == reference.directory
+        left_out = {"checkpoints", "logs", "profile.yaml"} if is_top else {"small", "locks"}
+        under_corpora = Path(directory).name == "corpora"
+        return [] if under_corpora else [name for name in names if name in left_out]
+
+    return shutil.copytree(reference.directory, target, ignore=training)

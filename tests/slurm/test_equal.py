@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from esm1b.config import load_config
+from esm1b.pretraining.planning.memory import TrainingMemory
+from esm1b.pretraining.planning.network import update_traffic
 from tests.slurm.cluster import PROFILES, ROOT, Cluster, Workflow, changed_profile
-from tests.slurm.conftest import MODEL
+from tests.slurm.conftest import AUDIT, LOCAL, MODEL
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -21,7 +24,10 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def test_all_of_the_workflow(two_nodes: Cluster, reference: Workflow, tmp_path: Path) -> None:
-    """Two nodes, two processes each, by the shipped profile and nothing else."""
+    """Two nodes, two processes each, by the shipped profile and nothing else.
+
+    What the link between them has carried is what `esm1b estimate` says.
+    """
     directory = tmp_path / "run"
     (directory / "config").mkdir(parents=True)
     (directory / "config" / "config.yaml").write_text("{}\n")
@@ -33,6 +39,13 @@ def test_all_of_the_workflow(two_nodes: Cluster, reference: Workflow, tmp_path: 
         assert files(directory / part) == files(reference.directory / part)
     assert workflow.weights() == reference.weights()
     assert set(two_nodes.jobs().values()) == {"COMPLETED"}
+    config = load_config(directory / "small.yaml")
+    memory = TrainingMemory(shape=config.model.shape(), precision="fp32", processes=4)
+    estimated = config.pretraining.updates * update_traffic(memory, 1, rounds=1).sent(4)
+    for node in two_nodes.nodes:
+        sent = two_nodes.sent_bytes(node)  # validation, saves and starts come on top
+        print(f"{node} sent {sent / 1e6:.1f} MB, expected {estimated / 1e6:.1f}")
+        assert sent == pytest.approx(estimated, rel=0.1)
     (started,) = workflow.attempts("started")
     assert (started["layout"]["processes"], started["host"]) == (4, "n1")
     (report,) = directory.glob("results/small/report/index.html")
@@ -63,10 +76,18 @@ def test_cluster_generic(
 
 @pytest.mark.slow
 def test_the_demonstration_passes_its_control(two_nodes: Cluster, tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    shutil.copytree(ROOT / "config", directory / "config")
-    (directory / "small.yaml").write_text("run: small\n")
-    workflow = Workflow(directory, PROFILES / "slurm-cpu", two_nodes)
-    status, text = workflow.run(seconds=880)
+    for name in ("here", "run"):
+        shutil.copytree(ROOT / "config", tmp_path / name / "config")
+        (tmp_path / name / "small.yaml").write_text("run: small\n")
+    profile = tmp_path / "here" / "profile.yaml"
+    profile.write_text(LOCAL)
+    here = Workflow(tmp_path / "here", profile, None, AUDIT)
+    status, text = here.run("--cores", "2")
+    assert status == 0, text
+    workflow = Workflow(tmp_path / "run", PROFILES / "slurm-cpu", two_nodes)
+    status, text = workflow.run(seconds=600)
     assert status == 0, text
     assert "positive control: PASSED" in text
+    for part in ("results/corpora/demonstration", "results/small/audit"):
+        assert files(workflow.directory / part) == files(here.directory / part)
+    assert workflow.weights() == here.weights()

@@ -1,48 +1,45 @@
-"""The SLURM script of docs/pretraining.md, with smaller numbers and through a killed process."""
+"""The SLURM script of docs/pretraining.md, with smaller numbers, through what happens to a job."""
 
-import shutil
-import subprocess
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import ROOT, Cluster, Workflow, environment, wait_for
-from tests.test_pretraining_guide import SCRIPT
+from tests.slurm.cluster import Cluster, Workflow, wait_for
+from tests.slurm.events import EVENTS, happen
+from tests.slurm.runs import Script
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(900)]
-SMALLER = {
-    "--ntasks-per-node=8": "--ntasks-per-node=2",
-    "--gpus-per-node=8": "--gpus-per-node=2",
-    "--cpus-per-task=8": "--cpus-per-task=1",
-    "--mem=0": "--mem=4000",
-    ". .venv/bin/activate\n": "",
-    "pretrain run.yaml": "pretrain results/small/run_config.json --device cpu",
-    "--tokens tokens": "--tokens results/corpora/small/tokens",
-    "checkpoints/run": "checkpoints/small",
-    "--output model": "--output results/small/model",
-    "--micro-batch-tokens auto --threads 4": "--micro-batch-tokens 4096 --threads 1",
-}
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
-def test_it_goes_on_by_itself(
+def test_a_run_through_events_ends_as_a_quiet_one(
     two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path]
 ) -> None:
-    directory = prepared()
-    text = SCRIPT
-    for given, smaller in SMALLER.items():
-        assert given in text
-        text = text.replace(given, smaller)
-    (directory / "job.sh").write_text(text)
-    (directory / "workflow").symlink_to(ROOT / "workflow")
-    (directory / "results" / "small").mkdir()
-    shutil.copy(reference.directory / "results/small/run_config.json", directory / "results/small")
-    run = Workflow(directory, Path(), two_nodes)
-    submit = run.command_there("sbatch", "--parsable", "job.sh")
-    job = subprocess.check_output(submit, env=environment(), text=True).strip()
-    run.wait_for_update(110)
-    two_nodes.trainers("n2")[0].kill()
+    """All but those that need a spare node, one after the other in one run."""
+    run = Script(prepared(), two_nodes, reference)
+    job, attempt = run.submit(), 1
+    for name, event in EVENTS.items():
+        if event.needs_spare or event.of_snakemake:
+            continue
+        assert run.wait_to_train(attempt, job, updates=10), name
+        attempt = happen(name, run, job, random.Random(1))
+        if two_nodes.jobs()[job] == "CANCELLED":
+            job = run.submit()
     wait_for(lambda: two_nodes.jobs()[job] == "COMPLETED", seconds=300)
-    assert two_nodes.restarts(job) == 1
-    assert [line["update"] for line in run.attempts("started")] == [0, 100]
     assert run.weights() == reference.weights()
+    assert all(run.end_of(number) for number in range(1, attempt + 1))
+
+
+def test_a_run_that_fails_for_good_ends_with_78(
+    two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path]
+) -> None:
+    wrong = {"learning_rate": 1e18, "warmup_updates": 1}
+    run = Script(prepared(), two_nodes, reference, **wrong)
+    job = run.submit()
+    wait_for(lambda: two_nodes.jobs()[job] == "FAILED", seconds=200)
+    assert "ExitCode=78:0" in two_nodes.answer("scontrol", "show", "job", job)
+    assert two_nodes.restarts(job) == 2
+    assert [run.end_of(number)[:7] for number in (1, 2)] == ["failed:", "failed:"]
+    assert len(run.attempts("started")) == 2
+    assert "stopped for good: 2 attempts from update 0 failed" in run.log(job)

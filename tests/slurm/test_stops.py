@@ -1,5 +1,6 @@
 """A stop is no failure: the job comes back by itself, and the result is that of a quiet run."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,10 +25,11 @@ from tests.slurm.conftest import MODEL
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
-def test_a_killed_process_then_a_users_scancel(
+@pytest.mark.slow
+def test_a_killed_process_a_scancel_and_ctrl_c(
     two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path]
 ) -> None:
-    """The first puts the job back into the queue; the second keeps it out of there.
+    """The first puts the job back into the queue; the others keep it out of there.
 
     With the profile that the guide's script writes, for CPUs.
     """
@@ -52,15 +54,26 @@ def test_a_killed_process_then_a_users_scancel(
     assert two_nodes.jobs() == {job: "CANCELLED"}
     assert len(workflow.attempts("stopped")) == 1
 
+    snakemake = workflow.start()
+    workflow.wait_for_update(120, attempt=3)
+    status, text = workflow.run()  # a second one beside it
+    assert (status, "locked" in text) == (1, True)
+    (controller,) = two_nodes.controllers()
+    controller.send_signal(signal.SIGINT)
+    assert snakemake.wait(timeout=60) != 0
+    wait_for(lambda: not two_nodes.live_jobs(), seconds=60)
+    assert len(workflow.attempts("stopped")) == 2
+
     status, text = workflow.run()
     assert status == 0, text
     assert workflow.weights() == reference.weights()
     updates = [line["update"] for line in workflow.attempts("started")]
-    assert updates[0] == 0
-    assert updates[1] == 100
-    assert updates[2] > 110
+    assert updates[:2] == [0, 100]
+    assert updates[3] >= 120
+    assert updates[3] > updates[2] > 110
 
 
+@pytest.mark.slow
 def test_the_time_limit_twice(
     two_nodes: Cluster, reference: Workflow, prepared: Callable[[], Path], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The place of this process among those of the run, whatever started it, from the environment."""
 
+import platform
 import re
 import socket
 import subprocess
@@ -219,8 +220,8 @@ def with_known_address(place: Place) -> Place:
     if found is None or not _is_host(found.group(1)):
         raise UserError(
             f"environment: rank 0 is on {place.address} according to MASTER_ADDR or else "
-            "SLURM_STEP_NODELIST, and this host cannot resolve that name; expected MASTER_ADDR "
-            "with its address"
+            f"SLURM_STEP_NODELIST, and {platform.node()} cannot resolve that name; expected "
+            "MASTER_ADDR with its address"
         )
     return replace(place, address=found.group(1))
 

@@ -3,6 +3,8 @@
 import errno
 import json
 import logging
+import os
+import re
 import resource
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -141,6 +143,31 @@ def test_what_is_in_the_state_file(directory: Path) -> None:
         "size": (path / FILES[0]).stat().st_size,
         "sha256": sha256_file(path / FILES[0]),
     }
+
+
+def test_all_is_on_the_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files, their entries, then the name that makes them count, and that."""
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def record(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        calls.append(re.sub(r"\.json\..*", ".json", str(path.relative_to(tmp_path))))
+        fsync(descriptor)
+
+    def rename_there(source: Path, target: Path) -> None:
+        calls.append(f"rename to {target.name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "rename", rename_there)
+    save_as(tmp_path, 2)
+    unfinished = ".update-00000002.partial"
+    assert sorted(calls[:3]) == [f"{unfinished}/{name}" for name in sorted(FILES)]
+    assert calls[3].startswith(f"{unfinished}/.state.json")
+    assert calls[4:] == [unfinished, unfinished, "rename to update-00000002", "."]
 
 
 def test_nothing_to_load(tmp_path: Path) -> None:
