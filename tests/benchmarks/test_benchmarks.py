@@ -55,6 +55,7 @@ def test_embedding_agrees_with_fair_esm(tmp_path: Path) -> None:
     assert result["ratios"]["fair-esm / packed"]["time"] > 0
 
 
+@pytest.mark.slow
 def test_variants_agree_with_both_peers(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     run_benchmark(

@@ -30,7 +30,12 @@ TINY = {
         "validation_interval": 4,
         "checkpoint_interval": 2,
     },
-    "evaluation": {"untrained": 1, "perplexity": {"sequences": 10, "draws": 1}},
+    "evaluation": {
+        "untrained": 1,
+        "perplexity": {"sequences": 10, "draws": 1},
+        "contacts": {"jacobian": 1},
+        "variants": {"epistasis": 5},
+    },
 }
 
 
