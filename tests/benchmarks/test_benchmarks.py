@@ -22,6 +22,7 @@ LENGTHS = [5, 9, 3, 3, 8, 2]
 TINY = ["--layers", "2", "--width", "16", "--heads", "2", "--threads", "1"]
 
 
+@pytest.mark.slow
 def test_encoder_training_compares_all_sides(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     run_benchmark(
@@ -47,6 +48,7 @@ def test_encoder_training_compares_all_sides(tmp_path: Path) -> None:
     assert all(len(side["seconds_by_pass_and_update"]) == 1 for side in result["sides"].values())
 
 
+@pytest.mark.slow
 def test_embedding_agrees_with_fair_esm(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     run_benchmark("embedding", [*TINY, "--residues=2000", "--passes=1", f"--output={output}"])
