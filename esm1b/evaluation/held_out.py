@@ -55,7 +55,7 @@ def open_held_out(path: Path, model: Model, sequences: int) -> HeldOut:
             files={"tokens": path / MANIFEST},
         )
     with checked_fasta(
-        str(path), longest=model.longest_sequence, long_sequences="truncate", spool=path
+        str(path), longest=model.longest_sequence, long_sequences="truncate", output=path
     ) as fasta:
         records = list(islice(fasta.records(), sequences))
         if not records:

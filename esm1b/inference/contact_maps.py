@@ -14,7 +14,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from esm1b.alphabet import decode
-from esm1b.files import new_token, temporary_path
 from esm1b.inference.contact_pictures import draw_contact_map
 from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, windows_of
@@ -84,12 +83,11 @@ def predict_contacts(
         model = load_model(model_directory, device=device)
         if method == "head":
             model.fitted_contact_head()  # before the whole input is checked
-        place = output.resolve()
         with checked_fasta(
             fasta,
             longest=model.longest_sequence,
             long_sequences=long_sequences,
-            spool=temporary_path(place, new_token(), "input"),
+            output=output,
         ) as records:
             settings = {
                 **model.settings(),
@@ -98,7 +96,7 @@ def predict_contacts(
                 **({} if method == "head" else {"method": method}),
             }
             schema = result_schema(contacts_columns(method), settings)
-            parts = ResultParts(place.with_name(f"{place.name}.parts"), schema, "contact-map-parts")
+            parts = ResultParts(output, schema, "contact-map-parts")
 
             def finish() -> None:
                 with replace_directory(output, "contact-maps") as directory:

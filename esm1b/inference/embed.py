@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from esm1b.files import new_token, temporary_path
 from esm1b.freed_memory import give_back_freed_memory
 from esm1b.inference.fasta_input import EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, greedy_groups, groups_by_length
@@ -78,12 +77,11 @@ def embed(
             long_sequences=long_sequences,
             batch_tokens=batch_tokens,
         )
-        place = output.resolve()
         with checked_fasta(
             fasta,
             longest=model.longest_sequence,
             long_sequences=long_sequences,
-            spool=temporary_path(place, new_token(), "input"),
+            output=output,
         ) as records:
             settings = {
                 **model.settings(),
@@ -95,14 +93,14 @@ def embed(
                 "precision": precision,
             }
             schema = embedder.schema(settings)
-            parts = ResultParts(place.with_name(f"{place.name}.parts"), schema, "embeddings")
+            parts = ResultParts(output, schema, "embeddings")
             compute_parts(
                 parts,
                 lambda start: (
                     embedder.table(chunk, schema)
                     for chunk in embedder.chunks(records.records(start))
                 ),
-                lambda: parts.assemble(place, records.count),
+                lambda: parts.assemble(output.resolve(), records.count),
                 count=records.count,
                 source=records.name,
                 task="embed",
@@ -170,7 +168,8 @@ class Embedder:
                 if not self.per_residue:
                     values = values.mean(axis=1, keepdims=True, dtype=np.float64)
                 embeddings[index] = values.astype(np.float32, copy=False)
-            give_back_freed_memory()
+            if self.model.device == "cpu":
+                give_back_freed_memory()
         columns: dict[str, pa.Array] = {
             "id": pa.array([record.id for record in records], pa.string()),
             "length": pa.array(lengths),

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from esm1b.alphabet import encode
 from esm1b.errors import UserError
+from esm1b.files import new_token, temporary_path
 from esm1b.inference.long_sequences import LongSequences, windows_of
 from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
@@ -77,12 +78,12 @@ class CheckedFasta:
 
 @contextmanager
 def checked_fasta(
-    name: str, *, longest: int, long_sequences: LongSequences, spool: Path
+    name: str, *, longest: int, long_sequences: LongSequences, output: Path
 ) -> Iterator[CheckedFasta]:
     """Check all records of a FASTA file and yield the file, to be read again.
 
     Sequences are upper-cased and lose white space and one final `*`. An input that can be read only
-    once (standard input, a pipe) is first copied to `spool`, which is removed at the end.
+    once (standard input, a pipe) is first copied to a temporary file beside `output`.
 
     Raises:
         UserError: the file is not FASTA or a record is invalid; the message names file and record.
@@ -91,6 +92,7 @@ def checked_fasta(
     if name != STANDARD_INPUT and not path.is_fifo():
         yield _check(path, name, longest, long_sequences)
         return
+    spool = temporary_path(output.resolve(), new_token(), "input")
     spool.parent.mkdir(parents=True, exist_ok=True)
     try:
         with (

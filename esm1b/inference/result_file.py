@@ -89,8 +89,8 @@ class ResultParts:
     input, model or option are recognised.
 
     Args:
-        directory: directory of the parts; those that another job left there are removed, so only
-            the owner of the output may call this.
+        output: output of the job; the parts are in `<output>.parts/`. Those that another job left
+            there are removed, so only the owner of the output may call this.
         schema: columns, with metadata.
         kind: kind of output that the directory is marked as.
 
@@ -98,7 +98,9 @@ class ResultParts:
         UserError: the directory holds something else.
     """
 
-    def __init__(self, directory: Path, schema: pa.Schema, kind: OutputKind) -> None:
+    def __init__(self, output: Path, schema: pa.Schema, kind: OutputKind) -> None:
+        place = output.resolve()
+        directory = place.with_name(f"{place.name}.parts")
         names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
         # parts without the stamp are the rest of a removal that was cut short
         if not names or not all(_PART.fullmatch(n) or TEMPORARY.fullmatch(n) for n in names):

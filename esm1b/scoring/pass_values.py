@@ -68,7 +68,7 @@ class PassJob:
 
     def compute(
         self,
-        directory: Path,
+        output: Path,
         settings: Mapping[str, Any],
         kind: OutputKind,
         finish: Callable[[Answers], None],
@@ -77,14 +77,14 @@ class PassJob:
     ) -> None:
         """Compute all values and call `finish` with each pass and the values `[terms]` of it.
 
-        Values are kept in `directory`, from which a job with the same `settings` resumes.
+        Values are kept in `<output>.parts/`, from which a job with the same `settings` resumes.
 
         Raises:
             UserError: the input changed.
             Stopped: a signal asked to stop; everything finished is saved.
         """
         schema = result_schema({"values": _VALUES}, settings)
-        parts = ResultParts(directory, schema, kind)
+        parts = ResultParts(output, schema, kind)
         self._announce(parts.rows)
         compute_parts(
             parts,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import X
 from esm1b.errors import UserError
-from esm1b.files import atomic_file, new_token, temporary_path
+from esm1b.files import atomic_file
 from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
 from esm1b.inference.long_sequences import greedy_groups
 from esm1b.inference.model import Device, Model, Precision, load_model
@@ -98,7 +98,7 @@ def score(
             fasta,
             longest=model.longest_sequence,
             long_sequences="windows",
-            spool=temporary_path(place, new_token(), "input"),
+            output=output,
         ) as records:
             passes = partial(_passes, model, is_masked=not single_pass, window=window)
             batch_tokens = batch_tokens or BATCH_TOKENS[model.device]
@@ -121,7 +121,7 @@ def score(
                 batch_tokens=batch_tokens,
             )
             job.compute(
-                place.with_name(f"{place.name}.parts"),
+                output,
                 settings,
                 "scores",
                 lambda answers: _write(

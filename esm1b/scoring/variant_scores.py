@@ -14,9 +14,8 @@ from esm1b.scoring.weighted_passes import (
     Terms,
     WeightedPass,
     Window,
-    chunks,
     likelihood_passes,
-    values,
+    summed,
     weighted_passes,
 )
 
@@ -60,11 +59,8 @@ def score_variants(
         window: pieces of a wild type longer than the model takes, see `weighted_passes`.
         batch_tokens: tokens of a forward pass; by the device if None.
     """
-    sums = np.zeros(len(variants) + 1)
     passes = variant_passes(model, wild_type, variants, convention=convention, window=window)
-    for chunk in chunks(passes, model, batch_tokens):
-        for each, found in zip(chunk, values(model, chunk, batch_tokens), strict=True):
-            each.add_to(sums, found)
+    sums = summed(model, passes, len(variants) + 1, batch_tokens)
     scores: NDArray[np.float64] = sums[1:] - sums[0]
     return scores
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from esm1b.errors import UserError
 from esm1b.inference.result_file import result_schema
 from esm1b.scoring.mutations import Variant, VariantError, all_substitutions, parse_variant
-from esm1b.table_file import read_table
+from esm1b.table_file import plain_name, read_table
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def read_variant_table(path: Path, column: str | None, wild_type: str, offset: i
         UserError: the file is no table or has no such column, or a row is no variant of
             `wild_type`.
     """
-    known = VARIANT_COLUMNS if column is None else (" ".join(column.split()).lower(),)
+    known = VARIANT_COLUMNS if column is None else (plain_name(column),)
     names, cells = read_table(path, known)
     chosen = next((name for name in known if name in names), None)
     if chosen is None:

@@ -8,7 +8,6 @@ import numpy as np
 
 from esm1b.alphabet import decode
 from esm1b.errors import UserError
-from esm1b.files import new_token, temporary_path
 from esm1b.inference.fasta_input import checked_fasta
 from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.outputs import own_directory, replace_directory
@@ -77,10 +76,7 @@ def score_variant_table(
     inputs = [model_directory, Path(wild_type), *([] if mutants is None else [mutants])]
     with own_directory(output, "variants", inputs):
         model = load_model(model_directory, device=device, precision=precision)
-        place = output.resolve()
-        name, sequence = _read_wild_type(
-            wild_type, model, temporary_path(place, new_token(), "input")
-        )
+        name, sequence = _read_wild_type(wild_type, model, output)
         table = (
             VariantTable.of_all_substitutions(sequence, offset)
             if mutants is None
@@ -122,7 +118,7 @@ def score_variant_table(
             source=name,
             batch_tokens=batch_tokens,
         ).compute(
-            place.with_name(f"{place.name}.parts"),
+            output,
             settings,
             "variants",
             finish,
@@ -131,10 +127,10 @@ def score_variant_table(
     _log.info("%s: scores of %d variants of %s", output, len(variants), name)
 
 
-def _read_wild_type(fasta: str, model: Model, spool: Path) -> tuple[str, str]:
+def _read_wild_type(fasta: str, model: Model, output: Path) -> tuple[str, str]:
     """Return id and sequence of the only record of a FASTA file."""
     with checked_fasta(
-        fasta, longest=model.longest_sequence, long_sequences="windows", spool=spool
+        fasta, longest=model.longest_sequence, long_sequences="windows", output=output
     ) as records:
         if records.count != 1:
             raise UserError(f"{records.name}: {records.count} records; expected one, the wild type")

@@ -138,6 +138,17 @@ def chunks(
     return greedy_groups(passes, lambda each: (len(each.tokens),), (limit,))
 
 
+def summed(
+    model: Model, passes: Iterable[WeightedPass], rows: int, batch_tokens: int | None
+) -> NDArray[np.float64]:
+    """Return the sums `[rows]` of all terms of the passes."""
+    sums = np.zeros(rows)
+    for chunk in chunks(passes, model, batch_tokens):
+        for each, found in zip(chunk, values(model, chunk, batch_tokens), strict=True):
+            each.add_to(sums, found)
+    return sums
+
+
 def values(
     model: Model, passes: Sequence[WeightedPass], batch_tokens: int | None
 ) -> list[NDArray[np.float64]]:

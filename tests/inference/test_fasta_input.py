@@ -14,7 +14,7 @@ def test_nucleotides_are_told_once(
     path = tmp_path / "a.fasta"
     path.write_text(f">a\n{sequence}\n" * 6)
     with checked_fasta(
-        str(path), longest=1000, long_sequences="error", spool=tmp_path / "spool"
+        str(path), longest=1000, long_sequences="error", output=tmp_path / "out"
     ) as fasta:
         assert fasta.count == 6
     words = "100% of the residues are A, C, G, T, U or N: DNA or RNA; expected proteins"

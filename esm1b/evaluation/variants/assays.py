@@ -120,6 +120,7 @@ def read_assay(source: AssaySource, columns: Columns) -> Assay:
         if name not in names:
             raise UserError(f"{path}: has no column {name}; it has {_listed(names)}")
     left_out: Counter[str] = Counter()
+    first_problem = ""
     found: dict[tuple[Any, ...], tuple[Variant, list[float], float]] = {}
     for row in rows:
         text = row[variant_column]
@@ -128,6 +129,7 @@ def read_assay(source: AssaySource, columns: Columns) -> Assay:
                 "" if text is None else str(text), source.wild_type, offset=columns.offset
             )
         except VariantError as error:
+            first_problem = first_problem or f" (first problem: {error})"
             left_out[error.reason] += 1
             continue
         numbers = [cell_number(row[name]) for name in (score_column, *compared)]
@@ -146,10 +148,9 @@ def read_assay(source: AssaySource, columns: Columns) -> Assay:
     variants = [variant for variant, _, _ in found.values()]
     values = np.array([numbers for _, numbers, _ in found.values()], dtype=np.float64)
     if len(np.unique(values[:, 0] if len(values) else values)) < 2:
-        told = "; ".join(_first_problem(texts, source.wild_type, columns.offset))
         raise UserError(
             f"{where}: {len(found)} of {len(rows)} rows can be used; expected at least two "
-            f"different measured effects{f' (first problem: {told})' if told else ''}"
+            f"different measured effects{first_problem}"
         )
     bins = np.array([label for _, _, label in found.values()])
     return Assay(
@@ -212,15 +213,6 @@ def _check_offset(
             f"{where}: wild-type letters disagree with the wild type at offset {offset}; all "
             f"agree with --offset {fitting}"
         )
-
-
-def _first_problem(texts: Sequence[str], wild_type: str, offset: int) -> list[str]:
-    for text in texts:
-        try:
-            parse_variant(text, wild_type, offset=offset)
-        except VariantError as error:
-            return [str(error)]
-    return []
 
 
 def _fit(

@@ -23,8 +23,7 @@ from esm1b.scoring.weighted_passes import (
     Terms,
     WeightedPass,
     Window,
-    chunks,
-    values,
+    summed,
     weighted_passes,
 )
 
@@ -73,12 +72,8 @@ def predicted_epistasis(
     batch_tokens: int | None,
 ) -> Values:
     """Return a network's epistasis of double mutants, `[doubles]`; two masked passes for each."""
-    sums = np.zeros(len(doubles))
     passes = _passes(model, wild_type, doubles, window)
-    for chunk in chunks(passes, model, batch_tokens):
-        for each, found in zip(chunk, values(model, chunk, batch_tokens), strict=True):
-            each.add_to(sums, found)
-    return sums / 2
+    return summed(model, passes, len(doubles), batch_tokens) / 2
 
 
 def _passes(
