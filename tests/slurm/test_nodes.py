@@ -1,5 +1,6 @@
 """Nodes and links that go away: the run finishes as if nothing had happened."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def test_a_node_goes_off_and_a_spare_one_takes_its_place(
         ((job, _),) = running.live_jobs().items()
         assert running.answer("squeue", "--noheader", "--format=%N") == "n[1,3]"
         assert running.restarts(job) == 1
-        assert workflow.end_of(1).startswith("lost: rank 2 on n2 gave no sign of life")
+        assert re.match(r"lost: rank [23] on n2 gave no sign of life", workflow.end_of(1))
         assert snakemake.wait(timeout=300) == 0
     assert workflow.weights() == reference.weights()
     assert [line["update"] for line in workflow.attempts("started")] == [0, 100]
