@@ -75,6 +75,7 @@ def test_cluster_generic(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_demonstration_passes_its_control(two_nodes: Cluster, tmp_path: Path) -> None:
     for name in ("here", "run"):
         shutil.copytree(ROOT / "config", tmp_path / name / "config")
@@ -85,7 +86,7 @@ def test_the_demonstration_passes_its_control(two_nodes: Cluster, tmp_path: Path
     status, text = here.run("--cores", "2")
     assert status == 0, text
     workflow = Workflow(tmp_path / "run", PROFILES / "slurm-cpu", two_nodes)
-    status, text = workflow.run(seconds=600)
+    status, text = workflow.run(seconds=1200)
     assert status == 0, text
     assert "positive control: PASSED" in text
     for part in ("results/corpora/demonstration", "results/small/audit"):
