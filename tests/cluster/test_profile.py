@@ -24,9 +24,7 @@ def load(directory: Path) -> dict[str, Any]:
 
 def test_slurm(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
-    write_profile(
-        "slurm", mine, nodes=4, gpus=8, account="proj", partition="gpu", time_limit="12h"
-    )
+    write_profile("slurm", mine, nodes=4, gpus=8, account="proj", partition="gpu", time_limit="12h")
     content = load(mine)
     assert content["default-resources"] == {"slurm_account": "proj", "slurm_partition": "gpu"}
     pretrain = content["set-resources"]["pretrain"]
@@ -52,7 +50,10 @@ def test_cluster_generic_has_its_scripts_and_its_account(tmp_path: Path) -> None
         ({"kind": "slurm", "gpus": 1}, "--gpus 1: expected 2 or more per node, or slurm-1gpu"),
         ({"kind": "slurm-1gpu", "nodes": 2}, "slurm-1gpu: is for one GPU"),
         ({"kind": "slurm", "gpu": "A100"}, "--run-config and --gpu: one without the other"),
-        ({"kind": "slurm", "run_config": RUN, "gpu": "A100"}, "expected --nodes and --gpus with it"),
+        (
+            {"kind": "slurm", "run_config": RUN, "gpu": "A100"},
+            "expected --nodes and --gpus with it",
+        ),
         ({"kind": "slurm", "time_limit": "long"}, "--time-limit: 'long'"),
     ],
 )
@@ -65,9 +66,7 @@ def test_what_is_refused(given: dict[str, Any], message: str, tmp_path: Path) ->
 def test_the_estimate_chooses_the_zero_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_profile(
-        "slurm", tmp_path, nodes=4, gpus=8, time_limit="12h", run_config=RUN, gpu="A100"
-    )
+    write_profile("slurm", tmp_path, nodes=4, gpus=8, time_limit="12h", run_config=RUN, gpu="A100")
     assert load(tmp_path)["set-resources"]["pretrain"]["zero_stage"] == 1
     first, second, _ = capsys.readouterr().out.splitlines()
     assert first.startswith("esm1b on 4 x 8 A100: ")
