@@ -10,8 +10,7 @@ from typing import Final
 import numpy as np
 
 from esm1b.corpus.manifest import SplitName
-from esm1b.corpus.records.select import select_rows
-from esm1b.corpus.records.selection import Counts, Selection
+from esm1b.corpus.records.selection import Counts, Selection, select_rows
 from esm1b.corpus.records.table import (
     DUPLICATE_ID,
     HELD_OUT_SEQUENCE,
