@@ -15,9 +15,14 @@ from tqdm import tqdm
 
 from esm1b.disk_space import explain_full_disk
 from esm1b.download.excerpt import fetch_excerpt, parse_limit
-from esm1b.download.find_release import DamagedFileError, Source, find_release, validation_list
+from esm1b.download.find_release import (
+    DIGEST_DIGITS,
+    DamagedFileError,
+    Source,
+    find_release,
+    validation_list,
+)
 from esm1b.download.lock import ALGORITHMS, LOCK, file_digests, intact_download, make_lock
-from esm1b.download.metalink import DIGEST_DIGITS
 from esm1b.download.mirrors import FileChangedError, MirroredFile
 from esm1b.download.partial_file import PartialFile
 from esm1b.download.release import (

@@ -6,11 +6,12 @@ from typing import Final, Literal
 import numpy as np
 
 from esm1b.errors import UserError
-from esm1b.synthetic.contacts import complementarity, draw_contacts
 from esm1b.synthetic.potts import PottsForest
-from esm1b.synthetic.secondary_structure import (
+from esm1b.synthetic.structure import (
     HYDROPHOBICITY,
     PROPENSITIES,
+    complementarity,
+    draw_contacts,
     draw_segments,
     hydrophobic_phase,
     segment_string,

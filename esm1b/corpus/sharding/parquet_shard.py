@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,19 +35,9 @@ _GATHERED_AT_ONCE: Final = 8_192
 _COUNTED_AT_ONCE: Final = 1 << 18
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardFacts:
-    """Facts about a shard for the manifest.
-
-    Attributes:
-        entry: the shard's entry in the manifest.
-        lengths: number of sequences of each length.
-        composition: `[256]` number of occurrences of each character.
-    """
-
-    entry: dict[str, Any]
-    lengths: Counter[int]
-    composition: NDArray[np.int64]
+ShardFacts = tuple[dict[str, Any], Counter[int], NDArray[np.int64]]
+"""A shard's entry in the manifest, its number of sequences of each length, and `[256]` its number
+of occurrences of each character."""
 
 
 def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
@@ -75,7 +64,7 @@ def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     entry = shard_entry(path, lengths.total(), int(composition.sum()))
     entry["sequences_sha256"] = digest.hexdigest()
-    return ShardFacts(entry=entry, lengths=lengths, composition=composition)
+    return entry, lengths, composition
 
 
 def _row_groups(pieces: Iterable[Rows]) -> Iterator[pa.Table]:

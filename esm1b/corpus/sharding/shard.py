@@ -199,13 +199,13 @@ def _manifest(
     inputs: Sequence[Mapping[str, Any]],
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
-    entries = {split: [one.entry for one in facts[split]] for split in SPLITS}
+    entries = {split: [entry for entry, _, _ in facts[split]] for split in SPLITS}
     sequences, residues = (
         {split: sum(entry[key] for entry in entries[split]) for split in SPLITS}
         for key in ("rows", "residues")
     )
-    lengths = {split: sum((one.lengths for one in facts[split]), Counter()) for split in SPLITS}
-    characters = np.sum([one.composition for split in SPLITS for one in facts[split]], axis=0)
+    lengths = {split: sum((some for _, some, _ in facts[split]), Counter()) for split in SPLITS}
+    characters = np.sum([some for split in SPLITS for _, _, some in facts[split]], axis=0)
     return {
         "format": CORPUS_FORMAT,
         "format_version": FORMAT_VERSION,
