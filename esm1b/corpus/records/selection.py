@@ -41,6 +41,7 @@ class Counts:
         held_out: number of selected records on the validation side.
         dropped: number of records by the reason to drop them.
         spilled: bytes written to disk and read back later.
+        first_ids: first id that each worker kept, for messages.
         listed: `[ids]`, the ids of the split's list that were read.
         excluded: `[ids]`, the ids to leave out that were read.
         held_out_sequences: hashes of the sequences that listed ids hold out, in several arrays.
@@ -51,6 +52,7 @@ class Counts:
     held_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     spilled: int = 0
+    first_ids: list[str] = field(default_factory=list)
     listed: NDArray[np.bool_] = field(default_factory=NO_IDS.copy)
     excluded: NDArray[np.bool_] = field(default_factory=NO_IDS.copy)
     held_out_sequences: list[NDArray[np.uint64]] = field(default_factory=list)
@@ -149,12 +151,6 @@ class Selection:
         if self.listed is not None:
             return {"method": "ids", **self.listed.definition(found)}
         return {"method": "sequence-hash", **_share(self.validation_fraction, SEQUENCE_KEY)}
-
-    def split_in_words(self) -> str:
-        """Return the rule of the split and a verb, for messages: `... leaves`."""
-        if self.listed is not None:
-            return f"{self.listed.file}: its {len(self.listed)} ids leave"
-        return f"validation fraction {self.validation_fraction} leaves"
 
 
 def _share(fraction: float, key: bytes) -> dict[str, Any]:

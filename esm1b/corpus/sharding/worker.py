@@ -74,15 +74,14 @@ class ShardWorker:
         self._runs = 0
         self._waiting: list[Rows] = []
         self._counts = Counts()
-        self._first_id: str | None = None
 
     def add(self, block: RawBlock | SharedBlock) -> None:
         """Select the records of a block, and spill them once there are enough."""
         raw = block.load() if isinstance(block, SharedBlock) else block
         rows, counts = select_rows(raw, self._selection)
         self._counts += counts
-        if self._first_id is None and len(rows):
-            self._first_id = (rows.value("id", 0) or b"").decode()
+        if not self._counts.first_ids and len(rows):
+            self._counts += Counts(first_ids=[(rows.value("id", 0) or b"").decode()])
         # the text still holds what was dropped
         self._waiting.append(rows if len(rows) > counts.read // 2 else rows.compact())
         if sum(part.size for part in self._waiting) >= _RUN_BYTES:
@@ -93,10 +92,6 @@ class ShardWorker:
         if self._waiting:
             self._write_run()
         return self._counts + self._selection.found()
-
-    def first_id(self) -> str | None:
-        """Return the id of the first record that this worker kept, for messages."""
-        return self._first_id
 
     def write_shard(self, task: ShardTask) -> ShardFacts:
         """Write a shard from all runs; a training shard leaves what is held out as new runs."""

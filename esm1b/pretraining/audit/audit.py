@@ -1,10 +1,10 @@
 """The audit of a run on disk: `esm1b audit`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,13 @@ from esm1b.read_back import check_rows
 AUDIT_FILE: Final = "audit.json"
 _TABLE: Final = "times_seen.parquet"
 _ROWS: Final = 1 << 20
-
-_Value = TypeVar("_Value", int, str)
+# What decides the order of a run, in its record.
+_RECORDED: Final = {
+    "tokens": str,
+    "seed": int,
+    "pretraining.crop_residues": int,
+    "pretraining.tokens_per_update": int,
+}
 
 
 def audit_run(
@@ -78,10 +83,13 @@ def _audit(
             f"{directory}: no {RUN_FILE}; expected the directory of a run's checkpoints"
         )
     state = _newest_state(directory)
-    fingerprint = _value(recorded, "tokens", str, directory)
-    seed = _value(recorded, "seed", int, directory)
-    crop_residues = _value(recorded, "pretraining.crop_residues", int, directory)
-    tokens_per_update = _value(recorded, "pretraining.tokens_per_update", int, directory)
+    for key, kind in _RECORDED.items():
+        if not isinstance(value := recorded.get(key), kind):
+            raise UserError(
+                f"{directory / RUN_FILE}: {key}: {value!r}; expected {kind.__name__}, as pretrain "
+                "writes it"
+            )
+    fingerprint, seed, crop_residues, tokens_per_update = map(recorded.get, _RECORDED)
     updates = state.updates if updates is None else updates
     if updates > state.updates:
         raise UserError(
@@ -130,16 +138,6 @@ def _newest_state(directory: Path) -> StoredState:
                 )
         return state
     raise UserError(f"{directory}: {problem}; expected a run that has saved a checkpoint")
-
-
-def _value(recorded: Mapping[str, Any], key: str, kind: type[_Value], directory: Path) -> _Value:
-    value = recorded.get(key)
-    if not isinstance(value, kind):
-        raise UserError(
-            f"{directory / RUN_FILE}: {key}: {value!r}; expected {kind.__name__}, as pretrain "
-            "writes it"
-        )
-    return value
 
 
 def _logged(metrics: Path) -> list[tuple[int, int]]:
