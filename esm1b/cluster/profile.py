@@ -49,7 +49,8 @@ def write_profile(
         raise UserError("slurm-1gpu: is for one GPU; expected slurm for several, or no --nodes")
     if kind == "slurm" and gpus == 1:
         raise UserError("--gpus 1: expected 2 or more per node, or slurm-1gpu for one GPU")
-    stage, notes = 1, []
+    stage = 1
+    notes: list[str] = []
     if run_config is not None and gpu is not None:
         if kind != "slurm-1gpu" and None in (nodes, gpus):
             raise UserError("--run-config: expected --nodes and --gpus with it")

@@ -89,7 +89,7 @@ def _audit(
                 f"{directory / RUN_FILE}: {key}: {value!r}; expected {kind.__name__}, as pretrain "
                 "writes it"
             )
-    fingerprint, seed, crop_residues, tokens_per_update = map(recorded.get, _RECORDED)
+    fingerprint, seed, crop_residues, tokens_per_update = (recorded[key] for key in _RECORDED)
     updates = state.updates if updates is None else updates
     if updates > state.updates:
         raise UserError(
