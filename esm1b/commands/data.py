@@ -11,6 +11,7 @@ from esm1b.commands.command import runs
 from esm1b.errors import UserError
 
 
+@runs("esm1b.synthetic.dataset:synthesize")
 def synthesize(
     output: options.OutputDirectory,
     families: Annotated[int, Option(metavar="N", min=4)] = 16,
@@ -29,13 +30,6 @@ def synthesize(
     Example:
         esm1b synthesize --output synthetic --families 16 --sequences 2000 --seed 1
     """
-    from esm1b.synthetic.dataset import synthesize as run
-    from esm1b.synthetic.families import SyntheticSettings
-
-    settings = SyntheticSettings(
-        families=families, unseen_families=unseen_families, sequences=sequences, seed=seed
-    )
-    run(output, settings)
 
 
 def download(
