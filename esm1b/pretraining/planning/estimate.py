@@ -129,7 +129,7 @@ def estimate(
     activation_checkpointing: bool = False,
     time_limit_seconds: int | None = None,
 ) -> Estimate:
-    """Return what the run of `config` takes on `gpus` GPUs, at most `gpus_per_node` of them in a node.
+    """Return what the run of `config` takes on `gpus` GPUs, up to `gpus_per_node` of them a node.
 
     The time is that of the updates; validations, checkpoints and starts come on top.
 
