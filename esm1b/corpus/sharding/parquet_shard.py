@@ -1,4 +1,4 @@
-"""Writing one Parquet shard, and what the manifest says of it."""
+"""One Parquet shard: written, read by column, and what the manifest says of it."""
 
 import hashlib
 from collections import Counter
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from esm1b.corpus.manifest import shard_entry
 from esm1b.corpus.records.table import NONE, Rows, SequenceColumn, gather
+from esm1b.errors import UserError
 
 CORPUS_SCHEMA: Final = pa.schema(
     [
@@ -65,6 +66,21 @@ def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
     entry = shard_entry(path, lengths.total(), int(composition.sum()))
     entry["sequences_sha256"] = digest.hexdigest()
     return entry, lengths, composition
+
+
+def read_column(path: Path, name: str) -> Iterator[pa.Array]:
+    """Yield a column of a shard, row group by row group.
+
+    Raises:
+        UserError: the file cannot be read, or has no such column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=[name])[0].combine_chunks()
+    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: {reason}; expected a Parquet shard of a corpus") from error
 
 
 def _row_groups(pieces: Iterable[Rows]) -> Iterator[pa.Table]:

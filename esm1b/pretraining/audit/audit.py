@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from esm1b.batches.order import SequenceOrder
 from esm1b.corpus.manifest import CORPUS_FORMAT, MANIFEST, read_manifest
+from esm1b.corpus.sharding.parquet_shard import read_column
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.files import write_json
@@ -176,7 +177,7 @@ def _write_table(
     with pq.ParquetWriter(directory / _TABLE, schema, compression="zstd") as writer:
         first = 0
         while first < len(counts):
-            named = [] if ids is None else [next(ids).cast(pa.string())]
+            named = [] if ids is None else [next(ids)]
             last = first + len(named[0]) if named else min(first + _ROWS, len(counts))
             columns = [pa.array(np.arange(first, last)), pa.array(counts[first:last]), *named]
             writer.write_table(pa.table(columns, schema=schema))
@@ -198,11 +199,7 @@ def _id_columns(corpus: Path, fingerprint: str) -> Iterator[pa.ChunkedArray]:
         )
     for shard in manifest["shards"]["train"]:
         path = corpus / shard["file"]
-        try:
-            column = pq.read_table(path, columns=["id"])["id"]
-        except (pa.ArrowException, OSError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: {reason}; expected a Parquet shard of a corpus") from error
+        column = pa.chunked_array([*read_column(path, "id")], pa.string())
         if len(column) != shard["rows"]:
             raise UserError(
                 f"{path}: {len(column)} rows; expected {shard['rows']}, as in {MANIFEST}"
