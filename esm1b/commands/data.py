@@ -8,7 +8,6 @@ from typer import Argument, Option
 
 from esm1b.commands import options
 from esm1b.commands.command import runs
-from esm1b.errors import UserError
 
 
 @runs("esm1b.synthetic.dataset:synthesize")
@@ -32,6 +31,7 @@ def synthesize(
     """
 
 
+@runs("esm1b.download.download:download")
 def download(
     output: options.Directory,
     release: Annotated[str | None, Option(metavar="NAME")] = None,
@@ -61,20 +61,6 @@ def download(
     Example:
         esm1b download --release current --output uniref50
     """
-    from esm1b.download.download import download_release, download_validation_list
-
-    if (release is None) is not validation_list:
-        raise UserError("expected either --release or --validation-list")
-    if release is not None:
-        download_release(
-            release, output, mirrors=mirrors or (), limit=limit, sample=sample, digest=digest
-        )
-        return
-    if limit is not None or sample is not None:
-        raise UserError(
-            "--validation-list: always downloaded whole; expected no --limit and no --sample"
-        )
-    download_validation_list(output, mirrors=mirrors or (), digest=digest)
 
 
 def shard(

@@ -155,7 +155,7 @@ def find_release(release: str, mirrors: Sequence[str], given: Mapping[str, str])
     )
 
 
-def validation_list(mirrors: Sequence[str], given: Mapping[str, str]) -> Source:
+def find_list(mirrors: Sequence[str], given: Mapping[str, str]) -> Source:
     """Return the list of the clusters that ESM-1b held out, published without a digest."""
     return Source(
         name="ESM-1b validation list",
