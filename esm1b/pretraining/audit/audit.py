@@ -17,7 +17,7 @@ from esm1b.corpus.sharding.parquet_shard import read_column
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.files import write_json
-from esm1b.outputs import own_directory, replace_directory
+from esm1b.outputs import own_output, replace_directory
 from esm1b.pretraining.audit.times_seen import Audit, audit
 from esm1b.pretraining.checkpoints.files import (
     STATE_FILE,
@@ -64,7 +64,7 @@ def audit_run(
         UserError: the run has done fewer updates or recorded nothing, or the data are not its own.
     """
     inputs = [directory, tokens, *([] if corpus is None else [corpus])]
-    with nullcontext() if output is None else own_directory(output, "audit", inputs):
+    with nullcontext() if output is None else own_output(output, "audit", inputs):
         dataset, result = _audit(directory, tokens, updates, corpus)
         if output is not None:
             with replace_directory(output, "audit") as written:
