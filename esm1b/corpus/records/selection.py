@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 
 from esm1b.corpus.records.id_list import IdList, read_id_list
 from esm1b.corpus.records.parse import parse_rows
-from esm1b.corpus.records.table import (
-    EXCLUDED,
-    NOT_IN_SAMPLE,
-    OUTCOMES,
-    TOO_LONG,
-    TOO_SHORT,
-    Rows,
-)
+from esm1b.corpus.records.table import OUTCOMES, Rows
 from esm1b.errors import UserError
 from esm1b.sequences.formats import RawBlock
 from esm1b.sequences.hashes import SAMPLE_KEY, SEQUENCE_KEY, below, id_hashes, sequence_hashes
@@ -175,16 +168,17 @@ def select_rows(block: RawBlock, selection: Selection) -> tuple[Rows, Counts]:
     if selection.listed is not None:
         index["is_validation"] = selection.listed.find(index["order"])
     if selection.excluded is not None:
-        drop(selection.excluded.find(index["order"]), EXCLUDED)
+        drop(selection.excluded.find(index["order"]), "excluded")
     lengths = rows.field("sequence")[1]
     if selection.minimum_length is not None:
-        drop(lengths < selection.minimum_length, TOO_SHORT)
+        drop(lengths < selection.minimum_length, "too_short")
     if selection.maximum_length is not None:
-        drop(lengths > selection.maximum_length, TOO_LONG)
+        drop(lengths > selection.maximum_length, "too_long")
     if selection.strict:
         _refuse(block, rows, selection)
     if selection.sample is not None:
-        drop(~below(sequence_hashes(_sequences(rows), SAMPLE_KEY), selection.sample), NOT_IN_SAMPLE)
+        hashes = sequence_hashes(_sequences(rows), SAMPLE_KEY)
+        drop(~below(hashes, selection.sample), "not_in_sample")
 
     outcomes = np.bincount(index["outcome"], minlength=len(OUTCOMES)).tolist()
     kept = rows if outcomes[0] == len(rows) else rows.take(index["outcome"] == 0)
@@ -213,14 +207,14 @@ def _sequences(rows: Rows) -> list[bytes]:
 def _refuse(block: RawBlock, rows: Rows, selection: Selection) -> None:
     """Raise for the first record that strictness refuses."""
     outcomes = rows.index["outcome"]
-    refused = np.flatnonzero((outcomes != 0) & (outcomes != OUTCOMES.index(EXCLUDED)))
+    refused = np.flatnonzero((outcomes != 0) & (outcomes != OUTCOMES.index("excluded")))
     if not len(refused):
         return
     place = int(refused[0])
     name = (rows.value("id", place) or b"").decode()
     sequence = rows.value("sequence", place) or b""
     why = {
-        TOO_SHORT: f"length {len(sequence)}; expected at least {selection.minimum_length}",
-        TOO_LONG: f"length {len(sequence)}; expected at most {selection.maximum_length}",
+        "too_short": f"length {len(sequence)}; expected at least {selection.minimum_length}",
+        "too_long": f"length {len(sequence)}; expected at most {selection.maximum_length}",
     }.get(OUTCOMES[outcomes[place]] or "") or fault(sequence)
     raise UserError(f"{block.source}: record {block.first_record + place + 1} ({name}): {why}")

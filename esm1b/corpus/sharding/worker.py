@@ -11,13 +11,7 @@ import numpy as np
 
 from esm1b.corpus.manifest import SplitName
 from esm1b.corpus.records.selection import Counts, Selection, select_rows
-from esm1b.corpus.records.table import (
-    DUPLICATE_ID,
-    HELD_OUT_SEQUENCE,
-    Rows,
-    drop_duplicate_ids,
-    sort_rows,
-)
+from esm1b.corpus.records.table import Rows, drop_duplicate_ids, sort_rows
 from esm1b.corpus.sharding.inputs import SharedBlock
 from esm1b.corpus.sharding.parquet_shard import ShardFacts, write_parquet
 from esm1b.corpus.sharding.spill import read_interval, write_run
@@ -130,12 +124,12 @@ class ShardWorker:
         held_out = np.load(self._spill / HELD_OUT_SEQUENCES, mmap_mode="r")
         hashes = rows.index["sequence_hash"]
         is_held_out = held_out.take(np.searchsorted(held_out, hashes), mode="clip") == hashes
-        self._counts += Counts(dropped=Counter({HELD_OUT_SEQUENCE: int(is_held_out.sum())}))
+        self._counts += Counts(dropped=Counter(held_out_sequence=int(is_held_out.sum())))
         return rows.take(~is_held_out)
 
     def _unique(self, rows: Rows) -> Rows:
         unique = drop_duplicate_ids(sort_rows(rows), strict=self._selection.strict)
-        self._counts += Counts(dropped=Counter({DUPLICATE_ID: len(rows) - len(unique)}))
+        self._counts += Counts(dropped=Counter(duplicate_id=len(rows) - len(unique)))
         return unique
 
     def _spill_rows(self, name: str, rows: Rows) -> None:
