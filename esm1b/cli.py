@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import typer
 
-from esm1b.commands import cluster, data, evaluation, publishing, training, use
+from esm1b.commands import data, evaluation, publishing, training, use
 from esm1b.commands.command import Command, Group, usage_errors
 from esm1b.disk_space import full_disks_in_a_line
 from esm1b.errors import Ending, Stopped, paths_of_the_user
@@ -41,7 +41,7 @@ def _add(group: typer.Typer, panel: str | None, *functions: Callable[..., None])
 
 
 _add(app, "Data", data.synthesize, data.download, data.shard, data.tokenize, data.corpus_info)
-_add(app, "Training", training.estimate, cluster.profile, training.pretrain)
+_add(app, "Training", training.estimate, training.profile, training.pretrain)
 _add(app, "Training", training.watch, training.audit)
 _add(app, "Use", use.embed, use.contacts, use.score, use.variants, use.fill_mask)
 _add(app, "Evaluation", evaluation.report)

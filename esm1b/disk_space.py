@@ -30,8 +30,7 @@ def explain_full_disk(
     try:
         yield
     except Exception as error:
-        number = full_disk(error)
-        if number is None:
+        if (number := full_disk(error)) is None:
             raise
         place = next(path for path in (directory, *directory.parents) if path.exists())
         free = shutil.disk_usage(place).free
@@ -55,8 +54,7 @@ def full_disks_in_a_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = full_disk(error)
-        if number is None:
+        if (number := full_disk(error)) is None:
             raise
         file = getattr(error, "filename", None)
         told = os.strerror(number) if file is None else f"{file}: {os.strerror(number)}"

@@ -45,7 +45,12 @@ OutputKind = Literal[
 
 @contextmanager
 def own_output(
-    path: Path, *, need: Callable[[], float | str] | None = None, patience_seconds: float = 0
+    path: Path,
+    kind: OutputKind | None = None,
+    inputs: Iterable[Path] = (),
+    *,
+    need: Callable[[], float | str] | None = None,
+    patience_seconds: float = 0,
 ) -> Iterator[None]:
     """Keep other processes away from the output `path`, a file or a directory, within the block.
 
@@ -55,12 +60,17 @@ def own_output(
 
     Args:
         path: output, which need not exist.
+        kind: kind of the output directory that `path` may become, see `check_replaceable`.
+        inputs: what is read while the directory is written.
         need: bytes that the block takes on the disk, or words for them, asked when it is full.
         patience_seconds: time to wait for another process to end.
 
     Raises:
-        UserError: another process writes it, it cannot be created, or the file system is full.
+        UserError: another process writes it, it cannot be created, the file system is full, or
+            `path` cannot become a directory of this kind.
     """
+    if kind is not None:
+        check_replaceable(path, kind, inputs)
     place = path.resolve()
     with ExitStack() as owned:
         owned.enter_context(explain_full_disk(path, need))
@@ -145,23 +155,6 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def own_directory(
-    path: Path,
-    kind: OutputKind,
-    inputs: Iterable[Path] = (),
-    *,
-    need: Callable[[], float | str] | None = None,
-) -> Iterator[None]:
-    """Own `path` within the block, in which it may become an output directory.
-
-    The arguments and errors are those of `check_replaceable` and `own_output`.
-    """
-    check_replaceable(path, kind, inputs)
-    with own_output(path, need=need):
-        yield
-
-
-@contextmanager
 def replace_directory(path: Path, kind: OutputKind) -> Iterator[Path]:
     """Yield an empty temporary directory beside `path`; move it to `path` if the block succeeds.
 
@@ -198,11 +191,8 @@ def atomic_directory(
     *,
     need: Callable[[], float | str] | None = None,
 ) -> Iterator[Path]:
-    """Own `path` as `own_directory` does, and replace it as `replace_directory` does."""
-    with (
-        own_directory(path, kind, inputs, need=need),
-        replace_directory(path, kind) as directory,
-    ):
+    """Own `path` as `own_output` does, and replace it as `replace_directory` does."""
+    with own_output(path, kind, inputs, need=need), replace_directory(path, kind) as directory:
         yield directory
 
 

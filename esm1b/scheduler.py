@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ _JOBS: Final = {
 # Lists of GPUs, then their number on the node; set only where the job asked for some.
 _GPUS: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
 _SQUEUE_SECONDS: Final = 10.0
+# SLURM's "[days-][[hours:]minutes:]seconds"
+_TIME: Final = re.compile(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)", re.ASCII)
+_UNITS: Final = (86_400, 3_600, 60, 1)
 
 
 def job_name(environment: Mapping[str, str]) -> str | None:
@@ -70,16 +74,8 @@ def seconds_left(environment: Mapping[str, str]) -> float | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return _seconds(answer.stdout.strip())
-
-
-def _seconds(text: str) -> float | None:
-    """Return the seconds of SLURM's "[days-][[hours:]minutes:]seconds"; None of other words."""
-    days, _, rest = text.rpartition("-")
-    parts = [days or "0", *rest.split(":")]
-    if not all(part.isdecimal() for part in parts) or len(parts) > 4:
+    match = _TIME.fullmatch(answer.stdout.strip())
+    if match is None:  # no limit, in words
         return None
-    seconds = 0
-    for part in parts[1:]:
-        seconds = 60 * seconds + int(part)
-    return float(86_400 * int(parts[0]) + seconds)
+    parts = map(int, match.groups(default="0"))
+    return float(sum(part * unit for part, unit in zip(parts, _UNITS, strict=True)))

@@ -35,10 +35,7 @@ def read_table(path: Path, known: Collection[str]) -> tuple[Sequence[str], list[
     content = read_content(path)
     cells: Iterable[Sequence[Any]]
     if content.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM)):
-        table = _arrow_table(path, content)
-        names = [plain_name(name) for name in table.column_names]
-        chosen = _chosen(path, names, known)
-        columns = [_cells(path, table.column(place)) for place in chosen.values()]
+        names, chosen, columns = _arrow_table(path, content, known)
         cells = zip(*columns, strict=True)
     else:
         names, lines = _text_table(path, content)
@@ -49,23 +46,23 @@ def read_table(path: Path, known: Collection[str]) -> tuple[Sequence[str], list[
     ]
 
 
-def _arrow_table(path: Path, content: bytes) -> pa.Table:
+def _arrow_table(
+    path: Path, content: bytes, known: Collection[str]
+) -> tuple[list[str], dict[str, int], list[list[Any]]]:
+    """Return the columns, the place of each known one, and the cells of these."""
     source = pa.BufferReader(content)
     try:
         if content.startswith(_PARQUET):
-            return pq.ParquetFile(source).read()
-        open_table = pa.ipc.open_file if content.startswith(_ARROW_FILE) else pa.ipc.open_stream
-        return open_table(source).read_all()
+            table = pq.ParquetFile(source).read()
+        else:
+            is_file = content.startswith(_ARROW_FILE)
+            table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
+        names = [plain_name(name) for name in table.column_names]
+        chosen = _chosen(path, names, known)
+        # fails of text that is not UTF-8, and of dates out of range
+        return names, chosen, [table.column(place).to_pylist() for place in chosen.values()]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a table: {one_line(error)}") from error
-
-
-def _cells(path: Path, column: pa.ChunkedArray) -> list[Any]:
-    try:
-        cells: list[Any] = column.to_pylist()
-    except (pa.ArrowException, ValueError) as error:  # text that is not UTF-8, dates out of range
-        raise UserError(f"{path}: cannot be read as a table: {one_line(error)}") from error
-    return cells
 
 
 def _text_table(path: Path, content: bytes) -> tuple[list[str], list[list[str]]]:

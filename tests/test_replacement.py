@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from esm1b.outputs import own_directory
+from esm1b.outputs import own_output
 
 
 def listing(folder: Path) -> list[str]:
@@ -31,7 +31,7 @@ def test_a_replacement_cut_short_loses_nothing(
         (tmp_path / name / "content").write_text(name.split(".")[-1])
         (tmp_path / name / ".esm1b").write_text("corpus\n")
     (tmp_path / ".other~0a0a0a0b.partial").touch()
-    with own_directory(tmp_path / "out", "corpus"):
+    with own_output(tmp_path / "out", "corpus"):
         pass
     (tmp_path / ".other~0a0a0a0b.partial").unlink()
     if content is None:

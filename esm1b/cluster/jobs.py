@@ -9,6 +9,7 @@ from typing import Final
 
 # job, state, working directory, comment
 _QUEUE: Final = ("squeue", "--me", "--noheader", "--format=%i|%T|%Z|%k")
+_ROW: Final = r"(?m)^([^|\n]*)\|([^|\n]*)\|([^|\n]*)\|(.*)$"
 # the comment of a job; the profile cluster-generic has the name of the wildcard, too
 _COMMENT: Final = re.compile(r"rule_(\w+?)(?:_wildcards_(?:\w+=)?(.*))?")
 _LOCK: Final = re.compile(r"SLURM job (\w+)")
@@ -57,14 +58,15 @@ def find_jobs(
         return []
     training = _training_jobs(directory)
     found = []
-    for number, state, place, comment in _rows(queue):
-        submitted = _COMMENT.fullmatch(comment)
+    for number, state, place, comment in re.findall(_ROW, queue):
         if number == own:
             continue
+        rule, name = submitted.groups() if (submitted := _COMMENT.fullmatch(comment)) else ("", "")
+        is_here = Path(place).resolve() == directory.resolve()
         if (run := training.get(number)) and (names is None or run in names):
             doing = f"trains in checkpoints/{run}"
-        elif submitted and _is_same(place, directory) and _is_named(submitted[2], names):
-            doing = f"runs {submitted[1]}" + (f" of {submitted[2]}" if submitted[2] else "")
+        elif rule and is_here and (names is None or not name or name in names):
+            doing = f"runs {rule}" + (f" of {name}" if name else "")
         else:
             continue
         found.append(SlurmJob(number=number, state=state, doing=doing))
@@ -78,16 +80,3 @@ def _training_jobs(directory: Path) -> dict[str, str]:
         if holder := _LOCK.search(lock.read_text(encoding="utf-8", errors="replace")):
             jobs[holder[1]] = lock.parent.name
     return jobs
-
-
-def _rows(queue: str) -> list[list[str]]:
-    rows = (line.split("|", 3) for line in queue.splitlines())
-    return [row for row in rows if len(row) == 4]
-
-
-def _is_same(place: str, directory: Path) -> bool:
-    return Path(place).resolve() == directory.resolve()
-
-
-def _is_named(wildcards: str | None, names: Set[str] | None) -> bool:
-    return names is None or not wildcards or wildcards in names

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,119 +12,113 @@ from esm1b.files import atomic_file
 from esm1b.pretraining.planning.data import assumed_data
 from esm1b.pretraining.planning.estimate import estimate
 from esm1b.pretraining.planning.gpus import find_gpu
+from esm1b.stopping import parse_duration
 
 _SHIPPED: Final = Path(__file__).parents[2] / "workflow" / "profiles"
 _FILE: Final = "profile.yaml"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClusterProfile:
-    """What a profile says of a cluster; the shipped one's numbers where nothing is given.
+def write_profile(
+    kind: Literal["slurm", "slurm-1gpu", "cluster-generic"],
+    output: Path,
+    *,
+    nodes: int | None = None,
+    gpus: int | None = None,
+    account: str | None = None,
+    partition: str | None = None,
+    time_limit: str = "24h",
+    run_config: Path | None = None,
+    gpu: str | None = None,
+) -> None:
+    """Write a profile and the scripts that it names to `output`, and print how to use it.
 
-    Attributes:
-        kind: name of the shipped profile.
-        nodes: number of nodes of the training job.
-        gpus: number of GPUs per node.
-        account: account of every job.
-        partition: partition of every job.
-        minutes: time limit of the training job.
-        zero_stage: ZeRO stage of the run.
-        notes: lines of text about the run on these nodes.
-    """
-
-    kind: Literal["slurm", "slurm-1gpu", "cluster-generic"]
-    nodes: int | None = None
-    gpus: int | None = None
-    account: str | None = None
-    partition: str | None = None
-    minutes: int = 1440
-    zero_stage: int = 1
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check what SLURM's executor for Snakemake would refuse only when it submits the job."""
-        single = self.kind == "slurm-1gpu"
-        if single and (self.nodes or 1, self.gpus or 1) != (1, 1):
-            raise UserError("slurm-1gpu: is for one GPU; expected slurm for several, or no --nodes")
-        if self.gpus == 1 and self.kind == "slurm":
-            raise UserError("--gpus 1: expected 2 or more per node, or slurm-1gpu for one GPU")
-
-    def text(self) -> str:
-        """Return the content of the profile."""
-        rest = _shipped(self.kind).split("\n\n", 1)[1]  # without its first comment
-        settings: list[tuple[str, str, object]] = [
-            (r'(?<="ESM1B_NODES", )\d+', "{}", self.nodes),
-            (r'(?<="ESM1B_GPUS", )\d+', "{}", self.gpus),
-            (r'(?<=    runtime: )"24h"', "{}", self.minutes),
-            (r"(?<=    zero_stage: )1", "{}", self.zero_stage),
-        ]
-        options = {"account": self.account, "partition": self.partition}
-        given = {name: value for name, value in options.items() if value}
-        if given and self.kind == "cluster-generic":
-            words = "".join(f" --{name}={value}" for name, value in given.items())
-            settings.append(("(?<=sbatch --parsable)", "{}", words))
-        elif given:
-            lines = "".join(f"\n  slurm_{name}: {value}" for name, value in given.items())
-            settings.append((r"# default-resources: .*", "default-resources:{}", lines))
-        for pattern, template, value in settings:
-            if value is not None:
-                rest = re.sub(pattern, template.format(value).replace("\\", r"\\"), rest)
-        title = f"Written by esm1b profile {self.kind}; the reasons are those of the shipped one."
-        return "\n".join([*(f"# {line}" for line in (title, *self.notes)), "", rest])
-
-
-def estimated(profile: ClusterProfile, run_config: Path, gpu: str) -> ClusterProfile:
-    """Return `profile` with the ZeRO stage that fits and what the estimate says of the run.
+    What is not given stays as in the shipped profile `kind`. `nodes`, `gpus` per node and
+    `time_limit` are those of the training job, `account` and `partition` those of every job. Of the
+    run of `run_config` on these nodes with GPUs of the kind `gpu`, the ZeRO stage that fits is
+    chosen, and what the estimate says becomes a comment.
 
     Raises:
-        UserError: the numbers of nodes and GPUs are not given, or the run does not fit.
+        UserError: an option is wrong or missing, the run does not fit, or there is a profile
+            already.
     """
-    nodes, gpus = profile.nodes or 1, profile.gpus or 1
-    if profile.kind != "slurm-1gpu" and None in (profile.nodes, profile.gpus):
-        raise UserError("--run-config: expected --nodes and --gpus with it")
+    minutes = max(1, parse_duration(time_limit, name="--time-limit") // 60)
+    if (run_config is None) != (gpu is None):
+        raise UserError("--run-config and --gpu: one without the other; expected both or neither")
+    # SLURM's executor for Snakemake would refuse these only when it submits the job
+    if kind == "slurm-1gpu" and (nodes or 1, gpus or 1) != (1, 1):
+        raise UserError("slurm-1gpu: is for one GPU; expected slurm for several, or no --nodes")
+    if kind == "slurm" and gpus == 1:
+        raise UserError("--gpus 1: expected 2 or more per node, or slurm-1gpu for one GPU")
+    stage = 1
+    notes: list[str] = []
+    if run_config is not None and gpu is not None:
+        if kind != "slurm-1gpu" and None in (nodes, gpus):
+            raise UserError("--run-config: expected --nodes and --gpus with it")
+        stage, notes = _estimated(run_config, gpu, nodes or 1, gpus or 1, minutes)
+    path = output / _FILE
+    if path.exists():
+        raise UserError(f"{path}: exists, perhaps with your changes; expected a new directory")
+    numbers = {
+        r'(?<="ESM1B_NODES", )\d+': nodes,
+        r'(?<="ESM1B_GPUS", )\d+': gpus,
+        r'(?<=    runtime: )"24h"': minutes,
+        r"(?<=    zero_stage: )1": stage,
+    }
+    settings = {pattern: str(number) for pattern, number in numbers.items() if number is not None}
+    settings |= _accounting(kind, account=account, partition=partition)
+    text = _shipped(kind).split("\n\n", 1)[1]  # without its first comment
+    for pattern, value in settings.items():
+        text = re.sub(pattern, value.replace("\\", r"\\"), text)
+    title = f"Written by esm1b profile {kind}; the reasons are those of the shipped one."
+    output.mkdir(parents=True, exist_ok=True)
+    for script in (_SHIPPED / kind).glob("*.sh"):
+        shutil.copy(script, output)
+    with atomic_file(path) as temporary:
+        lines = [*(f"# {line}" for line in (title, *notes)), "", text]
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+    print("\n".join(notes))
+    print(f"Use it: snakemake --workflow-profile {output} --configfile CONFIG")
+
+
+def _accounting(kind: str, **options: str | None) -> Mapping[str, str]:
+    """Return the place of SLURM's options for every job in the profile, and what comes there."""
+    given = {name: value for name, value in options.items() if value}
+    if not given:
+        return {}
+    if kind == "cluster-generic":
+        words = "".join(f" --{name}={value}" for name, value in given.items())
+        return {"(?<=sbatch --parsable)": words}
+    lines = "".join(f"\n  slurm_{name}: {value}" for name, value in given.items())
+    return {"# default-resources: .*": f"default-resources:{lines}"}
+
+
+def _estimated(
+    run_config: Path, gpu: str, nodes: int, gpus: int, minutes: int
+) -> tuple[int, list[str]]:
+    """Return the ZeRO stage that fits, and lines of text about the run on these nodes."""
     config = load_config(run_config)
-    data = assumed_data(config, mean_length=None, sequences=None)
     result = estimate(
         config,
-        data,
+        assumed_data(config),
         gpu=find_gpu(gpu),
         gpus=nodes * gpus,
         gpus_per_node=gpus,
-        time_limit_seconds=60 * profile.minutes,
+        time_limit_seconds=60 * minutes,
     )
-    fitting = [(stage, size) for stage, size in result.micro_batch_tokens.items() if size]
     # stage 0 is for fp32 alone and saves nothing
-    stage, size = next(((stage, size) for stage, size in fitting if stage > 0), (0, 0))
-    if not size:
+    fitting = {stage: size for stage, size in result.micro_batch_tokens.items() if size and stage}
+    if not fitting:
         raise UserError(
             f"{run_config}: does not fit the memory of {nodes} x {gpus} {gpu}; see esm1b estimate"
         )
-    time = result.durations[0]
-    limits = result.transfers[stage].jobs
-    notes = (
+    stage, size = next(iter(fitting.items()))
+    time, limits = result.durations[0], result.transfers[stage].jobs
+    return stage, [
         f"{config.run} on {nodes} x {gpus} {result.gpu.name}: {time.hours:,.1f} h of updates at an "
         f"assumed {100 * time.utilisation:g} % of the peak,",
-        f"{limits} time limit{'' if limits == 1 else 's'} of {profile.minutes / 60:g} h; "
+        f"{limits} time limit{'' if limits == 1 else 's'} of {minutes / 60:g} h; "
         f"ZeRO {stage}, micro-batches of {size:,} tokens (esm1b estimate)",
-    )
-    return replace(profile, zero_stage=stage, notes=notes)
-
-
-def write_profile(profile: ClusterProfile, directory: Path) -> None:
-    """Write `profile` and the scripts that it names to `directory`.
-
-    Raises:
-        UserError: there is a profile already.
-    """
-    path = directory / _FILE
-    if path.exists():
-        raise UserError(f"{path}: exists, perhaps with your changes; expected a new directory")
-    text = profile.text()
-    directory.mkdir(parents=True, exist_ok=True)
-    for script in (_SHIPPED / profile.kind).glob("*.sh"):
-        shutil.copy(script, directory)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    ]
 
 
 def _shipped(kind: str) -> str:

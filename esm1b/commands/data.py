@@ -8,9 +8,9 @@ from typer import Argument, Option
 
 from esm1b.commands import options
 from esm1b.commands.command import runs
-from esm1b.errors import UserError
 
 
+@runs("esm1b.synthetic.dataset:synthesize")
 def synthesize(
     output: options.OutputDirectory,
     families: Annotated[int, Option(metavar="N", min=4)] = 16,
@@ -29,15 +29,9 @@ def synthesize(
     Example:
         esm1b synthesize --output synthetic --families 16 --sequences 2000 --seed 1
     """
-    from esm1b.synthetic.dataset import synthesize as run
-    from esm1b.synthetic.families import SyntheticSettings
-
-    settings = SyntheticSettings(
-        families=families, unseen_families=unseen_families, sequences=sequences, seed=seed
-    )
-    run(output, settings)
 
 
+@runs("esm1b.download.download:download")
 def download(
     output: options.Directory,
     release: Annotated[str | None, Option(metavar="NAME")] = None,
@@ -67,20 +61,6 @@ def download(
     Example:
         esm1b download --release current --output uniref50
     """
-    from esm1b.download.download import download_release, download_validation_list
-
-    if (release is None) is not validation_list:
-        raise UserError("expected either --release or --validation-list")
-    if release is not None:
-        download_release(
-            release, output, mirrors=mirrors or (), limit=limit, sample=sample, digest=digest
-        )
-        return
-    if limit is not None or sample is not None:
-        raise UserError(
-            "--validation-list: always downloaded whole; expected no --limit and no --sample"
-        )
-    download_validation_list(output, mirrors=mirrors or (), digest=digest)
 
 
 def shard(

@@ -18,6 +18,7 @@ Directory = Annotated[Path, Option(metavar="DIR")]
 OptionalDirectory = Annotated[Path | None, Option(metavar="DIR")]
 
 _input = partial(Argument, rich_help_panel="Input")
+_hardware = partial(Option, rich_help_panel="Hardware")
 RunConfig = Annotated[
     Path,
     _input(metavar="RUN_CONFIG", help="configuration file, YAML or JSON, as in config/README.md"),
@@ -59,21 +60,14 @@ Convention = Annotated[
     ),
 ]
 BatchTokens = Annotated[
-    int,
-    Option(
-        metavar="N",
-        min=1,
-        help="number of tokens in one forward pass",
-        rich_help_panel="Hardware",
-    ),
+    int, _hardware(metavar="N", min=1, help="number of tokens in one forward pass")
 ]
 OptionalBatchTokens = Annotated[
     int | None,
-    Option(
+    _hardware(
         metavar="N",
         min=1,
         help="number of tokens in one forward pass (2,304 on a CPU, 32,768 on a GPU)",
-        rich_help_panel="Hardware",
     ),
 ]
 Window = Annotated[
@@ -86,11 +80,9 @@ Window = Annotated[
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
-    Option(help="device; auto: CUDA if there is a GPU", rich_help_panel="Hardware"),
+    _hardware(help="device; auto: CUDA if there is a GPU"),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],
-    Option(
-        help="precision of the networks; results are written as fp32", rich_help_panel="Hardware"
-    ),
+    _hardware(help="precision of the networks; results are written as fp32"),
 ]

@@ -1,4 +1,4 @@
-"""Commands about a training run: an estimate beforehand, the run itself, and its audit."""
+"""Commands about a training run: an estimate and a profile beforehand, the run, its audit."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 from typer import Argument, Option
 
 from esm1b.commands import options
+from esm1b.commands.command import runs
 from esm1b.errors import UserError
 
 
@@ -89,6 +90,41 @@ def estimate(
     if json is not None:
         write_json(json, result.as_json())
     print(estimate_text(result))
+
+
+@runs("esm1b.cluster.profile:write_profile")
+def profile(
+    kind: Annotated[Literal["slurm", "slurm-1gpu", "cluster-generic"], Argument(metavar="KIND")],
+    output: options.Directory,
+    nodes: options.OptionalCount = None,
+    gpus: options.OptionalCount = None,
+    account: Annotated[str | None, Option(metavar="NAME")] = None,
+    partition: Annotated[str | None, Option(metavar="NAME")] = None,
+    time_limit: Annotated[str, Option(metavar="TIME")] = "24h",
+    run_config: options.OptionalFile = None,
+    gpu: Annotated[str | None, Option(metavar="NAME")] = None,
+) -> None:
+    r"""Write a Snakemake profile for your cluster: a copy of a shipped one with your numbers.
+
+    Profile:
+        kind: shipped profile to copy; slurm: nodes with several GPUs; slurm-1gpu: one GPU;
+            cluster-generic: any scheduler, through its commands
+        nodes: number of nodes of the training job
+        gpus: number of GPUs per node, one process each
+        account: account of every job
+        partition: partition of every job
+        time_limit: time limit of the training job, which is queued again at its end
+    Estimate:
+        run_config: configuration whose run is estimated on these nodes, which chooses the ZeRO
+            stage
+        gpu: GPU model, such as H200, A100 or V100
+    Output:
+        output: directory to write, for snakemake --workflow-profile
+
+    Example:
+        esm1b profile slurm --nodes 4 --gpus 8 --account proj --partition gpu \
+            --run-config config/esm1b.yaml --gpu A100 --output profile
+    """
 
 
 def pretrain(

@@ -15,9 +15,14 @@ from tqdm import tqdm
 
 from esm1b.disk_space import explain_full_disk
 from esm1b.download.excerpt import fetch_excerpt, parse_limit
-from esm1b.download.find_release import DamagedFileError, Source, find_release, validation_list
+from esm1b.download.find_release import (
+    DIGEST_DIGITS,
+    DamagedFileError,
+    Source,
+    find_list,
+    find_release,
+)
 from esm1b.download.lock import ALGORITHMS, LOCK, file_digests, intact_download, make_lock
-from esm1b.download.metalink import DIGEST_DIGITS
 from esm1b.download.mirrors import FileChangedError, MirroredFile
 from esm1b.download.partial_file import PartialFile
 from esm1b.download.release import (
@@ -40,24 +45,26 @@ _size = partial(tqdm.format_sizeof, suffix="B")
 _TOLERANCE: Final = 0.01  # of the number of ids in the list, which is known to four digits
 
 
-def download_release(
-    release: str,
+def download(
     output: Path,
     *,
+    release: str | None = None,
+    validation_list: bool = False,
     mirrors: Sequence[str] = (),
     limit: str | None = None,
     sample: float | None = None,
     digest: str | None = None,
 ) -> dict[str, Any]:
-    """Fetch a release of UniRef50 to `output` and return its lock, `download.json`.
+    """Fetch a release of UniRef50, or the validation list, and return its lock, `download.json`.
 
-    A file that is already downloaded is only verified. After an interruption a whole release is
+    A file that is already downloaded is only verified. After an interruption a whole file is
     resumed; an excerpt starts over: its beginning, as `limit` (`10MB`, `1000records`), or the
     share `sample` of its records, by a keyed hash of their sequence.
 
-    `release` is `current` or a name such as `2018_03`, `mirrors` has root URLs instead of
-    UniProt's own, the preferred ones first, and `digest` (`md5:...`) is checked beside those that
-    the mirrors publish.
+    `release` is `current` or a name such as `2018_03`; the validation list has the clusters that
+    ESM-1b held out. `mirrors` has root URLs instead of UniProt's own, the preferred ones first, and
+    `digest` (`md5:...`) is checked beside those that the mirrors publish. No digest of the list was
+    ever published: its lock records digests and the number of ids.
 
     Raises:
         UserError: an argument is wrong, no mirror has the release, there is no room for it, or
@@ -65,15 +72,25 @@ def download_release(
         DownloadError: the mirrors do not deliver it, or not the right file.
         Stopped: a signal asked to.
     """
-    check_release_name(release)
-    roots = [check_mirror(mirror) for mirror in mirrors or MIRRORS]
+    if (release is None) is not validation_list:
+        raise UserError("expected either --release or --validation-list")
+    if validation_list and (limit, sample) != (None, None):
+        raise UserError(
+            "--validation-list: always downloaded whole; expected no --limit and no --sample"
+        )
+    if release is not None:
+        check_release_name(release)
+    roots = [check_mirror(url) for url in mirrors or (LIST_MIRRORS if validation_list else MIRRORS)]
     given = _parse_digest(digest)
     _check_part(limit, sample, given)
-    find = partial(find_release, release, roots, given)
+
+    def find() -> Source:
+        return find_release(release, roots, given) if release else find_list(roots, given)
+
     with _only_download(output) as stops:
-        source = find() if release == CURRENT else None
-        number = source.release if source else release
-        wanted = {"name": "UniRef50", "release": number, "limit": limit, "sample": sample}
+        source = find() if release in (None, CURRENT) else None
+        name, number = (source.name, source.release) if source else ("UniRef50", release)
+        wanted = {"name": name, "release": number, "limit": limit, "sample": sample}
         if lock := intact_download(output, wanted, given):
             return lock
         source = source or find()
@@ -83,21 +100,6 @@ def download_release(
         lock = fetch_excerpt(source, output, limit, sample)
         write_json(output / LOCK, lock)
         return lock
-
-
-def download_validation_list(
-    output: Path, *, mirrors: Sequence[str] = (), digest: str | None = None
-) -> dict[str, Any]:
-    """Fetch the list of the clusters that ESM-1b held out; see `download_release`.
-
-    Its digest has never been published: the lock records digests and the number of ids.
-    """
-    roots = [check_mirror(mirror) for mirror in mirrors or LIST_MIRRORS]
-    given = _parse_digest(digest)
-    source = validation_list(roots, given)
-    wanted = {"name": source.name, "release": source.release, "limit": None, "sample": None}
-    with _only_download(output) as stops:
-        return intact_download(output, wanted, given) or _fetch(source, output, stops)
 
 
 def _fetch(source: Source, output: Path, stops: StopAtOnce) -> dict[str, Any]:

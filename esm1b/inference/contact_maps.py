@@ -20,7 +20,7 @@ from esm1b.inference.long_sequences import LongSequences, windows_of
 from esm1b.inference.model import ContactMethod, Device, Model, load_model
 from esm1b.inference.result_file import ResultParts, result_schema, write_results
 from esm1b.inference.resumable import compute_parts
-from esm1b.outputs import own_directory, replace_directory
+from esm1b.outputs import own_output, replace_directory
 from esm1b.read_back import check_count
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def predict_contacts(
         UserError: the model, a record or the output is invalid.
         Stopped: a signal asked to stop; everything finished is saved.
     """
-    with own_directory(output, "contact-maps", [model_directory, Path(fasta)]):
+    with own_output(output, "contact-maps", [model_directory, Path(fasta)]):
         model = load_model(model_directory, device=device)
         if method == "head":
             model.fitted_contact_head()  # before the whole input is checked

@@ -14,7 +14,7 @@ from esm1b.evaluation.results import REGRESSION_FILE, Evaluation, read_evaluatio
 from esm1b.files import read_json, sha256_file
 from esm1b.model.layers import ContactHead
 from esm1b.model.shape import EncoderShape
-from esm1b.outputs import own_directory, own_output
+from esm1b.outputs import own_output
 from esm1b.report.catalogue import FACTS, SUBSET_NAMES, model_name, number_text
 from esm1b.report.positive_control import has_control
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
@@ -38,7 +38,7 @@ def import_model(path: Path, output: Path) -> None:
             settings, none of which is run.
         RuntimeError: the copy that was read back differs; nothing is at `output` then.
     """
-    with own_directory(output, "model", [path]):
+    with own_output(output, "model", [path]):
         if path.is_dir():
             directory = ModelDirectory(path)
             model, digest = directory.read(), directory.digest()
@@ -69,11 +69,7 @@ def export_model(
         RuntimeError: the copy that was read back differs; nothing new is at `output` then.
     """
     is_directory = format == "hf"
-    with (
-        own_directory(output, "model", [model, *evaluations])
-        if is_directory
-        else own_output(output)
-    ):
+    with own_output(output, "model" if is_directory else None, [model, *evaluations]):
         source = ModelDirectory(model)
         measured = read_evaluations(evaluations, source)
         released = source.read()

@@ -10,7 +10,7 @@ from esm1b.alphabet import decode
 from esm1b.errors import UserError
 from esm1b.inference.fasta_input import checked_fasta
 from esm1b.inference.model import Device, Model, Precision, load_model
-from esm1b.outputs import own_directory, replace_directory
+from esm1b.outputs import own_output, replace_directory
 from esm1b.scoring.heat_map import draw_heat_map
 from esm1b.scoring.masked_passes import BATCH_TOKENS
 from esm1b.scoring.pass_values import Answers, Cost, PassJob
@@ -74,7 +74,7 @@ def score_variant_table(
     if all_single == (mutants is not None):
         raise UserError("MUTANTS: expected a table of variants, or --all in its place")
     inputs = [model_directory, Path(wild_type), *([] if mutants is None else [mutants])]
-    with own_directory(output, "variants", inputs):
+    with own_output(output, "variants", inputs):
         model = load_model(model_directory, device=device, precision=precision)
         name, sequence = _read_wild_type(wild_type, model, output)
         table = (

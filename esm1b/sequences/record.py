@@ -8,8 +8,6 @@ from esm1b.alphabet import RESIDUES, character_name
 MEMBER_DIGITS: Final = 9  # fits 32 bits
 TAXON_DIGITS: Final = 18  # fits 64 bits
 
-OTHER_CHARACTERS: Final = "other_characters"
-EMPTY_SEQUENCE: Final = "empty_sequence"
 WHITE_SPACE: Final = b" \t\n\v\f\r"
 
 NUCLEOTIDES: Final = b"ACGTUN"
@@ -88,8 +86,8 @@ def drop_reason(cleaned: bytes) -> str | None:
     stops within the sequence, digits) is an error in the record.
     """
     if not cleaned:
-        return EMPTY_SEQUENCE
-    return OTHER_CHARACTERS if cleaned.translate(None, _ACCEPTED) else None
+        return "empty_sequence"
+    return "other_characters" if cleaned.translate(None, _ACCEPTED) else None
 
 
 def fault(cleaned: bytes) -> str:

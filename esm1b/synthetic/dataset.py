@@ -27,9 +27,9 @@ from esm1b.outputs import atomic_directory
 from esm1b.read_back import check_count, check_rows
 from esm1b.synthetic.assays import ASSAYS_DIRECTORY, write_assay, write_reference
 from esm1b.synthetic.families import (
+    LENGTHS,
     FamilyKind,
     SyntheticFamily,
-    SyntheticSettings,
     draw_families,
     random_stream,
 )
@@ -53,43 +53,52 @@ _STRUCTURES: Final = pa.schema(
 )
 
 
-def synthesize(output: Path, settings: SyntheticSettings) -> None:
+def synthesize(
+    output: Path,
+    *,
+    families: int = 16,
+    unseen_families: int = 6,
+    sequences: int = 2_000,
+    members: int = 8,
+    lengths: range = LENGTHS,
+    seed: int = 1,
+) -> None:
     """Write the sequences, the structure table and the truth to the directory `output`.
 
-    `sequences.fasta.gz` has the sequences of the corpus families, shuffled, in the format of a
-    UniRef50 release. `structures.parquet` has `members` more sequences of every family, with
+    `sequences.fasta.gz` has `sequences` sequences of each corpus family, shuffled, in the format of
+    a UniRef50 release. `structures.parquet` has `members` more sequences of every family, with
     contacts (pairs the model couples), secondary structure and `group` = family. `truth.npz` is
     for `load_truth`. `assays/` has variants of the first member of each family that tests, with
-    their exact effects, in the layout of ProteinGym. The same settings give the same bytes.
+    their exact effects, in the layout of ProteinGym. The same arguments give the same bytes.
 
     Raises:
         UserError: `output` holds something else, or another process writes it.
         OutputError: a file does not hold what was written to it.
     """
     with atomic_directory(output, "synthetic") as directory:
-        families = draw_families(settings)
+        drawn = draw_families(families, unseen_families, lengths=lengths, seed=seed)
         names: list[str] = []
-        sequences: list[str] = []
+        corpus: list[str] = []
         rows: list[dict[str, Any]] = []
         assays: list[dict[str, Any]] = []
         folder = directory / ASSAYS_DIRECTORY
         folder.mkdir()
-        for index, family in enumerate(tqdm(families, desc="families", disable=None)):
-            generator = random_stream(settings.seed, 1, index)
-            count = 0 if family.kind == "unseen" else settings.sequences
-            corpus = _draw_sequences(family, count, generator)
+        for index, family in enumerate(tqdm(drawn, desc="families", disable=None)):
+            generator = random_stream(seed, 1, index)
+            count = 0 if family.kind == "unseen" else sequences
+            of_family = _draw_sequences(family, count, generator)
             names += [family.name] * count
-            sequences += corpus
-            members = _structure_rows(family, settings.members, set(corpus), generator)
-            rows += members
+            corpus += of_family
+            structures = _structure_rows(family, members, set(of_family), generator)
+            rows += structures
             if family.kind != "fit":
-                generator = random_stream(settings.seed, 3, index)
-                assays.append(write_assay(folder, family, members[0]["sequence"], generator))
-        order = random_stream(settings.seed, 2).permutation(len(sequences))
-        _write_fasta(directory / SEQUENCES_FILE, ((names[i], sequences[i]) for i in order))
+                generator = random_stream(seed, 3, index)
+                assays.append(write_assay(folder, family, structures[0]["sequence"], generator))
+        order = random_stream(seed, 2).permutation(len(corpus))
+        _write_fasta(directory / SEQUENCES_FILE, ((names[i], corpus[i]) for i in order))
         pq.write_table(pa.Table.from_pylist(rows, schema=_STRUCTURES), directory / STRUCTURES_FILE)
         check_rows(directory / STRUCTURES_FILE, len(rows))
-        _save_truth(directory / TRUTH_FILE, families)
+        _save_truth(directory / TRUTH_FILE, drawn)
         write_reference(folder, assays)
 
 

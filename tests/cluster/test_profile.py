@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yte
 
-from esm1b.cluster.profile import ClusterProfile, estimated, write_profile
+from esm1b.cluster.profile import write_profile
 from esm1b.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+RUN = Path(__file__).parents[2] / "config" / "esm1b.yaml"
 
 
 def load(directory: Path) -> dict[str, Any]:
@@ -23,23 +23,19 @@ def load(directory: Path) -> dict[str, Any]:
 
 
 def test_slurm(tmp_path: Path) -> None:
-    profile = ClusterProfile(
-        kind="slurm", nodes=4, gpus=8, account="proj", partition="gpu", minutes=720
-    )
-    write_profile(profile, tmp_path / "mine")
-    content = load(tmp_path / "mine")
+    mine = tmp_path / "mine"
+    write_profile("slurm", mine, nodes=4, gpus=8, account="proj", partition="gpu", time_limit="12h")
+    content = load(mine)
     assert content["default-resources"] == {"slurm_account": "proj", "slurm_partition": "gpu"}
     pretrain = content["set-resources"]["pretrain"]
     assert (pretrain["nodes"], pretrain["tasks_per_node"], pretrain["gres"]) == (4, 8, "gpu:8")
     assert (pretrain["mem_mb"], pretrain["runtime"], pretrain["zero_stage"]) == (128_000, 720, 1)
     with pytest.raises(UserError, match=r"profile\.yaml: exists, perhaps with your changes"):
-        write_profile(profile, tmp_path / "mine")
+        write_profile("slurm", mine)
 
 
 def test_cluster_generic_has_its_scripts_and_its_account(tmp_path: Path) -> None:
-    write_profile(
-        ClusterProfile(kind="cluster-generic", nodes=2, account="proj", minutes=60), tmp_path
-    )
+    write_profile("cluster-generic", tmp_path, nodes=2, account="proj")
     content = load(tmp_path)
     command = content["cluster-generic-submit-cmd"]
     assert "sbatch --parsable --account=proj --job-name={rule} " in command
@@ -53,22 +49,29 @@ def test_cluster_generic_has_its_scripts_and_its_account(tmp_path: Path) -> None
     [
         ({"kind": "slurm", "gpus": 1}, "--gpus 1: expected 2 or more per node, or slurm-1gpu"),
         ({"kind": "slurm-1gpu", "nodes": 2}, "slurm-1gpu: is for one GPU"),
+        ({"kind": "slurm", "gpu": "A100"}, "--run-config and --gpu: one without the other"),
+        (
+            {"kind": "slurm", "run_config": RUN, "gpu": "A100"},
+            "expected --nodes and --gpus with it",
+        ),
+        ({"kind": "slurm", "time_limit": "long"}, "--time-limit: 'long'"),
     ],
 )
-def test_what_the_executor_would_refuse_later(given: dict[str, Any], message: str) -> None:
+def test_what_is_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        ClusterProfile(**given)
+        write_profile(output=tmp_path / "mine", **given)
+    assert not any(tmp_path.iterdir())
 
 
-def test_the_estimate_chooses_the_zero_stage() -> None:
-    profile = ClusterProfile(kind="slurm", nodes=4, gpus=8, minutes=720)
-    result = estimated(profile, ROOT / "config" / "esm1b.yaml", "A100")
-    assert result.zero_stage == 1
-    first, second = result.notes
+def test_the_estimate_chooses_the_zero_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile("slurm", tmp_path, nodes=4, gpus=8, time_limit="12h", run_config=RUN, gpu="A100")
+    assert load(tmp_path)["set-resources"]["pretrain"]["zero_stage"] == 1
+    first, second, _ = capsys.readouterr().out.splitlines()
     assert first.startswith("esm1b on 4 x 8 A100: ")
     assert second.startswith("2 time limits of 12 h; ZeRO 1, micro-batches of 4,096 tokens")
-    with pytest.raises(UserError, match="--run-config: expected --nodes and --gpus with it"):
-        estimated(ClusterProfile(kind="slurm"), ROOT / "config" / "esm1b.yaml", "A100")
+    assert f"# {first}\n# {second}\n\n" in (tmp_path / "profile.yaml").read_text()
 
 
 def test_the_command(tmp_path: Path) -> None:

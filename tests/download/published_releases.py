@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from esm1b.download import mirrors
-from esm1b.download.download import download_release
+from esm1b.download.download import download
 from esm1b.download.mirrors import Patience
 from tests.download.server import Fault, ReleaseServer, metalink
 
@@ -64,7 +64,7 @@ def fetch(
 ) -> dict[str, Any]:
     urls = [server if isinstance(server, str) else server.url for server in servers]
     with mock.patch.object(mirrors, "PATIENCE", patience):
-        return download_release(release, output, mirrors=urls, **options)
+        return download(output, release=release, mirrors=urls, **options)
 
 
 def check_whole(output: Path, lock: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from esm1b.cli import main
 from esm1b.download import download as download_module
-from esm1b.download.download import download_validation_list
+from esm1b.download.download import download
 from esm1b.download.mirrors import Patience
 from esm1b.errors import DownloadError, Stopped, UserError
 from tests.download.published_releases import (
@@ -145,7 +145,7 @@ IDS = b"".join(b"UniRef50_A%d\n" % number for number in range(1000))
 
 
 def fetch_list(output: Path, server: ReleaseServer, **options: Any) -> dict[str, Any]:
-    return download_validation_list(output, mirrors=[server.url], **options)
+    return download(output, validation_list=True, mirrors=[server.url], **options)
 
 
 def test_the_validation_list(

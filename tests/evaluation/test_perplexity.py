@@ -16,7 +16,6 @@ from esm1b.evaluation.perplexity import evaluate_perplexity
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
 from esm1b.synthetic.dataset import synthesize
-from esm1b.synthetic.families import SyntheticSettings
 from esm1b.versions import __version__
 from esm1b.weights.model_directory import ModelDirectory
 from esm1b.weights.provenance import Provenance
@@ -30,8 +29,7 @@ SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=32, maximum_token
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with synthetic families, their tokens and a model that has learnt nothing."""
     folder = tmp_path_factory.mktemp("synthetic")
-    settings = SyntheticSettings(families=4, unseen_families=2, sequences=60, members=2, seed=3)
-    synthesize(folder / "families", settings)
+    synthesize(folder / "families", families=4, unseen_families=2, sequences=60, members=2, seed=3)
     fasta = str(folder / "families" / "sequences.fasta.gz")
     shard([fasta], folder / "corpus", Selection(validation_fraction=0.2), shards=2)
     tokenize(folder / "corpus", folder / "tokens")

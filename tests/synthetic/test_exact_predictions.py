@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import FIRST_AMINO_ACID, X
 from esm1b.synthetic.exact_predictions import exact_predictions
-from esm1b.synthetic.families import SyntheticFamily, SyntheticSettings, draw_families
+from esm1b.synthetic.families import SyntheticFamily, draw_families
 from esm1b.synthetic.potts import PottsForest
 from tests.synthetic.forests import log_probability
 
@@ -61,7 +61,7 @@ def test_two_families_of_one_length_by_direct_summation() -> None:
 @given(seed=st.integers(0, 10_000))
 @settings(deadline=None, max_examples=5)
 def test_the_optimum_is_better_than_site_independent(seed: int) -> None:
-    families = draw_families(SyntheticSettings(families=4, unseen_families=1, seed=seed))
+    families = draw_families(families=4, unseen_families=1, seed=seed)
     sequences, masks, targets = draw_masked(families, 60, seed)
     result = exact_predictions(families, sequences, masks)
     rows = np.arange(len(targets))
@@ -74,7 +74,7 @@ def test_the_optimum_is_better_than_site_independent(seed: int) -> None:
 
 
 def test_the_default_gap_between_the_optimum_and_site_independent() -> None:
-    families = draw_families(SyntheticSettings())
+    families = draw_families()
     sequences, masks, targets = draw_masked(families, 50, 0)
     result = exact_predictions(families, sequences, masks)
     rows = np.arange(len(targets))
@@ -83,7 +83,7 @@ def test_the_default_gap_between_the_optimum_and_site_independent() -> None:
 
 
 def test_rows_follow_the_order_of_the_sequences() -> None:
-    families = draw_families(SyntheticSettings(families=3, unseen_families=0))
+    families = draw_families(families=3, unseen_families=0)
     sequences, masks, _ = draw_masked(families, 3, 1)
     together = exact_predictions(families, sequences, masks)
     alone = [

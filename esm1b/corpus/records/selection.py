@@ -1,4 +1,4 @@
-"""Choices of the user: which records enter a corpus, and on which side of the split."""
+"""The records that enter a corpus, and on which side of the split: rules, and their use."""
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.corpus.records.id_list import IdList, read_id_list
+from esm1b.corpus.records.parse import parse_rows
+from esm1b.corpus.records.table import OUTCOMES, Rows
 from esm1b.errors import UserError
-from esm1b.sequences.hashes import SAMPLE_KEY, SEQUENCE_KEY
+from esm1b.sequences.formats import RawBlock
+from esm1b.sequences.hashes import SAMPLE_KEY, SEQUENCE_KEY, below, id_hashes, sequence_hashes
+from esm1b.sequences.record import fault
 
 _HASH: Final = "XXH3 (64 bits) of the cleaned sequence; seed: BLAKE2b of the key"
 
@@ -30,6 +34,7 @@ class Counts:
         held_out: number of selected records on the validation side.
         dropped: number of records by the reason to drop them.
         spilled: bytes written to disk and read back later.
+        first_ids: first id that each worker kept, for messages.
         listed: `[ids]`, the ids of the split's list that were read.
         excluded: `[ids]`, the ids to leave out that were read.
         held_out_sequences: hashes of the sequences that listed ids hold out, in several arrays.
@@ -40,6 +45,7 @@ class Counts:
     held_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     spilled: int = 0
+    first_ids: list[str] = field(default_factory=list)
     listed: NDArray[np.bool_] = field(default_factory=NO_IDS.copy)
     excluded: NDArray[np.bool_] = field(default_factory=NO_IDS.copy)
     held_out_sequences: list[NDArray[np.uint64]] = field(default_factory=list)
@@ -139,12 +145,76 @@ class Selection:
             return {"method": "ids", **self.listed.definition(found)}
         return {"method": "sequence-hash", **_share(self.validation_fraction, SEQUENCE_KEY)}
 
-    def split_in_words(self) -> str:
-        """Return the rule of the split and a verb, for messages: `... leaves`."""
-        if self.listed is not None:
-            return f"{self.listed.file}: its {len(self.listed)} ids leave"
-        return f"validation fraction {self.validation_fraction} leaves"
-
 
 def _share(fraction: float, key: bytes) -> dict[str, Any]:
     return {"fraction": fraction, "hash": _HASH, "key": key.decode()}
+
+
+def select_rows(block: RawBlock, selection: Selection) -> tuple[Rows, Counts]:
+    """Return the records of a block that are kept, with hashes and side, and the counts of all.
+
+    The lists of `selection` note which of their ids the block has.
+
+    Raises:
+        UserError: the block cannot be parsed, or `selection` is strict and a record is refused.
+    """
+    rows = parse_rows(block)
+    index = rows.index
+    index["order"] = id_hashes(bytes(rows.text), *rows.field("id"))
+
+    def drop(which: NDArray[np.bool_], reason: str) -> None:
+        index["outcome"][which & (index["outcome"] == 0)] = OUTCOMES.index(reason)
+
+    if selection.listed is not None:
+        index["is_validation"] = selection.listed.find(index["order"])
+    if selection.excluded is not None:
+        drop(selection.excluded.find(index["order"]), "excluded")
+    lengths = rows.field("sequence")[1]
+    if selection.minimum_length is not None:
+        drop(lengths < selection.minimum_length, "too_short")
+    if selection.maximum_length is not None:
+        drop(lengths > selection.maximum_length, "too_long")
+    if selection.strict:
+        _refuse(block, rows, selection)
+    if selection.sample is not None:
+        hashes = sequence_hashes(_sequences(rows), SAMPLE_KEY)
+        drop(~below(hashes, selection.sample), "not_in_sample")
+
+    outcomes = np.bincount(index["outcome"], minlength=len(OUTCOMES)).tolist()
+    kept = rows if outcomes[0] == len(rows) else rows.take(index["outcome"] == 0)
+    kept.index["sequence_hash"] = sequence_hashes(_sequences(kept), SEQUENCE_KEY)
+    if selection.listed is None:
+        kept.index["is_validation"] = below(
+            kept.index["sequence_hash"], selection.validation_fraction
+        )
+    return kept, Counts(
+        read=len(rows),
+        selected=len(kept),
+        held_out=int(kept.index["is_validation"].sum()),
+        dropped=Counter(
+            {reason: n for reason, n in zip(OUTCOMES, outcomes, strict=True) if reason}
+        ),
+    )
+
+
+def _sequences(rows: Rows) -> list[bytes]:
+    starts, lengths = rows.field("sequence")
+    text = bytes(rows.text)  # no copy: the rows of a block are over bytes
+    bounds = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
+    return [text[start:end] for start, end in bounds]
+
+
+def _refuse(block: RawBlock, rows: Rows, selection: Selection) -> None:
+    """Raise for the first record that strictness refuses."""
+    outcomes = rows.index["outcome"]
+    refused = np.flatnonzero((outcomes != 0) & (outcomes != OUTCOMES.index("excluded")))
+    if not len(refused):
+        return
+    place = int(refused[0])
+    name = (rows.value("id", place) or b"").decode()
+    sequence = rows.value("sequence", place) or b""
+    why = {
+        "too_short": f"length {len(sequence)}; expected at least {selection.minimum_length}",
+        "too_long": f"length {len(sequence)}; expected at most {selection.maximum_length}",
+    }.get(OUTCOMES[outcomes[place]] or "") or fault(sequence)
+    raise UserError(f"{block.source}: record {block.first_record + place + 1} ({name}): {why}")

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from esm1b.errors import UserError
 from esm1b.sequences.hashes import first_words
-from esm1b.sequences.record import EMPTY_SEQUENCE, OTHER_CHARACTERS
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -20,11 +19,10 @@ TEXT_FIELDS: Final = ("id", "name", "taxon", "representative_id", "sequence")
 """The fields that are text, in the order of `starts` and `lengths`."""
 
 DROP_REASONS: Final = (
-    *(OTHER_CHARACTERS, EMPTY_SEQUENCE, "excluded", "too_short", "too_long"),
+    *("other_characters", "empty_sequence", "excluded", "too_short", "too_long"),
     *("not_in_sample", "duplicate_id", "held_out_sequence"),
 )
 """In the order in which they are tested: a record counts under the first that holds."""
-EXCLUDED, TOO_SHORT, TOO_LONG, NOT_IN_SAMPLE, DUPLICATE_ID, HELD_OUT_SEQUENCE = DROP_REASONS[2:]
 
 OUTCOMES: Final = (None, *DROP_REASONS)
 """What can become of a record; None is kept."""

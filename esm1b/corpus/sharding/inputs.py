@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tqdm import tqdm
 
@@ -38,12 +38,12 @@ class Inputs:
         name, times = Counter(names).most_common(1)[0]
         if times > 1:
             raise UserError(f"{name}: given more than once; expected each input once")
-        self._files = [InputFile(name) for name in names]
+        self.files = [InputFile(name) for name in names]
         self._text_bytes = 0
 
     def blocks(self) -> Iterator[RawBlock]:
         """Yield the records of all inputs."""
-        for file in self._files:
+        for file in self.files:
             with tqdm(
                 desc=f"read {file.name}", total=file.size, unit="B", unit_scale=True, disable=None
             ) as bar:
@@ -52,16 +52,12 @@ class Inputs:
                     yield block
                     bar.update(file.bytes_read - bar.n)
 
-    def identities(self) -> list[dict[str, Any]]:
-        """Return name, size and digest of each input, once all have been read."""
-        return [file.identity() for file in self._files]
-
     def disk_need(self, shards: int) -> float | str:
         """Return the bytes that the whole work takes on the disk, or words if that is unknown."""
-        sizes = [file.size for file in self._files]
+        sizes = [file.size for file in self.files]
         if None in sizes or not self._text_bytes:
             return f"{_DISK_SHARE} bytes for each byte of the uncompressed inputs"
-        share_read = sum(file.bytes_read for file in self._files) / sum(filter(None, sizes))
+        share_read = sum(file.bytes_read for file in self.files) / sum(filter(None, sizes))
         return _DISK_SHARE * self._text_bytes / share_read + _SHARD_BYTES * shards
 
 

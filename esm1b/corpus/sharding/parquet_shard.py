@@ -1,9 +1,8 @@
-"""Writing one Parquet shard, and what the manifest says of it."""
+"""One Parquet shard: written, read by column, and what the manifest says of it."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from esm1b.corpus.manifest import shard_entry
 from esm1b.corpus.records.table import NONE, Rows, SequenceColumn, gather
+from esm1b.errors import UserError
 
 CORPUS_SCHEMA: Final = pa.schema(
     [
@@ -36,19 +36,9 @@ _GATHERED_AT_ONCE: Final = 8_192
 _COUNTED_AT_ONCE: Final = 1 << 18
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardFacts:
-    """Facts about a shard for the manifest.
-
-    Attributes:
-        entry: the shard's entry in the manifest.
-        lengths: number of sequences of each length.
-        composition: `[256]` number of occurrences of each character.
-    """
-
-    entry: dict[str, Any]
-    lengths: Counter[int]
-    composition: NDArray[np.int64]
+ShardFacts = tuple[dict[str, Any], Counter[int], NDArray[np.int64]]
+"""A shard's entry in the manifest, its number of sequences of each length, and `[256]` its number
+of occurrences of each character."""
 
 
 def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
@@ -75,7 +65,22 @@ def write_parquet(path: Path, pieces: Iterable[Rows]) -> ShardFacts:
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     entry = shard_entry(path, lengths.total(), int(composition.sum()))
     entry["sequences_sha256"] = digest.hexdigest()
-    return ShardFacts(entry=entry, lengths=lengths, composition=composition)
+    return entry, lengths, composition
+
+
+def read_column(path: Path, name: str) -> Iterator[pa.Array]:
+    """Yield a column of a shard, row group by row group.
+
+    Raises:
+        UserError: the file cannot be read, or has no such column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=[name])[0].combine_chunks()
+    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: {reason}; expected a Parquet shard of a corpus") from error
 
 
 def _row_groups(pieces: Iterable[Rows]) -> Iterator[pa.Table]:

@@ -95,11 +95,13 @@ def shard(
             for _ in pool.map(ShardWorker.add, blocks):
                 pass
             counts = sum(pool.each(ShardWorker.flush), start=Counts())
-            _check_lists(pool, counts, selection, allow_partial=allow_partial)
+            _check_lists(counts, selection, allow_partial=allow_partial)
             _check_sides(counts, counts.selected - counts.held_out, counts.held_out, selection)
             facts, counts = _write_shards(pool, counts, spill, shards)
         shutil.rmtree(spill)
-        manifest = _manifest(counts, facts, selection, opened.identities(), source)
+        manifest = _manifest(
+            counts, facts, selection, [file.identity() for file in opened.files], source
+        )
         train, validation = (manifest["sequences"][split] for split in SPLITS)
         _check_sides(counts, train, validation, selection)
         write_json(directory / MANIFEST, manifest)
@@ -123,28 +125,27 @@ def _check_sides(counts: Counts, train: int, validation: int, selection: Selecti
             f"no sequence kept of {counts.read} records, dropped: {dropped}; "
             "expected protein sequences"
         )
+    ids = selection.listed
+    rule = f"validation fraction {selection.validation_fraction} leaves"
+    if ids is not None:
+        rule = f"{ids.file}: its {len(ids)} ids leave"
     for name, number in (("train", train), ("validation", validation)):
         if not number:
-            raise UserError(
-                f"{selection.split_in_words()} no {name} sequence among {kept}; "
-                "expected some on either side"
-            )
+            raise UserError(f"{rule} no {name} sequence among {kept}; expected some on either side")
 
 
-def _check_lists(
-    pool: WorkerPool[ShardWorker], counts: Counts, selection: Selection, *, allow_partial: bool
-) -> None:
+def _check_lists(counts: Counts, selection: Selection, *, allow_partial: bool) -> None:
     """Check that all ids to hold out and some to exclude were found, or that the user is aware."""
     listed, excluded = selection.listed, selection.excluded
     if listed is not None and not counts.listed.all():
-        text = _missing_ids(listed, counts.listed, pool)
+        text = _missing_ids(listed, counts.listed, counts)
         if not allow_partial:
             raise UserError(
                 f"{text}; expected all, or --allow-partial-list: ids vanish from release to release"
             )
         _log.warning("%s", text)
     if excluded is not None and not counts.excluded.all():
-        text = _missing_ids(excluded, counts.excluded, pool)
+        text = _missing_ids(excluded, counts.excluded, counts)
         if not counts.excluded.any() and not selection.allow_partial_list:
             raise UserError(f"{text}; expected some, or --allow-partial-list")
         _log.warning("%s", text)
@@ -155,14 +156,13 @@ def _check_lists(
             _log.warning(text, listed.file, both, excluded.file)
 
 
-def _missing_ids(ids: IdList, found: NDArray[np.bool_], pool: WorkerPool[ShardWorker]) -> str:
+def _missing_ids(ids: IdList, found: NDArray[np.bool_], counts: Counts) -> str:
     """Return in words how many of the `ids` were `found`, with an id of either side to compare."""
     text = f"{ids.file}: {found.sum()} of its {len(ids)} ids are among the records"
     missing = ids.first_missing(found)
-    present = next(filter(None, pool.each(ShardWorker.first_id)), None)
-    if missing is None or present is None:
+    if missing is None or not counts.first_ids:
         return text
-    return f"{text}: {missing!r} is not, {present!r} is"
+    return f"{text}: {missing!r} is not, {counts.first_ids[0]!r} is"
 
 
 def _write_shards(
@@ -199,13 +199,13 @@ def _manifest(
     inputs: Sequence[Mapping[str, Any]],
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
-    entries = {split: [one.entry for one in facts[split]] for split in SPLITS}
+    entries = {split: [entry for entry, _, _ in facts[split]] for split in SPLITS}
     sequences, residues = (
         {split: sum(entry[key] for entry in entries[split]) for split in SPLITS}
         for key in ("rows", "residues")
     )
-    lengths = {split: sum((one.lengths for one in facts[split]), Counter()) for split in SPLITS}
-    characters = np.sum([one.composition for split in SPLITS for one in facts[split]], axis=0)
+    lengths = {split: sum((some for _, some, _ in facts[split]), Counter()) for split in SPLITS}
+    characters = np.sum([some for split in SPLITS for _, _, some in facts[split]], axis=0)
     return {
         "format": CORPUS_FORMAT,
         "format_version": FORMAT_VERSION,

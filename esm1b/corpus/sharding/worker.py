@@ -10,15 +10,8 @@ from typing import Final
 import numpy as np
 
 from esm1b.corpus.manifest import SplitName
-from esm1b.corpus.records.select import select_rows
-from esm1b.corpus.records.selection import Counts, Selection
-from esm1b.corpus.records.table import (
-    DUPLICATE_ID,
-    HELD_OUT_SEQUENCE,
-    Rows,
-    drop_duplicate_ids,
-    sort_rows,
-)
+from esm1b.corpus.records.selection import Counts, Selection, select_rows
+from esm1b.corpus.records.table import Rows, drop_duplicate_ids, sort_rows
 from esm1b.corpus.sharding.inputs import SharedBlock
 from esm1b.corpus.sharding.parquet_shard import ShardFacts, write_parquet
 from esm1b.corpus.sharding.spill import read_interval, write_run
@@ -75,15 +68,14 @@ class ShardWorker:
         self._runs = 0
         self._waiting: list[Rows] = []
         self._counts = Counts()
-        self._first_id: str | None = None
 
     def add(self, block: RawBlock | SharedBlock) -> None:
         """Select the records of a block, and spill them once there are enough."""
         raw = block.load() if isinstance(block, SharedBlock) else block
         rows, counts = select_rows(raw, self._selection)
         self._counts += counts
-        if self._first_id is None and len(rows):
-            self._first_id = (rows.value("id", 0) or b"").decode()
+        if not self._counts.first_ids and len(rows):
+            self._counts += Counts(first_ids=[(rows.value("id", 0) or b"").decode()])
         # the text still holds what was dropped
         self._waiting.append(rows if len(rows) > counts.read // 2 else rows.compact())
         if sum(part.size for part in self._waiting) >= _RUN_BYTES:
@@ -94,10 +86,6 @@ class ShardWorker:
         if self._waiting:
             self._write_run()
         return self._counts + self._selection.found()
-
-    def first_id(self) -> str | None:
-        """Return the id of the first record that this worker kept, for messages."""
-        return self._first_id
 
     def write_shard(self, task: ShardTask) -> ShardFacts:
         """Write a shard from all runs; a training shard leaves what is held out as new runs."""
@@ -136,12 +124,12 @@ class ShardWorker:
         held_out = np.load(self._spill / HELD_OUT_SEQUENCES, mmap_mode="r")
         hashes = rows.index["sequence_hash"]
         is_held_out = held_out.take(np.searchsorted(held_out, hashes), mode="clip") == hashes
-        self._counts += Counts(dropped=Counter({HELD_OUT_SEQUENCE: int(is_held_out.sum())}))
+        self._counts += Counts(dropped=Counter(held_out_sequence=int(is_held_out.sum())))
         return rows.take(~is_held_out)
 
     def _unique(self, rows: Rows) -> Rows:
         unique = drop_duplicate_ids(sort_rows(rows), strict=self._selection.strict)
-        self._counts += Counts(dropped=Counter({DUPLICATE_ID: len(rows) - len(unique)}))
+        self._counts += Counts(dropped=Counter(duplicate_id=len(rows) - len(unique)))
         return unique
 
     def _spill_rows(self, name: str, rows: Rows) -> None:

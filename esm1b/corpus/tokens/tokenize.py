@@ -2,14 +2,12 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -26,6 +24,7 @@ from esm1b.corpus.manifest import (
     tokens_fingerprint,
 )
 from esm1b.corpus.records.table import SequenceColumn
+from esm1b.corpus.sharding.parquet_shard import read_column
 from esm1b.corpus.tokens.dataset import open_shard
 from esm1b.errors import UserError
 from esm1b.files import write_json
@@ -109,7 +108,7 @@ class _Tokenizer:
         lengths: list[NDArray[np.int32]] = []
         digest = hashlib.sha256()
         filled = 0
-        for column in _row_groups(path):
+        for column in map(SequenceColumn.of, read_column(path, "sequence")):
             column.update(digest)
             end = filled + len(column.characters)
             if end <= len(tokens):  # otherwise the digest differs too
@@ -129,17 +128,6 @@ class _Tokenizer:
         output = (self._directory / shard["file"]).with_suffix(".arrow")
         _write_tokens(output, tokens, offsets)
         return shard_entry(output, shard["rows"], shard["residues"])
-
-
-def _row_groups(path: Path) -> Iterator[SequenceColumn]:
-    try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["sequence"])
-                yield SequenceColumn.of(table[0].combine_chunks())
-    except (pa.ArrowException, OSError, KeyError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: {reason}; expected a Parquet shard of a corpus") from error
 
 
 def _write_tokens(path: Path, tokens: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:

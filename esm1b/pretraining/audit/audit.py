@@ -1,10 +1,10 @@
 """The audit of a run on disk: `esm1b audit`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from esm1b.batches.order import SequenceOrder
 from esm1b.corpus.manifest import CORPUS_FORMAT, MANIFEST, read_manifest
+from esm1b.corpus.sharding.parquet_shard import read_column
 from esm1b.corpus.tokens.dataset import TokenDataset, open_tokens
 from esm1b.errors import UserError
 from esm1b.files import write_json
-from esm1b.outputs import own_directory, replace_directory
+from esm1b.outputs import own_output, replace_directory
 from esm1b.pretraining.audit.times_seen import Audit, audit
 from esm1b.pretraining.checkpoints.files import (
     STATE_FILE,
@@ -31,8 +32,13 @@ from esm1b.read_back import check_rows
 AUDIT_FILE: Final = "audit.json"
 _TABLE: Final = "times_seen.parquet"
 _ROWS: Final = 1 << 20
-
-_Value = TypeVar("_Value", int, str)
+# What decides the order of a run, in its record.
+_RECORDED: Final = {
+    "tokens": str,
+    "seed": int,
+    "pretraining.crop_residues": int,
+    "pretraining.tokens_per_update": int,
+}
 
 
 def audit_run(
@@ -58,7 +64,7 @@ def audit_run(
         UserError: the run has done fewer updates or recorded nothing, or the data are not its own.
     """
     inputs = [directory, tokens, *([] if corpus is None else [corpus])]
-    with nullcontext() if output is None else own_directory(output, "audit", inputs):
+    with nullcontext() if output is None else own_output(output, "audit", inputs):
         dataset, result = _audit(directory, tokens, updates, corpus)
         if output is not None:
             with replace_directory(output, "audit") as written:
@@ -78,10 +84,13 @@ def _audit(
             f"{directory}: no {RUN_FILE}; expected the directory of a run's checkpoints"
         )
     state = _newest_state(directory)
-    fingerprint = _value(recorded, "tokens", str, directory)
-    seed = _value(recorded, "seed", int, directory)
-    crop_residues = _value(recorded, "pretraining.crop_residues", int, directory)
-    tokens_per_update = _value(recorded, "pretraining.tokens_per_update", int, directory)
+    for key, kind in _RECORDED.items():
+        if not isinstance(value := recorded.get(key), kind):
+            raise UserError(
+                f"{directory / RUN_FILE}: {key}: {value!r}; expected {kind.__name__}, as pretrain "
+                "writes it"
+            )
+    fingerprint, seed, crop_residues, tokens_per_update = (recorded[key] for key in _RECORDED)
     updates = state.updates if updates is None else updates
     if updates > state.updates:
         raise UserError(
@@ -132,16 +141,6 @@ def _newest_state(directory: Path) -> StoredState:
     raise UserError(f"{directory}: {problem}; expected a run that has saved a checkpoint")
 
 
-def _value(recorded: Mapping[str, Any], key: str, kind: type[_Value], directory: Path) -> _Value:
-    value = recorded.get(key)
-    if not isinstance(value, kind):
-        raise UserError(
-            f"{directory / RUN_FILE}: {key}: {value!r}; expected {kind.__name__}, as pretrain "
-            "writes it"
-        )
-    return value
-
-
 def _logged(metrics: Path) -> list[tuple[int, int]]:
     """Return (updates done, sequences seen until then) of each line that has both."""
     return [
@@ -178,7 +177,7 @@ def _write_table(
     with pq.ParquetWriter(directory / _TABLE, schema, compression="zstd") as writer:
         first = 0
         while first < len(counts):
-            named = [] if ids is None else [next(ids).cast(pa.string())]
+            named = [] if ids is None else [next(ids)]
             last = first + len(named[0]) if named else min(first + _ROWS, len(counts))
             columns = [pa.array(np.arange(first, last)), pa.array(counts[first:last]), *named]
             writer.write_table(pa.table(columns, schema=schema))
@@ -200,11 +199,7 @@ def _id_columns(corpus: Path, fingerprint: str) -> Iterator[pa.ChunkedArray]:
         )
     for shard in manifest["shards"]["train"]:
         path = corpus / shard["file"]
-        try:
-            column = pq.read_table(path, columns=["id"])["id"]
-        except (pa.ArrowException, OSError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: {reason}; expected a Parquet shard of a corpus") from error
+        column = pa.chunked_array([*read_column(path, "id")], pa.string())
         if len(column) != shard["rows"]:
             raise UserError(
                 f"{path}: {len(column)} rows; expected {shard['rows']}, as in {MANIFEST}"

@@ -80,7 +80,11 @@ def audit(
     counts, failures = _count(order, seen)
     failures += _out_of_turn(order, compared)
     failures += _unlike_order(order, skipped)
-    failures += _unlike_log(order, lines)
+    failures += [
+        f"{METRICS_FILE} has {seen:,} sequences at update {update:,}, not {due:,}"
+        for update, seen in lines
+        if seen != (due := order.sequences_seen(update))
+    ]
     for update in skipped:
         taken_out = np.asarray(update.sequences, dtype=np.int64)
         is_known = (taken_out >= 0) & (taken_out < order.sequences)  # or it is among the failures
@@ -117,9 +121,8 @@ def _count(order: SequenceOrder, seen: int) -> tuple[NDArray[np.int32], list[str
     return counts, failures
 
 
-def _out_of_turn(order: SequenceOrder, numbers: Sequence[int]) -> list[str]:
-    """Return which updates do not hold the sequences between their two positions."""
-    failures = []
+def _out_of_turn(order: SequenceOrder, numbers: Sequence[int]) -> Iterator[str]:
+    """Yield which updates do not hold the sequences between their two positions."""
     for number in numbers:
         members = order.update(number)
         places = np.arange(order.sequences_seen(number), order.sequences_seen(number + 1))
@@ -132,32 +135,19 @@ def _out_of_turn(order: SequenceOrder, numbers: Sequence[int]) -> list[str]:
             np.array_equal(members.epochs, epochs)
             and np.array_equal(members.sequences, np.concatenate([*due, places[:0]]))
         ):
-            failures.append(f"update {number + 1} does not hold the sequences whose turn it is")
-    return failures
+            yield f"update {number + 1} does not hold the sequences whose turn it is"
 
 
-def _unlike_order(order: SequenceOrder, skipped: Sequence[SkippedUpdate]) -> list[str]:
-    """Return which records of skipped updates name other sequences than the order."""
-    failures = []
+def _unlike_order(order: SequenceOrder, skipped: Sequence[SkippedUpdate]) -> Iterator[str]:
+    """Yield which records of skipped updates name other sequences than the order."""
     for record in skipped:
         members = order.update(record.update - 1)
         due = (members.epochs.tolist(), members.sequences.tolist())
         if due != (list(record.epochs), list(record.sequences)):
-            failures.append(f"skipped update {record.update} is recorded with other sequences")
-    return failures + [
-        f"skipped update {update} is recorded more than once"
-        for update, records in sorted(Counter(record.update for record in skipped).items())
-        if records > 1
-    ]
-
-
-def _unlike_log(order: SequenceOrder, lines: Sequence[tuple[int, int]]) -> list[str]:
-    """Return at which updates the log has another number of sequences than the order."""
-    return [
-        f"{METRICS_FILE} has {seen:,} sequences at update {update:,}, not {due:,}"
-        for update, seen in lines
-        if seen != (due := order.sequences_seen(update))
-    ]
+            yield f"skipped update {record.update} is recorded with other sequences"
+    for update, records in sorted(Counter(record.update for record in skipped).items()):
+        if records > 1:
+            yield f"skipped update {update} is recorded more than once"
 
 
 def audit_text(audit: Audit) -> str:

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import torch
 import torch.distributed
@@ -71,8 +70,7 @@ def on_first(action: Callable[[], T], place: Place) -> T:
     return cast(T, everywhere(lambda: action() if place.rank == 0 else None, place)[0])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Totals:
+class Totals(NamedTuple):
     """Masked positions, tokens, and tokens with fillers of an update, over all processes.
 
     `stop` is True if any process asks to stop before this update.
@@ -129,5 +127,5 @@ class Agreement:
         sums, work = self._started
         work.wait()
         self._started = None
-        masked, tokens, padded, stop = sums.tolist()
-        return Totals(masked=masked, tokens=tokens, padded=padded, stop=stop > 0)
+        *numbers, stop = sums.tolist()
+        return Totals(*numbers, stop > 0)

@@ -17,7 +17,7 @@ from esm1b.pretraining.planning.memory import (
     checkpoint_bytes,
     fits,
 )
-from esm1b.pretraining.planning.network import Cluster, Transfer, transfers
+from esm1b.pretraining.planning.network import Transfer, slowest_connection, transfers
 
 DEFAULT_UTILISATION: Final = 0.50
 """Share of the peak: a target for this network on a H200, not a measurement."""
@@ -129,7 +129,7 @@ def estimate(
     activation_checkpointing: bool = False,
     time_limit_seconds: int | None = None,
 ) -> Estimate:
-    """Return what the run of `config` takes on `gpus` GPUs, see `Cluster`.
+    """Return what the run of `config` takes on `gpus` GPUs, up to `gpus_per_node` of them a node.
 
     The time is that of the updates; validations, checkpoints and starts come on top.
 
@@ -137,9 +137,8 @@ def estimate(
         UserError: the peak of this GPU in the precision of the run is not known.
     """
     shape, recipe = config.model.shape(), config.pretraining
-    cluster = Cluster(
-        gpu=gpu, gpus=gpus, gpus_per_node=min(gpus, gpus_per_node), link_gbit=link_gbit
-    )
+    gpus_per_node = min(gpus, gpus_per_node)
+    rate = slowest_connection(gpu, gpus=gpus, gpus_per_node=gpus_per_node, link_gbit=link_gbit)
     peak = gpu.peak_flops(recipe.precision)
     if peak is None:
         raise UserError(
@@ -182,8 +181,8 @@ def estimate(
         flops=tokens * per_token,
         gpu=gpu,
         gpus=gpus,
-        gpus_per_node=cluster.gpus_per_node,
-        nodes=cluster.nodes,
+        gpus_per_node=gpus_per_node,
+        nodes=-(-gpus // gpus_per_node),
         link_gbit=link_gbit,
         tokens_per_gpu=share,
         durations=[
@@ -197,7 +196,7 @@ def estimate(
         ],
         transfers=transfers(
             memory,
-            cluster,
+            bytes_per_second=rate,
             micro_batch_tokens=automatic,
             tokens_per_update=recipe.tokens_per_update,
             updates=recipe.updates,

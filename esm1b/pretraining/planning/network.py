@@ -61,33 +61,20 @@ def update_traffic(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """GPUs and what connects them.
+def slowest_connection(
+    gpu: Gpu, *, gpus: int, gpus_per_node: int, link_gbit: float | None
+) -> float | None:
+    """Return the bytes a second of the slowest connection in the ring; None where it is not known.
 
-    Attributes:
-        link_gbit: rate of a node's links together, Gbit/s in each direction; None: not known.
+    `link_gbit` is the rate of a node's links together, Gbit/s in each direction; None: not known.
     """
-
-    gpu: Gpu
-    gpus: int
-    gpus_per_node: int
-    link_gbit: float | None = None
-
-    @property
-    def nodes(self) -> int:
-        """Number of nodes."""
-        return -(-self.gpus // self.gpus_per_node)
-
-    def bytes_per_second(self) -> float | None:
-        """Return the rate of the slowest connection in the ring; None where it is not known."""
-        if self.nodes == 1:
-            return self.gpu.nvlink_bytes
-        if self.link_gbit is None:
-            return None
-        between = self.link_gbit * 1e9 / 8
-        within = self.gpu.nvlink_bytes if self.gpus_per_node > 1 else None
-        return between if within is None else min(within, between)
+    if gpus <= gpus_per_node:
+        return gpu.nvlink_bytes
+    if link_gbit is None:
+        return None
+    between = link_gbit * 1e9 / 8
+    within = gpu.nvlink_bytes if gpus_per_node > 1 else None
+    return between if within is None else min(within, between)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +116,8 @@ class Transfer:
 
 def transfers(
     memory: TrainingMemory,
-    cluster: Cluster,
     *,
+    bytes_per_second: float | None,
     micro_batch_tokens: Mapping[ZeroStage, int | None],
     tokens_per_update: int,
     updates: int,
@@ -141,23 +128,23 @@ def transfers(
 
     Args:
         memory: network, precision and number of processes.
-        cluster: GPUs and their connections.
+        bytes_per_second: rate of the slowest connection between the GPUs; None: not known.
         micro_batch_tokens: choice of the micro-batch by ZeRO stage; None where nothing fits.
         tokens_per_update: tokens of an update over all processes.
         updates: updates of the run.
         compute_seconds: time of an update's computation.
         time_limit_seconds: longest duration of a job; None: no limit.
     """
-    share = -(-tokens_per_update // cluster.gpus)
-    rate = cluster.bytes_per_second()
+    gpus, rate = memory.processes, bytes_per_second
+    share = -(-tokens_per_update // gpus)
     found = {}
     for stage, tokens in micro_batch_tokens.items():
         if tokens is None:
             continue
         rounds = -(-share // tokens)
         traffic = update_traffic(memory, stage, rounds=rounds)
-        sent = traffic.sent(cluster.gpus)
-        seconds = 0.0 if cluster.gpus == 1 else None if rate is None else sent / rate
+        sent = traffic.sent(gpus)
+        seconds = 0.0 if gpus == 1 else None if rate is None else sent / rate
         in_turn = updates * (compute_seconds + (seconds or 0.0))
         found[stage] = Transfer(
             rounds=rounds,

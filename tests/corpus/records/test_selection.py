@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from esm1b.alphabet import AMINO_ACIDS
-from esm1b.corpus.records.select import select_rows
-from esm1b.corpus.records.selection import Selection
+from esm1b.corpus.records.selection import Selection, select_rows
 from esm1b.corpus.sharding.shard import shard
 from esm1b.download.lock import read_source
 from esm1b.errors import UserError

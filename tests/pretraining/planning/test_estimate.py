@@ -40,6 +40,10 @@ def of_esm1b(gpu: str = "H200", gpus: int = 8, **changed: Any) -> Estimate:
     return estimate(ESM1B, assumed_data(ESM1B), gpu=find_gpu(gpu), gpus=gpus, **changed)
 
 
+def test_gpus_fill_nodes() -> None:
+    assert [of_esm1b(gpus=count).nodes for count in (1, 8, 9, 64)] == [1, 1, 2, 8]
+
+
 def test_a_tiny_run_by_hand() -> None:
     result = estimate(tiny(), TINY_DATA, gpu=find_gpu("H200"), gpus=2, utilisation=0.25)
     assert result.tokens == 500_000

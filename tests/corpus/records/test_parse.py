@@ -2,9 +2,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from esm1b.corpus.records.select import parse_rows
+from esm1b.corpus.records.parse import parse_rows, read_uniref_fasta
 from esm1b.corpus.records.table import NONE, OUTCOMES, Rows
-from esm1b.corpus.records.uniref_fasta import read_uniref_fasta
 from esm1b.errors import UserError
 from esm1b.sequences.formats import RawBlock, parse_block
 from esm1b.sequences.record import Header, clean, drop_reason
