@@ -36,7 +36,7 @@ class ModelConfig(Section):
     maximum_tokens: Annotated[int, Field(ge=3, le=65_000)] = 1024
     """number of positions, `<cls>` and `<eos>` included"""
     positions: Positions = "learned"
-    """learned (ESM-1b), or rotary, without the first layer norm (ESM-2); as in init_from: rotary-fp16"""
+    """learned (ESM-1b) or rotary, without the first layer norm (ESM-2); rotary-fp16: as released"""
     rare_residues: Literal["replace", "keep"] = "replace"
     """treatment of B, U, Z and O: replace by X (21 symbols), or keep (25)"""
 

@@ -53,6 +53,14 @@ _MAXIMUM_TOKENS: Final = 1024
 _PROVENANCE: Final = "esm1b"
 
 
+def fair_esm_file(shape: EncoderShape) -> str | None:
+    """Return a name from which fair-esm loads a network, None if it has none of this shape."""
+    if not shape.is_rotary:
+        return "model.pt"
+    is_known = shape.feed_forward == _FEED_FORWARD_WIDTHS * shape.width
+    return "esm2.pt" if is_known and not shape.layer_norm_before else None
+
+
 def read_fair_esm(path: Path) -> TrainedModel:
     """Read a released ESM-1b, ESM-1v or ESM-2, float32, in evaluation mode.
 
@@ -82,9 +90,7 @@ def write_fair_esm(path: Path, model: TrainedModel) -> None:
             f"{path}: fair-esm loads no {shape.name} from a file of this name; expected one that "
             f"ends in .pt and {'begins' if shape.is_rotary else 'does not begin'} with esm2"
         )
-    if shape.is_rotary and (
-        shape.layer_norm_before or shape.feed_forward != _FEED_FORWARD_WIDTHS * shape.width
-    ):
+    if fair_esm_file(shape) is None:
         raise UserError(
             f"{path}: fair-esm has no ESM-2 of {shape}; expected a feed-forward width of "
             f"{_FEED_FORWARD_WIDTHS} x {shape.width} and no layer norm before the layers"

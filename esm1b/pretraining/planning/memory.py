@@ -112,7 +112,8 @@ class TrainingMemory:
         contexts (4 W), and the feed-forward values before and after GELU (2 F); besides, in
         float32, mean and deviation of both norms and a logarithm for each head. In float32
         attention runs over padded copies and keeps 10 W. A layer norm before the layers keeps W,
-        rotary positions the cosines and sines of one head, the head 5 W at masked positions. The backward pass holds gradients of 2 F + 2 W numbers.
+        rotary positions the cosines and sines of one head, the head 5 W at masked positions. The
+        backward pass holds gradients of 2 F + 2 W numbers.
 
         esm1b_t33_650M_UR50S in bf16: 33 x (2 x (8 x 1280 + 2 x 5120) + 96) = 1,354,848; with
         embedding, head and gradients 1,384,936, about 1.4 MB. With activation checkpointing every
