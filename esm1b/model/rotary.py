@@ -85,7 +85,9 @@ class RotaryPlan:
     def at(self, positions: Tensor) -> "RotaryPlan | None":
         """Return a plan with queries at `positions` `[P]` alone, None if the inner one has none."""
         plan = self.plan.at(positions)
-        return plan and replace(self, plan=plan, queries=self.queries.at(positions))
+        if plan is None:
+            return None
+        return replace(self, plan=plan, queries=self.queries.at(positions))
 
 
 class RotaryPositions(nn.Module):
@@ -108,6 +110,6 @@ class RotaryPositions(nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "RotaryPositions":
         # bf16 would turn position 1,000 by radians.
         frequencies = self.frequencies
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch annotates it not
         self.frequencies = frequencies.to(self.frequencies.device)
         return self

@@ -129,10 +129,9 @@ def _index(result: CardResult) -> dict[str, Any]:
 
 def _facts(values: Mapping[str, Any]) -> dict[str, str]:
     """Return texts about the training by the keys of `esm1b.json`, and of the software used."""
-    texts = {"learning_rate_decay": "inverse square root"}  # the only one of earlier versions
-    texts |= {key: _text(value) for key, value in values.items()}
-    if values.get("learning_rate_decay") == "linear":
-        texts["learning_rate_decay"] = "linear to a tenth at 90 % of the updates"
+    texts = {key: _text(value) for key, value in values.items()}
+    is_linear = values.get("learning_rate_decay") == "linear"
+    texts["decay"] = "linear to a tenth at 90 % of all" if is_linear else "inverse square root"
     if "seed" in values:
         texts["seed"] = _text(str(values["seed"]))  # to be copied: no thousands separators
     if versions := _section(values, "versions"):

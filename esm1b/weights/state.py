@@ -171,13 +171,16 @@ class FileTensors:
         if not shape.is_rotary:
             return shape
         size = torch.Size((shape.head_width // 2,))
-        found = {positions_of(self.tensor(name, size)) for name in self.frequencies()}
-        if None in found or len(found) > 1:
-            raise UserError(
-                f"{self.source}: {min(self.frequencies())}: expected in all layers 10,000^(-2 i / "
-                f"{shape.head_width}) in float32, or rounded to fp16, or then to bf16"
-            )
-        return replace(shape, positions=min(found, default=shape.positions))
+        tensors = {name: self.tensor(name, size).float() for name in sorted(self.frequencies())}
+        for name, frequencies in tensors.items():
+            positions = positions_of(frequencies)
+            if positions is None or not torch.equal(frequencies, next(iter(tensors.values()))):
+                raise UserError(
+                    f"{self.source}: {name}: expected, as in all layers, 10,000^(-2 i / "
+                    f"{shape.head_width}) in float32, or rounded to fp16, or then to bf16"
+                )
+            shape = replace(shape, positions=positions)
+        return shape
 
     def encoder(self, shape: EncoderShape, name_of: Callable[[str], str]) -> Encoder:
         """Return an encoder with these weights, float32, in evaluation mode.

@@ -158,7 +158,7 @@ def test_frequencies_that_are_missing_or_others(released: Path) -> None:
     tensors = load_file(released / WEIGHTS)
     tensors[FREQUENCIES.format(1)] *= 0.5
     save_file(tensors, released / WEIGHTS)
-    with pytest.raises(UserError, match=r"inv_freq: expected in all layers 10,000\^\(-2 i / 12\)"):
+    with pytest.raises(UserError, match=r"layer\.1\..* as in all layers, 10,000\^\(-2 i / 12\)"):
         ModelDirectory(released).read()
     for layer in range(3):
         del tensors[FREQUENCIES.format(layer)]

@@ -213,8 +213,8 @@ def test_other_frequencies_are_refused(factor: float, tmp_path: Path) -> None:
     content["model"][name] *= factor
     torch.save(content, path)
     assert refusal(path) == (
-        f"{path}: {name.replace('1', '0', 1)}: expected in all layers 10,000^(-2 i / 12) in "
-        "float32, or rounded to fp16, or then to bf16"
+        f"{path}: {name}: expected, as in all layers, 10,000^(-2 i / 12) in float32, or rounded to "
+        "fp16, or then to bf16"
     )
 
 

@@ -307,7 +307,7 @@ def test_the_card_of_an_esm2() -> None:
     text = model_card(ESM2, provenance, contact_head_fitted=False)
     assert (
         "| Learning rate | 0.0004 after 2,000 updates of linear warmup, then linear to a tenth at "
-        "90 % of the updates |"
+        "90 % of all |"
     ) in text
     assert 'load_model_and_alphabet_local("esm2.pt")' in text
     assert "--output esm2.pt`" in text
