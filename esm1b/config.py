@@ -16,14 +16,14 @@ from esm1b.config_file import read_config_file
 from esm1b.config_section import Count, Name, Section
 from esm1b.corpus.config import CorpusConfig
 from esm1b.errors import UserError, one_line
-from esm1b.model.shape import EncoderShape
+from esm1b.model.shape import EncoderShape, Positions
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 
 
 class ModelConfig(Section):
-    """The network: ESM-1b's architecture at any size."""
+    """The network: the architecture of ESM-1b, or of ESM-2, at any size."""
 
     layers: Count = 2
     """number of transformer layers"""
@@ -35,6 +35,8 @@ class ModelConfig(Section):
     """width of the feed-forward layers"""
     maximum_tokens: Annotated[int, Field(ge=3, le=65_000)] = 1024
     """number of positions, `<cls>` and `<eos>` included"""
+    positions: Positions = "learned"
+    """learned (ESM-1b) or rotary, without the first layer norm (ESM-2); rotary-fp16: as released"""
     rare_residues: Literal["replace", "keep"] = "replace"
     """treatment of B, U, Z and O: replace by X (21 symbols), or keep (25)"""
 
@@ -42,11 +44,16 @@ class ModelConfig(Section):
     def _heads_divide_width(self) -> "ModelConfig":
         if self.width % self.heads:
             raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        if self.positions != "learned" and (width := self.width // self.heads) % 2:
+            raise ValueError(
+                f"positions: {self.positions} with heads {width} wide; expected an even width"
+            )
         return self
 
     def shape(self) -> EncoderShape:
         """Return the shape of the encoder."""
-        return EncoderShape(**self.model_dump(exclude={"rare_residues"}))
+        sizes = self.model_dump(exclude={"rare_residues"})
+        return EncoderShape(**sizes, layer_norm_before=self.positions == "learned")
 
 
 class PretrainingConfig(Section):
@@ -63,7 +70,9 @@ class PretrainingConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 6e-3
     """peak learning rate"""
     warmup_updates: Count = 100
-    """number of updates of linear warmup, before inverse square root decay"""
+    """number of updates of linear warmup"""
+    learning_rate_decay: Literal["inverse-square-root", "linear"] = "inverse-square-root"
+    """decay after the warmup; linear: to a tenth at nine tenths of the updates, then constant"""
     adam_betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     """decay rates of Adam's two moments"""
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
@@ -90,6 +99,15 @@ class PretrainingConfig(Section):
     """number of updates between milestones: checkpoints kept for good, each with a model"""
     stop_at_loss_spike: bool = False
     """stop the run at a loss far above recent ones, instead of only logging it"""
+
+    @model_validator(mode="after")
+    def _decay_follows_warmup(self) -> "PretrainingConfig":
+        if self.learning_rate_decay == "linear" and 10 * self.warmup_updates >= 9 * self.updates:
+            raise ValueError(
+                f"warmup_updates: {self.warmup_updates} with learning_rate_decay linear; expected "
+                f"fewer than nine tenths of updates {self.updates}"
+            )
+        return self
 
 
 class PerplexityConfig(Section):

@@ -103,5 +103,6 @@ def random_encoder(shape: EncoderShape, seed: int = 0) -> Encoder:
             if "norm" in name and name.endswith("weight"):
                 parameter.add_(1.0)
         encoder.embed_tokens.weight[[PAD, MASK]] = 0.0
-        encoder.embed_positions.weight[PAD] = 0.0
+        if encoder.embed_positions is not None:
+            encoder.embed_positions.weight[PAD] = 0.0
     return encoder.eval()

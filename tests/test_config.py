@@ -30,7 +30,8 @@ def refusal(content: Any) -> str:
         (
             {"model": {"hedas": 4}},
             "run.yaml: model.hedas: unknown key, perhaps heads; "
-            "expected one of layers, width, heads, feed_forward, maximum_tokens, rare_residues",
+            "expected one of layers, width, heads, feed_forward, maximum_tokens, positions, "
+            "rare_residues",
         ),
         (
             {"evaluation": {"contacts": {"glycin": "ca"}}},
@@ -124,6 +125,15 @@ def refusal(content: Any) -> str:
             {"pretraining": {"crop_residues": 1024, "append_eos": False}},
             "run.yaml: pretraining.crop_residues: 1024 residues and 1 special tokens do not fit "
             "model.maximum_tokens 1024; expected at most 1023",
+        ),
+        (
+            {"model": {"positions": "rotary", "width": 12}},
+            "run.yaml: model.positions: rotary with heads 3 wide; expected an even width",
+        ),
+        (
+            {"pretraining": {"learning_rate_decay": "linear", "warmup_updates": 1980}},
+            "run.yaml: pretraining.warmup_updates: 1980 with learning_rate_decay linear; expected "
+            "fewer than nine tenths of updates 2200",
         ),
         (["model"], "run.yaml: list; expected keys such as run and model"),
         (

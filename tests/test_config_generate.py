@@ -28,6 +28,7 @@ def test_every_key_has_a_description() -> None:
     ("name", "parameters", "tokens"),
     [
         ("esm1b", 652_358_433, 65_536_000_000),
+        ("esm2", 651_042_593, 1_048_576_000_000),
         ("one-gpu-day", 148_797_473, 39_976_960_000),
         ("one-gpu-hour", 12_773_153, 16_384_000_000),
     ],
@@ -50,3 +51,17 @@ def test_the_paper_preset_is_the_recipe() -> None:
     )
     assert (recipe.crop_residues, recipe.append_eos, recipe.gradient_clipping) == (1022, True, None)
     assert config.evaluation.contacts.regularisation == 0.15
+
+
+def test_the_preset_of_esm2_is_its_recipe() -> None:
+    config = load_config(ROOT / "config" / "esm2.yaml")
+    recipe = config.pretraining
+    assert (config.model.positions, config.model.shape().layer_norm_before) == ("rotary", False)
+    assert (recipe.updates, recipe.tokens_per_update) == (500_000, 2_097_152)
+    assert (recipe.learning_rate, recipe.warmup_updates) == (4e-4, 2_000)
+    assert recipe.learning_rate_decay == "linear"
+    assert (recipe.adam_betas, recipe.adam_epsilon, recipe.weight_decay) == (
+        (0.9, 0.98),
+        1e-8,
+        0.01,
+    )

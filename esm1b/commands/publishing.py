@@ -19,7 +19,7 @@ def import_(
     A contact regression is read from NAME-contact-regression.pt beside NAME.pt.
 
     Input:
-        path: fair-esm .pt file or Hugging Face directory of ESM-1b or ESM-1v
+        path: fair-esm .pt file or Hugging Face directory of ESM-1b, ESM-1v or ESM-2
     Output:
         output: model directory to write, new or replaced whole
 

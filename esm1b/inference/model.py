@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,15 +29,10 @@ from esm1b.model.packed import PackedTokens, pack_sequences
 from esm1b.model.shape import EncoderShape
 from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
-from esm1b.weights.provenance import Provenance
-
-if TYPE_CHECKING:
-    from esm1b.inference.transformers_network import TransformersNetwork
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 ContactMethod = Literal["head", "jacobian"]
-Network: TypeAlias = "Encoder | TransformersNetwork"
 ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
@@ -64,7 +59,7 @@ class Model:
         contact_head: fitted contact head, or None.
     """
 
-    network: Network
+    network: Encoder
     rare_residues: RareResidues
     append_eos: bool
     longest_sequence: int
@@ -298,7 +293,7 @@ class Model:
 def load_model(
     path: Path | str, *, device: Device = "auto", precision: Precision = "fp32"
 ) -> Model:
-    """Read a model directory: ESM-1b's or ESM-1v's, or, through `transformers`, ESM-2's.
+    """Read a model directory of an ESM-1b, ESM-1v or ESM-2.
 
     The device "auto" is CUDA where it is available.
 
@@ -315,22 +310,14 @@ def load_model(
         raise UserError("device: cuda, but PyTorch finds no CUDA device; expected cpu or auto")
     has_cuda = device != "cpu" and torch.cuda.is_available()
     place, dtype = torch.device("cuda" if has_cuda else "cpu"), _DTYPES[precision]
-    network: Network
-    if directory.is_esm2:
-        from esm1b.inference.transformers_network import load_transformers
-
-        network, contact_head = load_transformers(directory, place, dtype)
-        provenance = Provenance()
-    else:
-        trained = directory.read()
-        network, contact_head = trained.encoder.to(place, dtype), trained.contact_head
-        provenance = trained.provenance
+    trained = directory.read()
+    network, provenance = trained.encoder.to(place, dtype), trained.provenance
     return Model(
         network=network,
         rare_residues=provenance.rare_residues,
         append_eos=provenance.append_eos,
         longest_sequence=provenance.longest_sequence(network.shape),
-        contact_head=contact_head,
+        contact_head=trained.contact_head,
         directory=directory,
     )
 

@@ -1,16 +1,12 @@
 """Ways to attend within each of several sequences that are laid end to end.
 
-A plan is made once for all layers. `attend` returns `[T, H, D]` from queries, keys and values of
-the same shape, scores divided by sqrt(D); `at` returns a plan for queries at some positions alone,
-or None if it computes all in any case.
-
 Shapes: T tokens of all sequences, P of them at chosen positions, H heads, D width of a head.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +18,17 @@ from esm1b.errors import UserError
 from esm1b.model.packed import PackedTokens
 
 AttentionPath = Literal["auto", "varlen", "sdpa", "explicit"]
+
+
+class AttentionPlan(Protocol):
+    """A way to attend, made once for all layers."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return `[T, H, D]` from three of that shape, scores divided by sqrt(D)."""
+
+    def at(self, positions: Tensor) -> "AttentionPlan | None":
+        """Return a plan for queries at `positions` `[P]` alone; None if it computes all."""
+
 
 # A group holds sequences of similar length, padded to its longest. Padding costs arithmetic, a
 # further group costs one more call of the kernel.
@@ -195,9 +202,6 @@ class VarlenPlan:
 
     def at(self, positions: Tensor) -> None:
         """Return None: one layer's attention is little beside the rest, and shapes stay fixed."""
-
-
-AttentionPlan = PaddedPlan | ExplicitPlan | VarlenPlan
 
 
 def choose_path(

@@ -1,7 +1,7 @@
-"""The network of ESM-1b on flat tokens: no padding from the embedding to the logits.
+"""The network of ESM-1b and ESM-2 on flat tokens: no padding from the embedding to the logits.
 
 Shapes: T tokens of all sequences end to end, M masked positions, W width.
-Reference: facebookresearch/esm, `esm/model/esm1.py`; module names are its.
+Reference: facebookresearch/esm, `esm/model/esm1.py` and `esm2.py`; module names are its.
 """
 
 import os
@@ -24,6 +24,7 @@ from esm1b.model.attention_plan import (
 )
 from esm1b.model.layers import EncoderLayer, LanguageModelHead
 from esm1b.model.packed import PackedTokens
+from esm1b.model.rotary import RotaryPositions
 from esm1b.model.shape import EncoderShape
 
 # Token dropout (ESM, esm/model/esm1.py): 15 % of tokens are chosen, 80 % of those become <mask>.
@@ -35,7 +36,7 @@ _KEPT_PRODUCTS: Final = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 class Encoder(nn.Module):
-    """ESM-1b's encoder and language-model head.
+    """ESM-1b's or ESM-2's encoder and language-model head.
 
     With `activation_checkpointing`, the backward pass computes each layer again from its input, to
     save memory in training.
@@ -55,8 +56,13 @@ class Encoder(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         self._fixed_shapes = False
         self.embed_tokens = nn.Embedding(len(TOKENS), shape.width, padding_idx=PAD)
-        # Rows 0 and 1 (PAD) hold no position: the first token of a sequence uses row 2.
-        self.embed_positions = nn.Embedding(shape.position_rows, shape.width, padding_idx=PAD)
+        self.embed_positions: nn.Embedding | None = None
+        self.rotary: RotaryPositions | None = None
+        if shape.is_rotary:
+            self.rotary = RotaryPositions(shape.positions, shape.head_width)
+        else:
+            # Rows 0 and 1 (PAD) hold no position: the first token of a sequence uses row 2.
+            self.embed_positions = nn.Embedding(shape.position_rows, shape.width, padding_idx=PAD)
         self.emb_layer_norm_before = (
             nn.LayerNorm(shape.width) if shape.layer_norm_before else nn.Identity()
         )
@@ -126,9 +132,12 @@ class Encoder(nn.Module):
         x = self._embed(packed)
         yield x
         if plan is None:
-            width = self.shape.width // self.shape.heads
-            path = choose_path(self.attention, device=x.device, dtype=x.dtype, head_width=width)
+            path = choose_path(
+                self.attention, device=x.device, dtype=x.dtype, head_width=self.shape.head_width
+            )
             plan = plan_attention(packed, path)
+        if self.rotary is not None:
+            plan = self.rotary(plan, packed.offsets, x.dtype)
         for number, layer in enumerate(self.layers, start=1):
             is_last = number == len(self.layers)
             at = positions if is_last and not self._fixed_shapes else None
@@ -141,7 +150,7 @@ class Encoder(nn.Module):
             yield self.emb_layer_norm_after(x) if is_last else x
 
     def _embed(self, packed: PackedTokens) -> Tensor:
-        """Return `[T, W]`: tokens with token dropout, then positions, then the first layer norm."""
+        """Return `[T, W]`: tokens with token dropout, learned positions, the first layer norm."""
         if max(packed.lengths) > self.shape.maximum_tokens:
             raise ValueError(
                 f"a sequence has {max(packed.lengths)} tokens with <cls> and <eos>; "
@@ -150,7 +159,8 @@ class Encoder(nn.Module):
         is_mask = packed.tokens == MASK
         x = self.embed_tokens(packed.tokens).masked_fill(is_mask[:, None], 0.0)
         x = x * self._token_dropout_scale(packed, is_mask).to(x.dtype)[:, None]
-        x = x + self.embed_positions(packed.offsets + PAD + 1)
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(packed.offsets + PAD + 1)
         normed: Tensor = self.emb_layer_norm_before(x)
         return normed
 
@@ -179,5 +189,6 @@ def initialise(encoder: Encoder, seed: int) -> None:
             module.weight.fill_(1.0)
             module.bias.zero_()
     encoder.embed_tokens.weight[[PAD, MASK]] = 0.0
-    encoder.embed_positions.weight[PAD] = 0.0
+    if encoder.embed_positions is not None:
+        encoder.embed_positions.weight[PAD] = 0.0
     encoder.lm_head.bias.zero_()

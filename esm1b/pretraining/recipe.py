@@ -57,9 +57,13 @@ def learning_rate(recipe: PretrainingConfig, update: int) -> float:
     """Return the learning rate of `update`, counted from 1.
 
     Linear from 0 to the peak over the warmup, then peak x sqrt(warmup / update) (fairseq
-    `optim/lr_scheduler/inverse_square_root_schedule.py`).
+    `optim/lr_scheduler/inverse_square_root_schedule.py`), or linear to a tenth of the peak at 90 %
+    of the updates (Lin et al. 2023, supplement).
     """
     peak, warmup = recipe.learning_rate, recipe.warmup_updates
     if update <= warmup:
         return peak * update / warmup
+    if recipe.learning_rate_decay == "linear":
+        left = (0.9 * recipe.updates - update) / (0.9 * recipe.updates - warmup)
+        return peak * (0.1 + 0.9 * max(left, 0.0))
     return peak * math.sqrt(warmup / update)

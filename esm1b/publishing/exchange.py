@@ -29,7 +29,7 @@ _SYNTHETIC: Final = ("synthetic-families", "synthetic families")
 
 
 def import_model(path: Path, output: Path) -> None:
-    """Write the model directory of an ESM-1b or ESM-1v.
+    """Write the model directory of an ESM-1b, ESM-1v or ESM-2.
 
     `path` is a fair-esm `.pt` file or a Hugging Face directory.
 

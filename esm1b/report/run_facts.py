@@ -45,8 +45,9 @@ def run_facts(
     tokens = f" of {per_update:,} tokens: {updates * per_update:,} tokens" if per_update else ""
     software: Mapping[str, str] = description.get("versions") or versions()
     facts = {
-        "Network": f"ESM-1b's, {shape.layers} layers, width {shape.width:,}, {shape.heads} heads, "
-        f"feed-forward {shape.feed_forward:,}, {shape.maximum_tokens:,} positions",
+        "Network": f"{shape.name}'s, {shape.layers} layers, width {shape.width:,}, "
+        f"{shape.heads} heads, feed-forward {shape.feed_forward:,}, "
+        f"{shape.maximum_tokens:,} positions",
         "Parameters": f"{parameters:,}",
         "Updates": f"{updates:,}{tokens}",
         "Attempts": str(max(line["attempt"] for line in lines)),

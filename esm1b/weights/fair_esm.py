@@ -1,5 +1,6 @@
 """Released files of fair-esm: `NAME.pt` with `NAME-contact-regression.pt` beside it.
 
+ESM-1b and ESM-1v have their settings under `args`, ESM-2 under `cfg`, `model`.
 Reference: facebookresearch/esm, `esm/pretrained.py`. The names of our tensors are fair-esm's own;
 in the file they have the prefixes that fairseq gave them.
 """
@@ -29,12 +30,14 @@ _OTHER_ARCHITECTURES: Final = {
     "msa_transformer": "MSA Transformer",
     "vt_medium_with_invariant_gvp": "ESM-IF1",
 }
-_EXPECTED: Final = f'expected ESM-1b or ESM-1v (args.arch "{_ARCHITECTURE}")'
+_EXPECTED: Final = f'expected ESM-1b or ESM-1v (args.arch "{_ARCHITECTURE}"), or ESM-2 (cfg.model)'
 
+_MODEL_CONFIG: Final = "cfg.model"
 _PREFIX: Final = "encoder.sentence_encoder."
 _EMBEDDING: Final = "embed_tokens.weight"
 _PROJECTION: Final = "lm_head.weight"
 _REGRESSION: Final = "contact_head.regression"
+_FREQUENCIES: Final = f"{_PREFIX}layers.{{}}.self_attn.rot_emb.inv_freq"
 # Arguments of the sizes as files have them; fair-esm drops the prefix when it loads one.
 _SIZES: Final = {
     "layers": "encoder_layers",
@@ -43,12 +46,23 @@ _SIZES: Final = {
     "heads": "encoder_attention_heads",
     "maximum_tokens": "max_positions",
 }
+# fair-esm asks no file of an ESM-2 for these two.
+_FEED_FORWARD_WIDTHS: Final = 4
+_MAXIMUM_TOKENS: Final = 1024
 # Our own entry among the arguments, which fair-esm ignores: the provenance as JSON.
 _PROVENANCE: Final = "esm1b"
 
 
+def fair_esm_file(shape: EncoderShape) -> str | None:
+    """Return a name from which fair-esm loads a network, None if it has none of this shape."""
+    if not shape.is_rotary:
+        return "model.pt"
+    is_known = shape.feed_forward == _FEED_FORWARD_WIDTHS * shape.width
+    return "esm2.pt" if is_known and not shape.layer_norm_before else None
+
+
 def read_fair_esm(path: Path) -> TrainedModel:
-    """Read a released ESM-1b or ESM-1v, float32, in evaluation mode, `<mask>`'s row zero.
+    """Read a released ESM-1b, ESM-1v or ESM-2, float32, in evaluation mode.
 
     The contact head comes from `NAME-contact-regression.pt` if that file exists.
 
@@ -67,13 +81,19 @@ def write_fair_esm(path: Path, model: TrainedModel) -> None:
     Whoever calls this owns `path` (`esm1b.outputs`).
 
     Raises:
-        UserError: fair-esm would not load a file of this name as an ESM-1b.
+        UserError: fair-esm would not load the model, or not from a file of this name.
         RuntimeError: the copy that was read back differs.
     """
-    if path.suffix != ".pt" or path.name.startswith("esm2"):
+    shape = model.encoder.shape
+    if path.suffix != ".pt" or path.name.startswith("esm2") != shape.is_rotary:
         raise UserError(
-            f"{path}: fair-esm loads no ESM-1b from a file of this name; "
-            "expected one that ends in .pt and does not begin with esm2"
+            f"{path}: fair-esm loads no {shape.name} from a file of this name; expected one that "
+            f"ends in .pt and {'begins' if shape.is_rotary else 'does not begin'} with esm2"
+        )
+    if fair_esm_file(shape) is None:
+        raise UserError(
+            f"{path}: fair-esm has no ESM-2 of {shape}; expected a feed-forward width of "
+            f"{_FEED_FORWARD_WIDTHS} x {shape.width} and no layer norm before the layers"
         )
     if path.is_dir():
         raise UserError(f"{path}: is a directory; expected a file to write to")
@@ -88,16 +108,18 @@ def write_fair_esm(path: Path, model: TrainedModel) -> None:
     # none; of this class it does.
     arguments: OrderedDict[str, Any] = OrderedDict()
     vars(arguments).update(
-        arch=_ARCHITECTURE,
-        **{key: getattr(model.encoder.shape, ours) for ours, key in _SIZES.items()},
+        **({} if shape.is_rotary else {"arch": _ARCHITECTURE}),
+        **{key: getattr(shape, ours) for ours, key in _SIZES.items()},
         token_dropout=True,
         **{_PROVENANCE: model.provenance.as_json()},
     )
+    described = {"cfg": {"model": arguments}} if shape.is_rotary else {"args": arguments}
     tensors = {_name_in_file(name): tensor for name, tensor in state.items()}
+    tensors |= model.frequencies(_FREQUENCIES)
     with atomic_files(path, regression) as (model_file, regression_file):
         # To a stream: given a path, torch.save writes its name into the file.
         with model_file.open("wb") as stream:
-            torch.save({"args": arguments, "model": tensors}, stream)
+            torch.save({**described, "model": tensors}, stream)
         with regression_file.open("wb") as stream:
             torch.save({"model": model.regression(_REGRESSION)}, stream)
         verify_copy(_read(model_file, regression_file), model, path)
@@ -109,21 +131,21 @@ def _regression_file(path: Path) -> Path:
 
 def _read(path: Path, regression_file: Path) -> TrainedModel:
     content = read_torch_file(path, allowed=[Namespace])
-    if isinstance(content, dict) and content.get("args") is None and "cfg" in content:
-        raise UserError(f"{path}: has cfg instead of args, as ESM-2 does; {_EXPECTED}")
     tensors = _tensors(path, content)
-    arguments = _checked_arguments(path, content.get("args"))
-    shape = _shape(path, arguments, {name.removeprefix(_PREFIX) for name in tensors})
+    where, settings = _checked_arguments(path, content)
+    shape = _shape(path, where, settings, {name.removeprefix(_PREFIX) for name in tensors})
     name_in_file = _name_in_file if any(name.startswith(_PREFIX) for name in tensors) else str
-    file = FileTensors(tensors=tensors, source=path, described_by="args")
-    encoder = file.encoder(shape, name_in_file)
+    file = FileTensors(tensors=tensors, source=path, described_by=where)
+    encoder = file.encoder(file.with_positions(shape), name_in_file)
     file.check_tied(name_in_file(_PROJECTION), name_in_file(_EMBEDDING))
     known = {*map(name_in_file, encoder.state_dict()), name_in_file(_PROJECTION)}
+    if shape.is_rotary:
+        known |= file.frequencies()
     others = {name: tensor for name, tensor in tensors.items() if name not in known}
     return TrainedModel(
         encoder=encoder,
         contact_head=_contact_head(shape, others, path, regression_file),
-        provenance=_provenance(path, arguments),
+        provenance=_provenance(f"{path}: {where}.{_PROVENANCE}", settings.get(_PROVENANCE)),
     )
 
 
@@ -151,51 +173,65 @@ def _tensors(path: Path, content: Any) -> dict[str, Any]:
     return dict(tensors)
 
 
-def _checked_arguments(path: Path, arguments: Any) -> dict[str, Any]:
+def _checked_arguments(path: Path, content: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return where the settings are in the file, `args` or `cfg.model`, and the settings."""
+    where, arguments = "args", content.get("args")
+    config = content.get("cfg")
+    if arguments is None and config is not None:
+        where, arguments = _MODEL_CONFIG, config.get("model") if isinstance(config, dict) else None
     if not isinstance(arguments, Namespace | OrderedDict):
         found = "missing" if arguments is None else f"a {type(arguments).__name__}"
-        raise UserError(f"{path}: args is {found}; expected an argparse.Namespace")
-    settings = vars(arguments)
+        raise UserError(f"{path}: {where} is {found}; expected an argparse.Namespace")
+    settings = dict(vars(arguments))
     architecture, dropout = settings.get("arch"), settings.get("token_dropout")
-    if architecture != _ARCHITECTURE:
+    if where != _MODEL_CONFIG and architecture != _ARCHITECTURE:
         other = _OTHER_ARCHITECTURES.get(str(architecture))
         raise UserError(
             f"{path}: args.arch is {architecture!r}{f' ({other})' if other else ''}; {_EXPECTED}"
         )
     if dropout is not True:
-        raise UserError(f"{path}: args.token_dropout is {dropout!r}; expected True")
-    return settings
+        raise UserError(f"{path}: {where}.token_dropout is {dropout!r}; expected True")
+    if where == _MODEL_CONFIG:
+        settings.setdefault(_SIZES["maximum_tokens"], _MAXIMUM_TOKENS)
+        if type(width := settings.get(_SIZES["width"])) is int:
+            settings.setdefault(_SIZES["feed_forward"], _FEED_FORWARD_WIDTHS * width)
+    return where, settings
 
 
-def _shape(path: Path, arguments: Mapping[str, Any], names: set[str]) -> EncoderShape:
-    """Return the shape that the arguments describe; `names` are the tensors', without a prefix."""
+def _shape(path: Path, where: str, settings: Mapping[str, Any], names: set[str]) -> EncoderShape:
+    """Return the shape that the settings describe; `names` are the tensors', without a prefix."""
     keys = {
-        ours: key if key in arguments else key.removeprefix("encoder_")
+        ours: key if key in settings else key.removeprefix("encoder_")
         for ours, key in _SIZES.items()
     }
-    norm_before = any(name.startswith("emb_layer_norm_before.") for name in names)
-    shape = read_shape(arguments, keys, layer_norm_before=norm_before, source=f"{path}: args.")
+    is_rotary = where == _MODEL_CONFIG
+    shape = read_shape(
+        settings,
+        keys,
+        layer_norm_before=not is_rotary
+        and any(name.startswith("emb_layer_norm_before.") for name in names),
+        positions="rotary" if is_rotary else "learned",
+        source=f"{path}: {where}.",
+    )
     layers = len({name.split(".")[1] for name in names if name.startswith("layers.")})
     if layers != shape.layers:
         raise UserError(
             f"{path}: has the tensors of {layers} layers; "
-            f"expected {shape.layers} from args.{keys['layers']}"
+            f"expected {shape.layers} from {where}.{keys['layers']}"
         )
     return shape
 
 
-def _provenance(path: Path, arguments: Mapping[str, Any]) -> Provenance:
-    text = arguments.get(_PROVENANCE)
+def _provenance(source: str, text: Any) -> Provenance:
     if text is None:
         return Provenance()
     try:
         content = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: args.{_PROVENANCE} is {str(text)[:60]!r}; "
-            "expected the JSON text that export writes"
+            f"{source} is {str(text)[:60]!r}; expected the JSON text that export writes"
         ) from error
-    return Provenance.parse(content, f"{path}: args.{_PROVENANCE}")
+    return Provenance.parse(content, source)
 
 
 def _name_in_file(name: str) -> str:

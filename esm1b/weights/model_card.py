@@ -14,6 +14,7 @@ import yaml
 
 from esm1b.alphabet import AMINO_ACIDS, RESIDUES
 from esm1b.model.shape import EncoderShape
+from esm1b.weights.fair_esm import fair_esm_file
 from esm1b.weights.provenance import Provenance
 
 # Human ubiquitin (UniProt P0CG48, residues 1 to 76); the model card of the released ESM-1b masks
@@ -67,8 +68,7 @@ def model_card(
     It claims nothing beyond the provenance.
     """
     details = provenance.details
-    network = "ESM-1b" if shape.layer_norm_before else "ESM-1v"
-    name = str(details.get("run", network))
+    name = str(details.get("run", shape.name))
     recipe = _section(details, "pretraining")
     longest = provenance.longest_sequence(shape)
     # `transformers` and `fair-esm` always add <eos>, whatever the model was trained with.
@@ -79,7 +79,7 @@ def model_card(
         # Imported weights that were fine-tuned look like released ones: no licence is claimed.
         metadata=_metadata(name, "mit" if "run" in details else "unknown", masked, results),
         name=name,
-        network=network,
+        fair_esm_file=fair_esm_file(shape),
         shape=shape,
         symbols=len(AMINO_ACIDS) + 1 if merged else len(RESIDUES),
         provenance=provenance,
@@ -130,6 +130,8 @@ def _index(result: CardResult) -> dict[str, Any]:
 def _facts(values: Mapping[str, Any]) -> dict[str, str]:
     """Return texts about the training by the keys of `esm1b.json`, and of the software used."""
     texts = {key: _text(value) for key, value in values.items()}
+    is_linear = values.get("learning_rate_decay") == "linear"
+    texts["decay"] = "linear to a tenth at 90 % of all" if is_linear else "inverse square root"
     if "seed" in values:
         texts["seed"] = _text(str(values["seed"]))  # to be copied: no thousands separators
     if versions := _section(values, "versions"):

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -35,7 +34,7 @@ _DECISIVE: Final = ("*.safetensors", "*.bin", CONFIG, PROVENANCE_FILE)
 
 _BIAS: Final = "lm_head.bias"
 _PROJECTION_BIAS: Final = "lm_head.decoder.bias"
-# Tensors that files may repeat under a second name.
+# Tensors that files may have under a second name.
 _REPEATED: Final = {
     "lm_head.decoder.weight": hugging_face_name("embed_tokens.weight"),
     _PROJECTION_BIAS: _BIAS,
@@ -43,17 +42,20 @@ _REPEATED: Final = {
 _REGRESSION: Final = {f"{CONTACT_HEAD}.weight", f"{CONTACT_HEAD}.bias"}
 # Counted numbers, and a layer for sentence classification that masked language models leave out.
 _WITHOUT_MEANING: Final = ("esm.embeddings.position_ids", "esm.pooler.")
+# Released ESM-2 directories have a table that their network does not use.
+_POSITION_TABLE: Final = hugging_face_name("embed_positions.weight")
 # As TensorFlow called them; transformers 5.23 still writes this for a network that it initialised.
 _NORM: Final = re.compile(r"LayerNorm\.(gamma|beta)$")
 _NORM_NAMES: Final = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
-_DEFAULT_EPSILON: Final = 1e-12  # what transformers takes where the configuration has none
+_DEFAULTS: Final = {"layer_norm_eps": 1e-12, "rope_theta": 10_000.0, "is_folding_model": False}
+"""What transformers takes where the configuration has none."""
 _EXPECTED: Final = {
     "layer_norm_eps": LAYER_NORM_EPSILON,
     "vocab_size": len(TOKENS),
-    "position_embedding_type": "absolute",
     "token_dropout": True,
 }
+_EXPECTED_OF_ROTARY: Final = {**_EXPECTED, "rope_theta": 10_000.0, "is_folding_model": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,47 +94,41 @@ class ModelDirectory:
         return Provenance.parse(self.description, str(path)) if path.exists() else Provenance()
 
     @property
-    def is_esm2(self) -> bool:
-        """True if `config.json` describes an ESM-2, whose positions are rotary."""
-        return self.config.get("position_embedding_type") == "rotary"
-
-    @property
     def shape(self) -> EncoderShape:
-        """Size of the network, if it is an ESM-1b or ESM-1v."""
-        path = self.path / CONFIG
-        if self.is_esm2:
-            raise UserError(
-                f'{path}: position_embedding_type is "rotary", so this is an ESM-2, which embed, '
-                "contacts and fill-mask take as it is; expected ESM-1b or ESM-1v"
-            )
-        shape = self.checked_shape(_EXPECTED, "ESM-1b")
-        first_norm = self.config.get("emb_layer_norm_before")
-        if not isinstance(first_norm, bool):
-            raise UserError(
-                f"{path}: emb_layer_norm_before is {json.dumps(first_norm)}; expected true or false"
-            )
-        return shape
+        """Size of the network, if it is an ESM-1b, ESM-1v or ESM-2.
 
-    def checked_shape(self, expected: Mapping[str, Any], model: str) -> EncoderShape:
-        """Return the size of the network after a check of the settings that make it a `model`."""
-        config = {"layer_norm_eps": _DEFAULT_EPSILON, **self.config}
-        for key, value in expected.items():
+        An ESM-2 counts positions as if it had ESM-1b's table; training saw no more.
+        """
+        config = {**_DEFAULTS, **self.config}
+
+        def refuse(key: str, expected: str) -> NoReturn:
+            found = json.dumps(config.get(key))
+            raise UserError(f"{self.path / CONFIG}: {key} is {found}; expected {expected}")
+
+        kind = config.get("position_embedding_type")
+        if kind not in ("absolute", "rotary"):
+            refuse("position_embedding_type", '"absolute" (ESM-1b) or "rotary" (ESM-2)')
+        is_rotary = kind == "rotary"
+        for key, value in (_EXPECTED_OF_ROTARY if is_rotary else _EXPECTED).items():
             found = config.get(key)
-            if found != value or type(found) is not type(value):
-                raise UserError(
-                    f"{self.path / CONFIG}: {key} is {json.dumps(found)}; "
-                    f"expected {json.dumps(value)} ({model})"
-                )
+            if found != value or isinstance(found, bool) != isinstance(value, bool):
+                refuse(key, f"{json.dumps(value)} ({'ESM-2' if is_rotary else 'ESM-1b'})")
+        norm_before = config.get("emb_layer_norm_before")
+        if norm_before is None and is_rotary:
+            norm_before = False
+        if not isinstance(norm_before, bool):
+            refuse("emb_layer_norm_before", "true or false")
         return read_shape(
             config,
             SIZES,
-            layer_norm_before=bool(config.get("emb_layer_norm_before")),
+            layer_norm_before=norm_before,
+            positions="rotary" if is_rotary else "learned",
             source=f"{self.path / CONFIG}: ",
             rows_of_no_position=PAD + 1,
         )
 
     def read(self) -> TrainedModel:
-        """Read an ESM-1b or ESM-1v, float32, in evaluation mode.
+        """Read an ESM-1b, ESM-1v or ESM-2, float32, in evaluation mode.
 
         The weights may be in safetensors or in `pytorch_model.bin`, whole or in parts with an
         index; nothing in them is run. The output projection and its bias may be repeated under
@@ -147,11 +143,16 @@ class ModelDirectory:
         }
         if _PROJECTION_BIAS in tensors:
             tensors.setdefault(_BIAS, tensors[_PROJECTION_BIAS])
+        if shape.is_rotary:
+            tensors.pop(_POSITION_TABLE, None)
         file = FileTensors(tensors=tensors, source=source, described_by=CONFIG)
-        encoder = file.encoder(shape, hugging_face_name)
+        encoder = file.encoder(file.with_positions(shape), hugging_face_name)
         for again in sorted(tensors.keys() & _REPEATED):
             file.check_tied(again, _REPEATED[again])
-        others = tensors.keys() - {*map(hugging_face_name, encoder.state_dict()), *_REPEATED}
+        known = {*map(hugging_face_name, encoder.state_dict()), *_REPEATED}
+        others = tensors.keys() - known
+        if shape.is_rotary:
+            others -= file.frequencies()
         contact_head = file.contact_head(shape, CONTACT_HEAD) if others & _REGRESSION else None
         if unknown := sorted(others - _REGRESSION):
             raise UserError(

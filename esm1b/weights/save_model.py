@@ -21,6 +21,7 @@ from esm1b.weights.state import TrainedModel
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 CONTACT_HEAD: Final = "esm.contact_head.regression"
+_FREQUENCIES: Final = "esm.encoder.layer.{}.attention.self.rotary_embeddings.inv_freq"
 LAYER_NORM_EPSILON: Final = 1e-5
 
 # Key of each size of the network in the configuration.
@@ -82,7 +83,8 @@ def save_model(
     }
     tensors = {hugging_face_name(name): tensor for name, tensor in model.state().items()}
     with replace_directory(directory, "model") as temporary:
-        save_file(tensors | model.regression(CONTACT_HEAD), temporary / WEIGHTS)
+        tensors |= model.frequencies(_FREQUENCIES) | model.regression(CONTACT_HEAD)
+        save_file(tensors, temporary / WEIGHTS)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         # safetensors lets nobody else read its files.
         shutil.copymode(temporary / "README.md", temporary / WEIGHTS)
@@ -113,8 +115,9 @@ def hugging_face_files(shape: EncoderShape) -> dict[str, str]:
         "mask_token_id": MASK,
         "pad_token_id": PAD,
         **{key: getattr(shape, ours) for ours, key in SIZES.items()},
-        SIZES["maximum_tokens"]: shape.position_rows,
-        "position_embedding_type": "absolute",
+        # as if there were a table, also of ESM-2
+        SIZES["maximum_tokens"]: shape.maximum_tokens + PAD + 1,
+        "position_embedding_type": "rotary" if shape.is_rotary else "absolute",
         "hidden_act": "gelu",
         "layer_norm_eps": LAYER_NORM_EPSILON,
         "emb_layer_norm_before": shape.layer_norm_before,

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from zipfile import is_zipfile
@@ -15,13 +15,15 @@ from esm1b.alphabet import FIRST_AMINO_ACID, MASK, RESIDUES, X
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
-from esm1b.model.shape import EncoderShape
+from esm1b.model.rotary import positions_of, rotary_frequencies
+from esm1b.model.shape import EncoderShape, Positions
 from esm1b.weights.provenance import Provenance
 
 _LARGEST: Final = 1_000_000  # beyond any size: larger ones may overflow those of tensors
 # A pickle can name any function of any module. PyTorch's own reader of weights knows tensors and
 # plain containers, refuses the rest by name and says so in this form.
 _REFUSED: Final = re.compile(r"GLOBAL (\S+)")
+_FREQUENCIES: Final = ".inv_freq"  # how names of rotary frequencies end in every library
 _RARE: Final = slice(X + 1, FIRST_AMINO_ACID + len(RESIDUES))
 
 
@@ -36,18 +38,32 @@ class TrainedModel:
     def state(self) -> dict[str, Tensor]:
         """Return the encoder's tensors by our names as a release holds them: float32, on the CPU.
 
-        The row of `<mask>` is zero. Where B, U, Z and O were X in training they get X's embedding
-        and output bias, so that they are X in any library. Unchanged tensors share the memory of
-        `encoder`.
+        The row of `<mask>` is zero, except in an ESM-2. Where B, U, Z and O were X in training they
+        get X's embedding and output bias, so that they are X in any library. Unchanged tensors
+        share the memory of `encoder`.
         """
         state = {
             name: _on_its_own(tensor.detach()) for name, tensor in self.encoder.state_dict().items()
         }
         embedding, bias = state["embed_tokens.weight"].clone(), state["lm_head.bias"].clone()
-        embedding[MASK] = 0.0
+        if not self.encoder.shape.is_rotary:
+            embedding[MASK] = 0.0
         if self.provenance.rare_residues == "replace":
             embedding[_RARE], bias[_RARE] = embedding[X], bias[X]
         return {**state, "embed_tokens.weight": embedding, "lm_head.bias": bias}
+
+    def frequencies(self, name: str) -> dict[str, Tensor]:
+        """Return the rotary frequencies of each layer; `name` is theirs, with `{}` for the layer.
+
+        Other libraries repeat them in every layer. Without rotary positions there are none.
+        """
+        shape = self.encoder.shape
+        if not shape.is_rotary:
+            return {}
+        return {
+            name.format(layer): rotary_frequencies(shape.positions, shape.head_width)
+            for layer in range(shape.layers)
+        }
 
     def regression(self, prefix: str) -> dict[str, Tensor]:
         """Return weight `[1, layers * heads]` and bias `[1]` of the contact head, else zeros."""
@@ -66,6 +82,7 @@ def read_shape(
     keys: Mapping[str, str],
     *,
     layer_norm_before: bool,
+    positions: Positions,
     source: str,
     rows_of_no_position: int = 0,
 ) -> EncoderShape:
@@ -85,10 +102,15 @@ def read_shape(
             )
         sizes[ours] = found
     sizes["maximum_tokens"] -= rows_of_no_position
-    shape = EncoderShape(**sizes, layer_norm_before=layer_norm_before)
+    shape = EncoderShape(**sizes, layer_norm_before=layer_norm_before, positions=positions)
     if shape.width % shape.heads:
         raise UserError(
             f"{source}{keys['heads']} {shape.heads} does not divide {keys['width']} {shape.width}"
+        )
+    if shape.is_rotary and shape.head_width % 2:
+        raise UserError(
+            f"{source}{keys['heads']} {shape.heads} makes heads of width {shape.head_width}; "
+            "expected an even number for rotary positions"
         )
     return shape
 
@@ -140,10 +162,31 @@ class FileTensors:
     source: Path
     described_by: str
 
-    def encoder(self, shape: EncoderShape, name_of: Callable[[str], str]) -> Encoder:
-        """Return an encoder with these weights, float32, in evaluation mode, `<mask>`'s row zero.
+    def frequencies(self) -> set[str]:
+        """Return the names of rotary frequencies: one for all layers, or one for each."""
+        return {name for name in self.tensors if name.endswith(_FREQUENCIES)}
 
-        `name_of` translates our names to those of the file.
+    def with_positions(self, shape: EncoderShape) -> EncoderShape:
+        """Return the shape with the rotary positions whose frequencies the file has, if it has."""
+        if not shape.is_rotary:
+            return shape
+        size = torch.Size((shape.head_width // 2,))
+        tensors = {name: self.tensor(name, size).float() for name in sorted(self.frequencies())}
+        for name, frequencies in tensors.items():
+            positions = positions_of(frequencies)
+            if positions is None or not torch.equal(frequencies, next(iter(tensors.values()))):
+                raise UserError(
+                    f"{self.source}: {name}: expected, as in all layers, 10,000^(-2 i / "
+                    f"{shape.head_width}) in float32, or rounded to fp16, or then to bf16"
+                )
+            shape = replace(shape, positions=positions)
+        return shape
+
+    def encoder(self, shape: EncoderShape, name_of: Callable[[str], str]) -> Encoder:
+        """Return an encoder with these weights, float32, in evaluation mode.
+
+        The row of `<mask>` is zero, except in an ESM-2: fair-esm zeroes it in ESM-1b and ESM-1v
+        alone. `name_of` translates our names to those of the file.
         """
         with torch.device("meta"):  # no memory: a wrong shape may be huge
             expected = Encoder(shape).state_dict()
@@ -152,8 +195,9 @@ class FileTensors:
         }
         encoder = Encoder(shape)
         encoder.load_state_dict(state)  # copies, and converts half precision to float32
-        with torch.no_grad():
-            encoder.embed_tokens.weight[MASK] = 0.0
+        if not shape.is_rotary:
+            with torch.no_grad():
+                encoder.embed_tokens.weight[MASK] = 0.0
         return encoder.eval()
 
     def contact_head(self, shape: EncoderShape, prefix: str) -> ContactHead | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from esm import Alphabet, ProteinBertModel, multihead_attention
+from esm import ESM2, Alphabet, ProteinBertModel, multihead_attention
 from torch import Tensor
 from torch.nn import functional
 from transformers import EsmForMaskedLM
@@ -19,6 +19,7 @@ from esm1b.alphabet import MASK, PAD
 from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
 from esm1b.model.packed import PackedTokens, pack_sequences
+from esm1b.model.rotary import rotary_frequencies
 from esm1b.model.shape import EncoderShape
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.save_model import save_model
@@ -51,6 +52,22 @@ SHAPES = {
     "one layer and head": EncoderShape(layers=1, width=20, heads=1, feed_forward=28),
     "ESM-1v": EncoderShape(layers=3, width=24, heads=2, feed_forward=96, layer_norm_before=False),
     "wide and shallow": EncoderShape(layers=2, width=192, heads=3, feed_forward=64),
+    "ESM-2": EncoderShape(
+        layers=3,
+        width=24,
+        heads=2,
+        feed_forward=96,
+        layer_norm_before=False,
+        positions="rotary",
+    ),
+    "ESM-2 as released": EncoderShape(
+        layers=2,
+        width=64,
+        heads=1,
+        feed_forward=256,
+        layer_norm_before=False,
+        positions="rotary-fp16",
+    ),
 }
 MASKED_SHARES = (0.0, 0.15, 0.5, 0.9, 1.0)
 
@@ -176,7 +193,27 @@ def our_outputs(encoder: Encoder, head: ContactHead, packed: PackedTokens) -> Ou
 
 def fair_esm(encoder: Encoder, head: ContactHead) -> Any:
     """Return fair-esm's model over the same weights, which it takes without a missing key."""
-    shape = encoder.shape
+    dtype = encoder.embed_tokens.weight.dtype
+    with torch.device("meta"):
+        model: Any = _fair_esm_network(encoder.shape)
+    state = {
+        **encoder.state_dict(),
+        "contact_head.regression.weight": head.coefficients[None].to(dtype),
+        "contact_head.regression.bias": head.intercept[None].to(dtype),
+    }
+    state["lm_head.weight"] = state["embed_tokens.weight"]
+    if encoder.shape.is_rotary:
+        frequencies = rotary_frequencies(encoder.shape.positions, encoder.shape.head_width)
+        for layer in range(encoder.shape.layers):
+            state[f"layers.{layer}.self_attn.rot_emb.inv_freq"] = frequencies.to(dtype)
+    model.load_state_dict(state, strict=True, assign=True)
+    model.lm_head.weight = model.embed_tokens.weight
+    return model.eval()
+
+
+def _fair_esm_network(shape: EncoderShape) -> Any:
+    if shape.is_rotary:
+        return ESM2(num_layers=shape.layers, embed_dim=shape.width, attention_heads=shape.heads)
     arguments = Namespace(
         arch="roberta_large",
         layers=shape.layers,
@@ -188,18 +225,7 @@ def fair_esm(encoder: Encoder, head: ContactHead) -> Any:
         token_dropout=True,
         logit_bias=True,
     )
-    dtype = encoder.embed_tokens.weight.dtype
-    with torch.device("meta"):
-        model = ProteinBertModel(arguments, Alphabet.from_architecture("roberta_large"))
-    state = {
-        **encoder.state_dict(),
-        "contact_head.regression.weight": head.coefficients[None].to(dtype),
-        "contact_head.regression.bias": head.intercept[None].to(dtype),
-    }
-    state["lm_head.weight"] = state["embed_tokens.weight"]
-    model.load_state_dict(state, strict=True, assign=True)
-    model.lm_head.weight = model.embed_tokens.weight
-    return model.eval()
+    return ProteinBertModel(arguments, Alphabet.from_architecture("roberta_large"))
 
 
 @torch.no_grad()
@@ -300,7 +326,9 @@ def largest_gradient_difference(encoder: Encoder, theirs: Any, packed: PackedTok
 
 def _attention_mask(model: Any, tokens: Tensor) -> dict[str, Tensor]:
     """Return what a padded batch needs beside its tokens: fair-esm sees the padding itself."""
-    return {} if isinstance(model, ProteinBertModel) else {"attention_mask": (tokens != PAD).long()}
+    if isinstance(model, ProteinBertModel | ESM2):
+        return {}
+    return {"attention_mask": (tokens != PAD).long()}
 
 
 def _flat(padded: Tensor, packed: PackedTokens) -> Tensor:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -23,6 +24,8 @@ from tests.conftest import random_encoder
 
 CPU = torch.device("cpu")
 SHAPE = EncoderShape(layers=3, width=16, heads=2, feed_forward=24, maximum_tokens=64)
+SHAPES = (SHAPE, replace(SHAPE, positions="rotary", layer_norm_before=False))
+KINDS = ("ESM-1b", "ESM-2")
 
 
 def reference_varlen(
@@ -119,8 +122,9 @@ def test_some_tokens_attend_as_they_do_among_all(lengths: list[int], data: st.Da
 
 @torch.no_grad()
 @pytest.mark.usefixtures("varlen_everywhere")
-def test_the_encoder_passes_boundaries_to_varlen() -> None:
-    encoder = random_encoder(SHAPE).double()
+@pytest.mark.parametrize("shape", SHAPES, ids=KINDS)
+def test_the_encoder_passes_boundaries_to_varlen(shape: EncoderShape) -> None:
+    encoder = random_encoder(shape).double()
     packed = packed_of([5, 31, 1, 12])
     expected = encoder(packed)
     encoder.attention = "varlen"
@@ -130,8 +134,8 @@ def test_the_encoder_passes_boundaries_to_varlen() -> None:
 
 
 @pytest.mark.usefixtures("varlen_everywhere")
-def test_layers_compile_once_for_training_and_once_for_evaluation() -> None:
-    shape = EncoderShape(layers=3, width=16, heads=2, feed_forward=24, maximum_tokens=64)
+@pytest.mark.parametrize("shape", SHAPES, ids=KINDS)
+def test_layers_compile_once_for_training_and_once_for_evaluation(shape: EncoderShape) -> None:
     plain = random_encoder(shape)
     compiled = Encoder(shape, attention="varlen")
     compiled.load_state_dict(plain.state_dict())

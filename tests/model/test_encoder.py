@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,11 +16,12 @@ from tests.model.padded import padded_logits
 
 CPU = torch.device("cpu")
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_tokens=64)
+ESM2 = replace(SHAPE, positions="rotary", layer_norm_before=False)
 
 
-@pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return random_encoder(SHAPE).double()
+@pytest.fixture(scope="module", params=[SHAPE, ESM2], ids=["ESM-1b", "ESM-2"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    return random_encoder(request.param).double()
 
 
 def loss(encoder: Encoder, packed: PackedTokens) -> Tensor:
@@ -31,7 +34,7 @@ def loss(encoder: Encoder, packed: PackedTokens) -> Tensor:
 tokens_of_a_sequence = st.lists(st.sampled_from([*range(4, 29), MASK]), min_size=1, max_size=40)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(tokens_of_a_sequence, min_size=1, max_size=7))
 def test_packed_equals_alone(encoder: Encoder, sequences: list[list[int]]) -> None:
     residues = [np.array(tokens, dtype=np.uint8) for tokens in sequences]
@@ -138,6 +141,7 @@ def test_the_filler_row_of_masks_gets_no_gradient() -> None:
     assert gradient is not None
     assert gradient[MASK].tolist() == [0.0] * 16
     assert (gradient[PAD + 1 : MASK] != 0).any(1).all()
+    assert encoder.embed_positions is not None
     positions = encoder.embed_positions.weight.grad
     assert positions is not None
     # <cls> sits at row 2, and there are seven tokens.
@@ -157,6 +161,7 @@ def test_too_long_a_sequence_is_refused() -> None:
         SHAPE,
         EncoderShape(layers=1, width=6, heads=3, feed_forward=5, maximum_tokens=9),
         EncoderShape(layers=3, width=8, heads=2, feed_forward=32, layer_norm_before=False),
+        ESM2,
     ],
 )
 def test_parameters_of_a_shape_are_those_of_the_module(shape: EncoderShape) -> None:
@@ -168,7 +173,10 @@ def test_parameters_of_esm1b() -> None:
     with torch.device("meta"):
         encoder = Encoder(EncoderShape())
     assert sum(p.numel() for p in encoder.parameters()) == 652_358_433
+    assert encoder.embed_positions is not None
     assert encoder.embed_positions.weight.shape == (1026, 1280)
+    esm2 = replace(EncoderShape(), positions="rotary", layer_norm_before=False)
+    assert esm2.parameters() == 652_358_433 - 1026 * 1280 - 2 * 1280
 
 
 def test_initial_weights() -> None:
@@ -190,6 +198,7 @@ def test_initial_weights() -> None:
             assert abs(kurtosis - 3) < 5 * (24 / n) ** 0.5, name
     zero_rows = (encoder.embed_tokens.weight == 0).all(1).nonzero()[:, 0]
     assert zero_rows.tolist() == [1, 32]
+    assert encoder.embed_positions is not None
     assert (encoder.embed_positions.weight == 0).all(1).nonzero()[:, 0].tolist() == [1]
 
 

@@ -71,8 +71,11 @@ def test_float64(double: Models, masked_share: float) -> None:
     encoder, head, theirs = double
     packed = mixed_batch(masked_share)
     ours = our_outputs(encoder, head, packed)
+    # ... and the softmax too wherever it turns queries and keys
+    softmax = 1e-6 if encoder.shape.is_rotary else 0.0
     difference = compare(ours, fair_esm_outputs(theirs, packed))
-    assert difference.are_within(relative=ROUNDED_SHARE[masked_share], absolute=1e-6)
+    rounded = max(ROUNDED_SHARE[masked_share], softmax)
+    assert difference.are_within(relative=rounded, absolute=1e-6)
     difference = compare(ours, exact_outputs(theirs, packed))
     assert difference.are_within(relative=1e-12, absolute=1e-12)
 

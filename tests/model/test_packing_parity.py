@@ -1,5 +1,7 @@
 """A sequence's logits and gradients do not depend on its neighbours in the batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,11 +18,12 @@ from tests.conftest import random_encoder
 from tests.model.padded import padded_logits
 
 SHAPE = EncoderShape(layers=1, width=12, heads=2, feed_forward=16, maximum_tokens=32)
+ESM2 = replace(SHAPE, positions="rotary", layer_norm_before=False)
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return random_encoder(SHAPE).double()
+def encoders() -> list[Encoder]:
+    return [random_encoder(shape).double() for shape in (SHAPE, ESM2)]
 
 
 def flat_gradients(encoder: Encoder, loss: Tensor) -> Tensor:
@@ -35,6 +38,7 @@ def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 @settings(max_examples=1000, deadline=None, derandomize=True)
 @given(
+    is_rotary=st.booleans(),
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
     chosen_share=st.floats(0, 1),
     masked_share=st.floats(0, 1),
@@ -42,13 +46,15 @@ def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_packed_is_padded_is_alone(
-    encoder: Encoder,
+    encoders: list[Encoder],
+    is_rotary: bool,
     lengths: list[int],
     chosen_share: float,
     masked_share: float,
     extra_padding: int,
     seed: int,
 ) -> None:
+    encoder = encoders[is_rotary]
     generator = np.random.default_rng(seed)
     residues = [generator.integers(4, 29, size=length) for length in lengths]
     chosen = [generator.random(length) < chosen_share for length in lengths]

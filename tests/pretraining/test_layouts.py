@@ -20,6 +20,7 @@ from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.dataset import open_tokens
 from esm1b.corpus.tokens.tokenize import tokenize
 from esm1b.model.packed import pack_sequences
+from esm1b.model.shape import Positions
 from esm1b.weights.model_directory import ModelDirectory
 from tests.conftest import residues
 from tests.pretraining.batch_record import FOLDER, digests_by_update, record_batches
@@ -27,10 +28,11 @@ from tests.pretraining.fork_server import ForkServer
 from tests.pretraining.runs import Run
 
 UPDATES = 60
+MODEL = {"layers": 2, "width": 24, "heads": 3, "feed_forward": 40, "maximum_tokens": 102}
 CONFIGURATION = {
     "run": "layouts",
     "seed": 3,
-    "model": {"layers": 2, "width": 24, "heads": 3, "feed_forward": 40, "maximum_tokens": 102},
+    "model": MODEL,
     "pretraining": {
         "updates": UPDATES,
         "tokens_per_update": 1500,
@@ -79,9 +81,12 @@ EVERY = tuple(
 class Runs:
     """Runs of one configuration."""
 
-    def __init__(self, server: ForkServer, folder: Path, tokens: Path) -> None:
+    def __init__(
+        self, server: ForkServer, folder: Path, tokens: Path, positions: Positions
+    ) -> None:
         self.tokens = tokens
-        self._runs = (Run(server, folder / str(n), tokens, CONFIGURATION) for n in count())
+        configuration = {**CONFIGURATION, "model": MODEL | {"positions": positions}}
+        self._runs = (Run(server, folder / str(n), tokens, configuration) for n in count())
 
     def start(self, layout: Layout, *, checkpoint: Path | None = None, **recipe: Any) -> Run:
         """Return a run that has come to its end, begun anew or from a checkpoint."""
@@ -103,12 +108,15 @@ class Runs:
         return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["learned", pytest.param("rotary", marks=pytest.mark.slow)])
 def runs(
-    server: ForkServer, tmp_path_factory: pytest.TempPathFactory, tokens_directory: Path
+    request: pytest.FixtureRequest,
+    server: ForkServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    tokens_directory: Path,
 ) -> Runs:
     folder = tmp_path_factory.mktemp("layouts")
-    return Runs(server, folder, real_tokens(folder) or tokens_directory)
+    return Runs(server, folder, real_tokens(folder) or tokens_directory, request.param)
 
 
 def real_tokens(folder: Path) -> Path | None:

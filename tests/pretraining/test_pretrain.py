@@ -35,23 +35,20 @@ from tests.pretraining.fork_server import REPOSITORY, ForkServer, environment
 from tests.pretraining.runs import Run
 
 UPDATES = 12
-CONFIGURATION = {
-    "run": "tiny",
-    "seed": 5,
-    "model": {"layers": 2, "width": 16, "heads": 4, "feed_forward": 32, "maximum_tokens": 102},
-    "pretraining": {
-        "updates": UPDATES,
-        "tokens_per_update": 2000,
-        "crop_residues": 100,
-        "learning_rate": 0.01,
-        "warmup_updates": 4,
-        "log_interval": 1,
-        "validation_interval": 6,
-        "validation_sequences": 30,
-        "checkpoint_interval": 4,
-        "checkpoints_kept": 2,
-    },
+MODEL = {"layers": 2, "width": 16, "heads": 4, "feed_forward": 32, "maximum_tokens": 102}
+RECIPE = {
+    "updates": UPDATES,
+    "tokens_per_update": 2000,
+    "crop_residues": 100,
+    "learning_rate": 0.01,
+    "warmup_updates": 4,
+    "log_interval": 1,
+    "validation_interval": 6,
+    "validation_sequences": 30,
+    "checkpoint_interval": 4,
+    "checkpoints_kept": 2,
 }
+CONFIGURATION = {"run": "tiny", "seed": 5, "model": MODEL, "pretraining": RECIPE}
 # Losses of the undisturbed run, to notice any change of order, masks, network or optimiser.
 GOLDEN = [
     3.5022084,
@@ -161,18 +158,47 @@ def test_plain_adam_gives_the_same_losses(undisturbed: Run) -> None:
 
 
 def test_transformers_and_plain_adam_give_the_same_losses(undisturbed: Run, tmp_path: Path) -> None:
-    """Another implementation of the network, padded batches, and Adam as it comes."""
-    config = load_config(undisturbed.folder / "config.json")
+    assert transformers_losses(undisturbed, tmp_path) == pytest.approx(
+        undisturbed.losses(), rel=1e-5
+    )
+
+
+def test_an_esm2_trains_as_in_transformers_and_resumes_bitwise(
+    server: ForkServer, tokens_directory: Path, tmp_path: Path
+) -> None:
+    model = {**MODEL, "positions": "rotary"}
+    recipe = {**RECIPE, "learning_rate_decay": "linear"}
+    configuration = {**CONFIGURATION, "model": model, "pretraining": recipe}
+    run = Run(server, tmp_path / "run", tokens_directory, configuration)
+    assert start(run)[0] == 0
+    curve = run.losses()
+    assert transformers_losses(run, tmp_path) == pytest.approx(curve, rel=1e-5)
+    rates = [line["learning_rate"] for line in run.metrics()]
+    assert rates[3:6] == pytest.approx([0.01, 0.01 - 0.009 / 6.8, 0.01 - 0.018 / 6.8])
+    weights = (run.model / "model.safetensors").read_bytes()
+    shutil.rmtree(run.checkpoints / "update-00000012")
+    assert start(run)[0] == 0
+    assert run.losses() == curve
+    assert (run.model / "model.safetensors").read_bytes() == weights
+    loader: Any = EsmForMaskedLM
+    network, loading = loader.from_pretrained(run.model, output_loading_info=True)
+    assert network.config.position_embedding_type == "rotary"
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+
+
+def transformers_losses(run: Run, folder: Path) -> list[float]:
+    """Return the losses of another network, padded batches, and Adam as it comes."""
+    config = load_config(run.folder / "config.json")
     encoder = Encoder(config.model.shape())
     initialise(encoder, config.seed)
-    save_model(encoder, tmp_path / "initial", Provenance())
+    save_model(encoder, folder / "initial", Provenance())
     loader: Any = EsmForMaskedLM
-    network = loader.from_pretrained(tmp_path / "initial")
+    network = loader.from_pretrained(folder / "initial")
     # Here the <mask> row takes no part in training; see `LanguageModelHead`.
     embedding = network.esm.embeddings.word_embeddings.weight
     embedding.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([MASK]), 0.0))
-    losses = train(config, undisturbed.tokens, network.parameters(), partial(padded_loss, network))
-    assert losses == pytest.approx(undisturbed.losses(), rel=1e-5)
+    return train(config, run.tokens, network.parameters(), partial(padded_loss, network))
 
 
 def padded_loss(network: Any, batch: MicroBatch) -> torch.Tensor:

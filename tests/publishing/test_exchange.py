@@ -27,6 +27,7 @@ from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 from tests.weights.test_fair_esm import (
     ESM1V,
+    ESM2,
     FC1,
     SEQUENCE,
     SHAPE,
@@ -74,10 +75,11 @@ def model(encoder: Encoder, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("shape", [SHAPE, ESM1V], ids=["ESM-1b", "ESM-1v"])
+@pytest.mark.parametrize("shape", [SHAPE, ESM1V, ESM2], ids=["ESM-1b", "ESM-1v", "ESM-2"])
 def test_the_round_trip_is_bitwise(shape: EncoderShape, tmp_path: Path) -> None:
     """fair-esm, ours, transformers, ours, fair-esm."""
-    released = release(tmp_path, shape)
+    prefix = "esm2" if shape.is_rotary else "esm1b"
+    released = release(tmp_path, shape, f"{prefix}_t2")
     import_model(released, tmp_path / "ours")
     network, loading = hugging_face(tmp_path / "ours", output_loading_info=True)
     assert not loading["missing_keys"]
@@ -85,14 +87,16 @@ def test_the_round_trip_is_bitwise(shape: EncoderShape, tmp_path: Path) -> None:
     assert not loading["mismatched_keys"]
     network.save_pretrained(tmp_path / "theirs")
     import_model(tmp_path / "theirs", tmp_path / "again")
-    export_model(tmp_path / "again", tmp_path / "back.pt", format="fair-esm")
+    back = tmp_path / f"{prefix}_back.pt"
+    export_model(tmp_path / "again", back, format="fair-esm")
 
-    first, last = load_released_in_fair_esm(released), load_in_fair_esm(tmp_path / "back.pt")
+    first, last = load_released_in_fair_esm(released), load_in_fair_esm(back)
     assert first.state_dict().keys() == last.state_dict().keys()
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, last.state_dict()[name]), name
     expected = state_of_fair_esm(first)
     for directory in ("ours", "theirs", "again"):
+        assert ModelDirectory(tmp_path / directory).read().encoder.shape == shape
         assert_same(ModelDirectory(tmp_path / directory).read().encoder, expected)
         assert_same_head(
             ModelDirectory(tmp_path / directory).read().contact_head,
@@ -112,8 +116,9 @@ def test_where_imported_weights_come_from(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_contacts_are_the_same_everywhere(tmp_path: Path) -> None:
-    released = release(tmp_path)
+@pytest.mark.parametrize("shape", [SHAPE, ESM2], ids=["ESM-1b", "ESM-2"])
+def test_contacts_are_the_same_everywhere(shape: EncoderShape, tmp_path: Path) -> None:
+    released = release(tmp_path, shape, "esm2_t2" if shape.is_rotary else "esm1b_t2")
     import_model(released, tmp_path / "ours")
     model = ModelDirectory(tmp_path / "ours").read()
     encoder, head = model.encoder, model.contact_head
@@ -410,9 +415,6 @@ def test_refusals_of_files(tmp_path: Path, refusal: Callable[[Path], str]) -> No
     torch.save({**content, "model": {**content["model"], "extra": torch.zeros(3)}}, path)
     assert refusal(path).startswith(f"{path}: has the tensor 'extra', which is none of its args")
 
-    torch.save({"cfg": {"model": content["args"]}, "model": content["model"]}, path)
-    assert refusal(path).startswith(f"{path}: has cfg instead of args, as ESM-2 does")
-
     whole = release(tmp_path).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert refusal(path).startswith(f"{path}: is cut short, damaged")
@@ -510,16 +512,6 @@ def test_another_epsilon_is_another_network(model: Path, refusal: Callable[[Path
     del config["layer_norm_eps"]
     (model / "config.json").write_text(json.dumps(config))
     assert refusal(model) == expected
-
-
-def test_an_esm2_needs_no_import(model: Path, refusal: Callable[[Path], str]) -> None:
-    config = json.loads((model / "config.json").read_text())
-    config["position_embedding_type"] = "rotary"
-    (model / "config.json").write_text(json.dumps(config))
-    assert refusal(model) == (
-        f'{model / "config.json"}: position_embedding_type is "rotary", so this is an ESM-2, '
-        "which embed, contacts and fill-mask take as it is; expected ESM-1b or ESM-1v"
-    )
 
 
 def test_an_output_of_somebody_else(model: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import zipfile
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
 from esm1b.model.packed import pack_sequences
-from esm1b.model.shape import EncoderShape
+from esm1b.model.shape import EncoderShape, Positions
 from esm1b.weights.fair_esm import read_fair_esm, write_fair_esm
 from esm1b.weights.provenance import Provenance
 from esm1b.weights.state import TrainedModel
@@ -27,10 +28,18 @@ SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_token
 ESM1V = EncoderShape(
     layers=1, width=8, heads=2, feed_forward=8, maximum_tokens=16, layer_norm_before=False
 )
+ESM2 = EncoderShape(
+    layers=2,
+    width=24,
+    heads=2,
+    feed_forward=96,
+    layer_norm_before=False,
+    positions="rotary-fp16",
+)
 SEQUENCE = "MKTVRQGXBUZO"
 EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
 FC1 = "encoder.sentence_encoder.layers.1.fc1.weight"
-KIND = 'expected ESM-1b or ESM-1v (args.arch "roberta_large")'
+KIND = 'expected ESM-1b or ESM-1v (args.arch "roberta_large"), or ESM-2 (cfg.model)'
 
 
 def released_arguments(shape: EncoderShape) -> dict[str, Any]:
@@ -53,13 +62,7 @@ def released_content(shape: EncoderShape, seed: int = 0) -> tuple[dict[str, Any]
 
     As in training, and unlike what fair-esm makes of it, the row of `<mask>` is not zero.
     """
-    arguments = {
-        name.removeprefix("encoder_"): value for name, value in released_arguments(shape).items()
-    }
-    alphabet = esm.Alphabet.from_architecture("roberta_large")
-    network = esm.ProteinBertModel(
-        Namespace(**arguments, emb_layer_norm_before=shape.layer_norm_before), alphabet
-    )
+    network = fair_esm_network(shape)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -71,7 +74,23 @@ def released_content(shape: EncoderShape, seed: int = 0) -> tuple[dict[str, Any]
         f"encoder.{name}" if "lm_head" in name else f"encoder.sentence_encoder.{name}": tensor
         for name, tensor in state.items()
     }
-    return {"args": Namespace(**released_arguments(shape)), "model": raw}, {"model": regression}
+    arguments = Namespace(**released_arguments(shape))
+    described = {"cfg": {"model": arguments}} if shape.is_rotary else {"args": arguments}
+    return {**described, "model": raw}, {"model": regression}
+
+
+def fair_esm_network(shape: EncoderShape) -> Any:
+    if shape.is_rotary:
+        network = esm.ESM2(shape.layers, shape.width, shape.heads)
+        for frequencies in network.buffers():
+            frequencies.copy_(frequencies.half())  # as training in fp16 left them
+        return network
+    arguments = {
+        name.removeprefix("encoder_"): value for name, value in released_arguments(shape).items()
+    }
+    alphabet = esm.Alphabet.from_architecture("roberta_large")
+    arguments["emb_layer_norm_before"] = shape.layer_norm_before
+    return esm.ProteinBertModel(Namespace(**arguments), alphabet)
 
 
 def release(folder: Path, shape: EncoderShape = SHAPE, name: str = "esm1b_t2") -> Path:
@@ -117,7 +136,7 @@ def state_of_fair_esm(network: Any) -> dict[str, Tensor]:
     return {
         name: tensor
         for name, tensor in network.state_dict().items()
-        if name != "lm_head.weight" and "contact_head" not in name
+        if name != "lm_head.weight" and "contact_head" not in name and "rot_emb" not in name
     }
 
 
@@ -146,6 +165,57 @@ def test_the_mask_row_is_zeroed(tmp_path: Path) -> None:
     path = release(tmp_path)
     assert torch.load(path, weights_only=False)["model"][EMBEDDING][MASK].any()
     assert read_fair_esm(path).encoder.embed_tokens.weight[MASK].tolist() == [0.0] * 16
+
+
+@torch.no_grad()
+def test_an_esm2_is_read_as_fair_esm_reads_it(tmp_path: Path) -> None:
+    path = release(tmp_path, ESM2, "esm2_t2")
+    model = read_fair_esm(path)
+    network = load_released_in_fair_esm(path)
+    assert model.encoder.shape == ESM2
+    assert_same(model.encoder, state_of_fair_esm(network))
+    assert model.encoder.embed_tokens.weight[MASK].any()  # there, too
+    coefficients, _ = head_tensors(model.contact_head)
+    assert torch.equal(coefficients, network.contact_head.regression.weight[0])
+    packed = pack_sequences([encode("LAGVSERTID" * 100)], torch.device("cpu"))
+    expected = network(packed.tokens[None])["logits"][0]
+
+    def difference(encoder: Encoder) -> float:
+        return float((encoder(packed) - expected).abs().max() / expected.abs().max())
+
+    assert difference(model.encoder) <= 1e-5
+    exact = Encoder(replace(ESM2, positions="rotary"))
+    exact.load_state_dict(model.encoder.state_dict())
+    assert difference(exact) > 1e-3  # so the rounding of their frequencies matters
+
+
+def test_what_fair_esm_asks_of_no_esm2_need_not_be_there(tmp_path: Path) -> None:
+    path = release(tmp_path, ESM2, "esm2_t2")
+    content, _ = released_content(ESM2)
+    settings = content["cfg"]["model"]
+    del settings.max_positions, settings.encoder_ffn_embed_dim, settings.arch
+    torch.save(content, path)
+    assert read_fair_esm(path).encoder.shape == ESM2
+    settings.token_dropout = False
+    torch.save(content, path)
+    assert refusal(path) == f"{path}: cfg.model.token_dropout is False; expected True"
+    torch.save({**content, "cfg": None}, path)
+    assert refusal(path) == f"{path}: args is missing; expected an argparse.Namespace"
+    torch.save({**content, "cfg": {}}, path)
+    assert refusal(path) == f"{path}: cfg.model is missing; expected an argparse.Namespace"
+
+
+@pytest.mark.parametrize("factor", [1.01, -1.0])
+def test_other_frequencies_are_refused(factor: float, tmp_path: Path) -> None:
+    path = release(tmp_path, ESM2, "esm2_t2")
+    content, _ = released_content(ESM2)
+    name = "encoder.sentence_encoder.layers.1.self_attn.rot_emb.inv_freq"
+    content["model"][name] *= factor
+    torch.save(content, path)
+    assert refusal(path) == (
+        f"{path}: {name}: expected, as in all layers, 10,000^(-2 i / 12) in float32, or rounded to "
+        "fp16, or then to bf16"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Regression weights not found")
@@ -241,6 +311,33 @@ def test_fair_esm_loads_what_we_write(tmp_path: Path) -> None:
     maps = (layer[:, 1:-1, 1:-1] for (layer,) in encoder.attention_maps(packed))
     contacts = network.predict_contacts(packed.tokens[None])[0]
     torch.testing.assert_close(head.probabilities(maps), contacts, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", ["rotary", "rotary-fp16"])
+def test_fair_esm_loads_the_esm2_that_we_write(positions: Positions, tmp_path: Path) -> None:
+    shape = replace(ESM2, positions=positions)
+    encoder, head = random_encoder(shape), random_head(shape)
+    path = tmp_path / "esm2_ours.pt"
+    write_fair_esm(path, TrainedModel(encoder=encoder, contact_head=head))
+    assert read_fair_esm(path).encoder.shape == shape
+    network = load_in_fair_esm(path)
+    assert_same(encoder, state_of_fair_esm(network))
+    packed = pack_sequences([encode("LAGVSERTID" * 100)], torch.device("cpu"))
+    expected = network(packed.tokens[None])["logits"][0]
+    assert (encoder(packed) - expected).abs().max() / expected.abs().max() <= 1e-5
+
+
+def test_what_fair_esm_has_no_esm2_for(tmp_path: Path) -> None:
+    esm2 = TrainedModel(encoder=Encoder(ESM2))
+    with pytest.raises(
+        UserError, match=r"loads no ESM-2 from .* ends in \.pt and begins with esm2"
+    ):
+        write_fair_esm(tmp_path / "model.pt", esm2)
+    for shape in (replace(ESM2, feed_forward=8), replace(ESM2, layer_norm_before=True)):
+        with pytest.raises(UserError, match="expected a feed-forward width of 4 x 24 and no layer"):
+            write_fair_esm(tmp_path / "esm2.pt", TrainedModel(encoder=Encoder(shape)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_we_write_comes_back(tmp_path: Path) -> None:
@@ -510,10 +607,6 @@ def tensors(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (
             lambda content: content.update(args=OrderedDict(arch="roberta_large")),
             f"args.arch is None; {KIND}",
-        ),
-        (
-            lambda content: {"cfg": {"model": content["args"]}, "model": content["model"]},
-            f"has cfg instead of args, as ESM-2 does; {KIND}",
         ),
         (
             lambda content: content.update(model=[1]),

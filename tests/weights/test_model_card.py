@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from esm1b.weights.save_model import save_model
 from tests.conftest import random_encoder
 
 SHAPE = EncoderShape(layers=2, width=16, heads=4, feed_forward=24, maximum_tokens=128)
+ESM2 = replace(EncoderShape(), positions="rotary", layer_norm_before=False)
 WIDGET = "MQIFVKTLTGKTITLEVEPS<mask>TIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"
 DETAILS: dict[str, Any] = {
     "run": "tiny",
@@ -299,11 +301,32 @@ def test_a_recipe_of_which_little_is_known_has_few_rows() -> None:
     assert "The training data are not recorded in this directory." in text
 
 
-@pytest.mark.parametrize(("layer_norm_before", "name"), [(True, "ESM-1b"), (False, "ESM-1v")])
-def test_nothing_is_claimed_about_imported_weights(layer_norm_before: bool, name: str) -> None:
-    text = model_card(
-        EncoderShape(layer_norm_before=layer_norm_before), Provenance(), contact_head_fitted=True
-    )
+def test_the_card_of_an_esm2() -> None:
+    recipe = {"learning_rate": 4e-4, "warmup_updates": 2000, "learning_rate_decay": "linear"}
+    provenance = Provenance(details={"run": "mine", "pretraining": recipe})
+    text = model_card(ESM2, provenance, contact_head_fitted=False)
+    assert (
+        "| Learning rate | 0.0004 after 2,000 updates of linear warmup, then linear to a tenth at "
+        "90 % of all |"
+    ) in text
+    assert 'load_model_and_alphabet_local("esm2.pt")' in text
+    assert "--output esm2.pt`" in text
+    assert "@article{lin2023" in text
+    assert "lin2023" not in card()
+    narrow = replace(ESM2, feed_forward=8)  # of which fair-esm has none
+    assert "fair-esm]" not in model_card(narrow, provenance, contact_head_fitted=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        (EncoderShape(), "ESM-1b"),
+        (EncoderShape(layer_norm_before=False), "ESM-1v"),
+        (ESM2, "ESM-2"),
+    ],
+)
+def test_nothing_is_claimed_about_imported_weights(shape: EncoderShape, name: str) -> None:
+    text = model_card(shape, Provenance(), contact_head_fitted=True)
     assert f"# {name}\n" in text
     assert f"the network of {name} with 33 layers" in text
     assert "imported; where the weights come from is not recorded here." in text

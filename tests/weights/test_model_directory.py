@@ -109,11 +109,23 @@ def test_wrong_shape(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        # ESM-2's configuration differs from ESM-1b's by this and the first norm
         (
-            {"position_embedding_type": "rotary"},
-            'position_embedding_type is "rotary", so this is an ESM-2, which embed, contacts and '
-            "fill-mask take as it is; expected ESM-1b or ESM-1v",
+            {"position_embedding_type": "relative_key"},
+            'position_embedding_type is "relative_key"; expected "absolute" (ESM-1b) or "rotary" '
+            "(ESM-2)",
+        ),
+        (
+            {"position_embedding_type": "rotary", "num_attention_heads": 16},
+            "num_attention_heads 16 makes heads of width 1; expected an even number for rotary "
+            "positions",
+        ),
+        (
+            {"position_embedding_type": "rotary", "rope_theta": 500000.0},
+            "rope_theta is 500000.0; expected 10000.0 (ESM-2)",
+        ),
+        (
+            {"position_embedding_type": "rotary", "is_folding_model": True},
+            "is_folding_model is true; expected false (ESM-2)",
         ),
         ({"vocab_size": 30}, "vocab_size is 30; expected 33 (ESM-1b)"),
         ({"token_dropout": False}, "token_dropout is false; expected true (ESM-1b)"),
@@ -143,7 +155,7 @@ def test_a_configuration_of_another_kind(directory: Path) -> None:
     content = '{"model_type": "bert", "vocab_size": 33, "layer_norm_eps": 1e-05}'
     (directory / "config.json").write_text(content)
     config = directory / "config.json"
-    expected = 'position_embedding_type is null; expected "absolute" (ESM-1b)'
+    expected = 'position_embedding_type is null; expected "absolute" (ESM-1b) or "rotary" (ESM-2)'
     assert refusal(directory) == f"{config}: {expected}"
     (directory / "config.json").write_text("[]")
     assert refusal(directory) == f"{directory / 'config.json'}: expected a JSON object"

@@ -78,6 +78,7 @@ EVERY_JOB = {
     ("preset", "release", "others"),
     [
         ("esm1b", "2018_03", {"download_validation_list"}),
+        ("esm2", "2021_04", set()),
         ("one-gpu-day", "2025_03", set()),
         ("one-gpu-hour", "2025_03", set()),
     ],

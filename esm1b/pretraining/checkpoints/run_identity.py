@@ -20,6 +20,11 @@ _NOT_IN_FINGERPRINT: Final = {
     *("updates", "log_interval", "validation_interval", "validation_sequences"),
     *("checkpoint_interval", "checkpoints_kept", "milestone_interval", "stop_at_loss_spike"),
 }
+# Without a key that came later, a run is what it has always been.
+_ADDED_LATER: Final = {
+    "model.positions": "learned",
+    "pretraining.learning_rate_decay": "inverse-square-root",
+}
 # Whatever a run leaves: its measurements, and what it trained.
 _TRACES: Final = (ATTEMPTS_FILE, METRICS_FILE, "milestones", "*update-*")
 
@@ -27,13 +32,16 @@ _TRACES: Final = (ATTEMPTS_FILE, METRICS_FILE, "milestones", "*update-*")
 def run_fingerprint(config: Config, tokens_fingerprint: str) -> dict[str, Any]:
     """Return, as flat keys, what determines the updates of a run."""
     recipe = config.pretraining.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT)
-    return {
+    if config.pretraining.learning_rate_decay == "linear":
+        recipe["updates"] = config.pretraining.updates  # the rate of every update follows from it
+    fingerprint = {
         "tokens": tokens_fingerprint,
         "seed": config.seed,
         "masked_share": MASKED_SHARE,
         **{f"model.{key}": value for key, value in config.model.model_dump(mode="json").items()},
         **{f"pretraining.{key}": value for key, value in recipe.items()},
     }
+    return {key: value for key, value in fingerprint.items() if _ADDED_LATER.get(key, ...) != value}
 
 
 def check_fingerprint(directory: Path, fingerprint: Mapping[str, Any]) -> None:

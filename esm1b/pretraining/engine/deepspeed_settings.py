@@ -62,7 +62,7 @@ def check_compiled(
         UserError: they would attend by another path.
     """
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    head_width = shape.width // shape.heads
+    head_width = shape.head_width
     wanted: AttentionPath = "auto" if attention == "varlen" else attention
     path = choose_path(wanted, device=torch.device(device), dtype=dtype, head_width=head_width)
     if path != "varlen":

@@ -111,8 +111,9 @@ class TrainingMemory:
         8 W + 2 F numbers: input and output of both layer norms (4 W), queries, keys, values and
         contexts (4 W), and the feed-forward values before and after GELU (2 F); besides, in
         float32, mean and deviation of both norms and a logarithm for each head. In float32
-        attention runs over padded copies and keeps 10 W. The embedding's layer norm keeps W, the
-        head 5 W at masked positions. The backward pass holds gradients of 2 F + 2 W numbers.
+        attention runs over padded copies and keeps 10 W. A layer norm before the layers keeps W,
+        rotary positions the cosines and sines of one head, the head 5 W at masked positions. The
+        backward pass holds gradients of 2 F + 2 W numbers.
 
         esm1b_t33_650M_UR50S in bf16: 33 x (2 x (8 x 1280 + 2 x 5120) + 96) = 1,354,848; with
         embedding, head and gradients 1,384,936, about 1.4 MB. With activation checkpointing every
@@ -121,7 +122,9 @@ class TrainingMemory:
         number, width, hidden = self.number_bytes, self.shape.width, self.shape.feed_forward
         attention = 6 if self.precision == "fp32" else 4
         layer = number * ((4 + attention) * width + 2 * hidden) + 4 * (4 + self.shape.heads)
-        ends = number * width + 8 + round(_MASKED_SHARE * 5 * number * width)
+        first = number * width + 8 if self.shape.layer_norm_before else 0
+        turns = 4 * self.shape.head_width if self.shape.is_rotary else 0
+        ends = first + turns + round(_MASKED_SHARE * 5 * number * width)
         gradients = number * (2 * hidden + 2 * width)
         if self.activation_checkpointing:
             return self.shape.layers * number * width + layer + ends + gradients

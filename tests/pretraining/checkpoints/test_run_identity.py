@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from esm1b.config import parse_config
 from esm1b.errors import UserError
 from esm1b.pretraining.checkpoints.run_identity import (
     check_fingerprint,
     directory_lock,
     recorded_fingerprint,
+    run_fingerprint,
 )
 
 HOLD = """
@@ -22,6 +24,28 @@ with directory_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
+
+
+def test_a_fingerprint_has_the_keys_that_it_has_always_had() -> None:
+    plain = run_fingerprint(parse_config({}, origin="run"), "tokens")
+    assert list(plain) == [
+        *("tokens", "seed", "masked_share"),
+        *("model.layers", "model.width", "model.heads", "model.feed_forward"),
+        *("model.maximum_tokens", "model.rare_residues"),
+        *("pretraining.tokens_per_update", "pretraining.crop_residues", "pretraining.append_eos"),
+        *("pretraining.learning_rate", "pretraining.warmup_updates", "pretraining.adam_betas"),
+        *("pretraining.adam_epsilon", "pretraining.weight_decay", "pretraining.gradient_clipping"),
+        *("pretraining.precision", "pretraining.init_from"),
+    ]
+    chosen = {
+        "model": {"positions": "rotary"},
+        "pretraining": {"learning_rate_decay": "linear", "updates": 500},
+    }
+    assert run_fingerprint(parse_config(chosen, origin="run"), "tokens") == plain | {
+        "model.positions": "rotary",
+        "pretraining.learning_rate_decay": "linear",
+        "pretraining.updates": 500,  # on which the rate of every update then depends
+    }
 
 
 def test_another_run_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from esm1b.config import TrainingPrecision
 from esm1b.errors import UserError
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
-from esm1b.model.shape import EncoderShape
+from esm1b.model.shape import EncoderShape, Positions
 from esm1b.pretraining.planning.gpus import find_gpu
 from esm1b.pretraining.planning.memory import (
     StateBytes,
@@ -122,8 +122,12 @@ def kept_bytes(encoder: nn.Module, packed: PackedTokens, masked: Tensor) -> int:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_a_layer_keeps_what_the_formula_says(
-    precision: TrainingPrecision, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    precision: TrainingPrecision,
+    checkpointing: bool,
+    positions: Positions,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lengths = [40] * 5
     tokens = torch.randint(4, 24, (200,), generator=torch.Generator().manual_seed(1))
@@ -134,7 +138,15 @@ def test_a_layer_keeps_what_the_formula_says(
         monkeypatch.setattr("esm1b.model.encoder.plan_attention", plan)
     measured, expected = [], []
     for layers in (3, 4):
-        shape = EncoderShape(layers=layers, width=64, heads=4, feed_forward=256, maximum_tokens=64)
+        shape = EncoderShape(
+            layers=layers,
+            width=64,
+            heads=4,
+            feed_forward=256,
+            maximum_tokens=64,
+            positions=positions,
+            layer_norm_before=positions == "learned",
+        )
         encoder = Encoder(shape, activation_checkpointing=checkpointing)
         initialise(encoder, seed=1)
         if precision == "bf16":
