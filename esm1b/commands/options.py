@@ -85,8 +85,11 @@ Window = Annotated[
     ),
 ]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    Option(help="device; auto: CUDA if there is a GPU", rich_help_panel="Hardware"),
+    Literal["auto", "cpu", "cuda", "mps"],
+    Option(
+        help="device; auto: CUDA if there is a GPU; mps: GPU of an Apple processor, untested",
+        rich_help_panel="Hardware",
+    ),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],
