@@ -24,14 +24,11 @@ from time import monotonic
 from typing import Final
 from xml.etree import ElementTree
 
-import torch
-
 from benchmarks.gpu_table import PARTS, rows, table
 from benchmarks.machine import describe_machine
+from benchmarks.network import check_device
 from esm1b.errors import UserError
 from esm1b.files import read_json, write_json
-from esm1b.model.shape import EncoderShape
-from esm1b.pretraining.planning.memory import TrainingMemory
 
 OUTPUT: Final = "directory for the results of all parts (default: gpu-results)"
 """Help of `--output`."""
@@ -48,14 +45,38 @@ _OFFLINE: Final = {
     "PYTHONUNBUFFERED": "1",
 }
 _REHEARSAL_SECONDS: Final = 600
-_SECONDS_TO_REPORT: Final = 20
-_UPDATE_TOKENS: Final = 131_072
-_SHAPES: Final = {
-    "trainer": EncoderShape(),
-    "small": EncoderShape(layers=30, width=640, heads=20, feed_forward=2560),
+_TRAINER: Final = "--tokens-per-update=131072 --micro-batch-tokens=0 --updates=8 --passes=1"
+_ON_GPU: Final = "--device=cuda --precision=bf16 --compile --threads=4"
+_TINY: Final = "--device=cpu --threads=1 --layers=2 --width=16 --heads=2"
+_TINY_TRAINER: Final = (
+    f"{_TINY} --tokens-per-update=1024 --micro-batch-tokens=512 --updates=3 --passes=1"
+)
+# The benchmark of each part but the tests, and its options on a GPU and in a rehearsal
+_COMMANDS: Final = {
+    "correctness": ("gpu_correctness", "--device=cuda", "--device=cpu --residues=600"),
+    "run": (
+        "gpu_run",
+        "--device=cuda --threads=2 --seconds=130",
+        f"{_TINY} --sequences=20 --updates=40 --tokens-per-update=1024 --rounds=1",
+    ),
+    "trainer": (
+        "trainer",
+        f"{_ON_GPU} {_TRAINER} --layers=33 --width=1280 --heads=20",
+        _TINY_TRAINER,
+    ),
+    "peers": (
+        "encoder_training",
+        f"{_ON_GPU} --layers=33 --width=1280 --heads=20 --update-tokens=131072 --updates=2 "
+        "--packed-tokens=32768 --padded-tokens=8192 --grouped-tokens=32768",
+        f"{_TINY} --update-tokens=600 --updates=1 --passes=1 "
+        "--packed-tokens=300 --padded-tokens=600 --grouped-tokens=300",
+    ),
+    "small": (
+        "trainer",
+        f"{_ON_GPU} {_TRAINER} --layers=30 --width=640 --heads=20",
+        _TINY_TRAINER,
+    ),
 }
-_ON_GPU: Final = ("--device=cuda", "--precision=bf16", "--compile", "--threads=4")
-_TINY: Final = ("--device=cpu", "--threads=1", "--layers=2", "--width=16", "--heads=2")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +98,7 @@ def measure(options: argparse.Namespace) -> None:
     parts = options.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         raise UserError(f"--parts: {unknown[0]!r}; expected some of {', '.join(PARTS)}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device; expected one, or --device cpu")
+    check_device(options.device)
     output = (options.output or Path("gpu-results")).resolve()
     output.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
@@ -99,8 +119,10 @@ def _run(part: str, options: argparse.Namespace, output: Path) -> None:
     """Run a part within its limit; its result, or why it has none, is in its JSON file."""
     result, began = output / f"{part}.json", monotonic()
     result.unlink(missing_ok=True)
+    if part == "tests":
+        _junit(output).unlink(missing_ok=True)
     limit = _LIMIT_SECONDS[part] if options.device == "cuda" else _REHEARSAL_SECONDS
-    command = [sys.executable, "-m", *_command(part, options, output, limit)]
+    command = [sys.executable, "-m", *_command(part, options, output)]
     with (output / f"{part}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -125,79 +147,19 @@ def _run(part: str, options: argparse.Namespace, output: Path) -> None:
     print(f"{part}: {status}, {monotonic() - began:.0f} s", flush=True)
 
 
-def _command(part: str, options: argparse.Namespace, output: Path, limit: int) -> list[str]:
+def _command(part: str, options: argparse.Namespace, output: Path) -> list[str]:
     """Return the module and the arguments of a part."""
     is_cuda = options.device == "cuda"
-    to_file = [f"--seed={options.seed}", f"--output={output / f'{part}.json'}"]
     if part == "tests":
-        files = [
-            str(p) for p in _REPOSITORY.glob("tests/**/test_*.py") if "mark.gpu" in p.read_text()
-        ]
+        tests = _REPOSITORY.glob("tests/**/test_*.py")
+        files = [str(path) for path in tests if "mark.gpu" in path.read_text(encoding="utf-8")]
         collect = [] if is_cuda else ["--collect-only"]
-        report = f"--junitxml={_junit(output)}"
-        return [
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-o",
-            "addopts=",
-            "-m",
-            "gpu",
-            report,
-            *collect,
-            *files,
-        ]
-    if part == "correctness":
-        amount = [] if is_cuda else ["--residues=600"]
-        arguments = ["gpu_correctness", f"--device={options.device}", *amount]
-    elif part == "run":
-        tiny = (*_TINY, "--sequences=20", "--updates=40", "--tokens-per-update=1024", "--rounds=1")
-        time = f"--seconds={limit - _SECONDS_TO_REPORT}"
-        arguments = ["gpu_run", time, *(["--device=cuda", "--threads=2"] if is_cuda else tiny)]
-    elif part == "peers":
-        full = (*_ON_GPU, "--layers=33", "--width=1280", f"--update-tokens={_UPDATE_TOKENS}")
-        full += (
-            "--updates=2",
-            "--packed-tokens=32768",
-            "--padded-tokens=8192",
-            "--grouped-tokens=32768",
-        )
-        tiny = (
-            *_TINY,
-            "--update-tokens=600",
-            "--updates=1",
-            "--packed-tokens=300",
-            "--padded-tokens=600",
-            "--grouped-tokens=300",
-            "--passes=1",
-        )
-        arguments = ["encoder_training", *(full if is_cuda else tiny)]
-    else:
-        arguments = ["trainer", *_trainer_options(_SHAPES[part], is_cuda)]
-    return ["benchmarks", *arguments, *to_file]
-
-
-def _trainer_options(shape: EncoderShape, is_cuda: bool) -> tuple[str, ...]:
-    if not is_cuda:
-        return (
-            *_TINY,
-            "--tokens-per-update=1024",
-            "--micro-batch-tokens=512",
-            "--updates=3",
-            "--passes=1",
-        )
-    memory = TrainingMemory(shape=shape, precision="bf16", processes=1)
-    micro_batch = memory.automatic_micro_batch(
-        1,
-        tokens_per_update=_UPDATE_TOKENS,
-        free_bytes=torch.cuda.get_device_properties(0).total_memory,
-    )
-    return (
-        *_ON_GPU,
-        *(f"--layers={shape.layers}", f"--width={shape.width}", f"--heads={shape.heads}"),
-        *(f"--tokens-per-update={_UPDATE_TOKENS}", f"--micro-batch-tokens={micro_batch}"),
-        *("--updates=8", "--passes=1"),
-    )
+        arguments = ["-p", "no:cacheprovider", "-o", "addopts=", "-m", "gpu", *collect, *files]
+        return ["pytest", f"--junitxml={_junit(output)}", *arguments]
+    name, on_gpu, rehearsed = _COMMANDS[part]
+    arguments = (on_gpu if is_cuda else rehearsed).split()
+    result = output / f"{part}.json"
+    return ["benchmarks", name, *arguments, f"--seed={options.seed}", f"--output={result}"]
 
 
 def _junit(output: Path) -> Path:

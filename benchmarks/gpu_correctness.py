@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from benchmarks.machine import describe_machine
 from benchmarks.masked_sequences import CPU, MaskedSequences
+from benchmarks.network import check_device
 from benchmarks.proteins import read_or_draw
-from esm1b.errors import UserError
 from esm1b.model.attention_plan import AttentionPath
 from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.shape import EncoderShape
@@ -24,7 +24,8 @@ from esm1b.model.shape import EncoderShape
 _SHAPE: Final = EncoderShape(layers=4, width=256, heads=4, feed_forward=1024)
 # Bounds on |a - b| / |b| over all logits or gradients. bf16 keeps 8 bits and fp16 11: one rounding
 # is up to 0.4 % or 0.05 %, and dozens of them in a row add up like a random walk.
-_BOUNDS: Final = {torch.bfloat16: 3e-2, torch.float16: 4e-3}
+BOUNDS: Final = {"bfloat16": 3e-2, "float16": 4e-3}
+"""Largest distance by precision."""
 
 _PATHS: Final[tuple[tuple[str, AttentionPath, bool], ...]] = (
     ("varlen", "varlen", False),
@@ -53,8 +54,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: torch sees no CUDA device.
     """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device; expected one, or --device cpu")
+    check_device(options.device)
     device = torch.device(options.device)
     texts = read_or_draw(None, residues=options.residues, seed=options.seed)
     sequences = MaskedSequences.of(texts, seed=options.seed)
@@ -64,7 +64,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "machine": describe_machine(torch.get_num_threads()),
         "shape": "4 layers x 256",
     }
-    for dtype, bound in _BOUNDS.items():
+    for precision, bound in BOUNDS.items():
+        dtype = getattr(torch, precision)
         encoder = Encoder(_SHAPE)
         initialise(encoder, 0)
         # The reference has the rounded weights too, so that only the arithmetic differs.
@@ -83,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "logits": relative_distance(run.logits, reference.logits),
                 "gradients": relative_distance(run.gradients, reference.gradients),
             }
-        result[str(dtype).removeprefix("torch.")] = {"bound": bound, "distances": distances}
+        result[precision] = {"bound": bound, "distances": distances}
     return result
 
 

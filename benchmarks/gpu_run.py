@@ -90,6 +90,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "machine": describe_machine(options.threads),
         "settings": {key: value for key, value in vars(options).items() if key != "output"},
         "loss_bound": LOSS_BOUND,
+        "kills": sum(len(result.get("killed_after", ())) for result in results.values()),
         "runs": results,
     }
 

@@ -44,11 +44,15 @@ def check_place(options: argparse.Namespace) -> None:
     Raises:
         UserError: there is no GPU, or it would be needed to compile.
     """
-    is_cuda = options.device == "cuda"
-    if is_cuda and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device; expected one, or --device cpu")
-    if options.compile and not (is_cuda and options.precision == "bf16"):
+    check_device(options.device)
+    if options.compile and (options.device, options.precision) != ("cuda", "bf16"):
         raise UserError("--compile: expected --device cuda and --precision bf16")
+
+
+def check_device(device: str) -> None:
+    """Check that there is such a device, or raise a `UserError`."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device; expected one, or --device cpu")
 
 
 def initial_encoder(options: argparse.Namespace) -> Encoder:

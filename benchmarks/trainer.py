@@ -74,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--micro-batch-tokens",
         type=int,
         default=2048,
-        help="most tokens of a micro-batch",
+        help="most tokens of a micro-batch; 0: as many as fit in the GPU",
     )
     parser.add_argument("--updates", type=int, default=12, help="timed updates of each pass")
     parser.add_argument("--passes", type=int, default=3, help="number of passes")
@@ -97,9 +97,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run all sides and return the result."""
     is_cuda = options.device == "cuda"
-    layout = _layout(options)
     updates = WARM_UP + options.passes * options.updates + BEYOND
     config = _config(options, updates)
+    memory = TrainingMemory(shape=config.model.shape(), precision=options.precision, processes=1)
+    check_place(options)
+    if options.micro_batch_tokens == 0:
+        options.micro_batch_tokens = _largest_micro_batch(memory, options)
+    layout = _layout(options)
     texts = read_or_draw(
         options.fasta,
         residues=round(_SPARE * updates * options.tokens_per_update),
@@ -119,9 +123,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         measured = _measure(run, options.passes)
         amounts = _Amounts.of(run, options.passes)
         overhead = None if is_cuda else _overhead(read_json(run.sections), run.last - WARM_UP)
-    memory = TrainingMemory(
-        shape=config.model.shape(), precision=options.precision, processes=1
-    ).needed_bytes(options.zero_stage, options.micro_batch_tokens)
+    estimate = memory.needed_bytes(options.zero_stage, options.micro_batch_tokens)
+    peak = measured["trainer"].last["peak_device_memory_gib"]
     losses = {name: side.first for name, side in measured.items()}
     if abs(losses["trainer"] / losses["bare"] - 1) > _TOLERANCE[options.precision]:
         raise RuntimeError(f"losses after the warm-up differ: {losses}")
@@ -149,7 +152,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "loop_overhead": overhead,
         "after": {
             **measured["trainer"].last,
-            "estimated_memory_gib": round(memory / 2**30, 2),
+            "estimated_memory_gib": round(estimate / 2**30, 2),
+            "peak_over_estimate": round(peak * 2**30 / estimate, 3),
         },
         "share_lost": {
             key: round(1 - 1 / ratio, 4) for key, ratio in ratios.items() if key != "peak_memory"
@@ -160,8 +164,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _largest_micro_batch(memory: TrainingMemory, options: argparse.Namespace) -> int:
+    return memory.automatic_micro_batch(
+        options.zero_stage,
+        tokens_per_update=options.tokens_per_update,
+        free_bytes=torch.cuda.get_device_properties(0).total_memory
+        if options.device == "cuda"
+        else None,
+    )
+
+
 def _layout(options: argparse.Namespace) -> Layout:
-    check_place(options)
     layout = Layout(
         micro_batch_tokens=options.micro_batch_tokens,
         zero_stage=options.zero_stage,

@@ -143,16 +143,15 @@ class WholeTrainer(Work):
         seconds = [after - before for before, after in pairwise(self._arrivals)]
         usual = median(seconds[: SAVE_AFTER - 1])
         saving = seconds[SAVE_AFTER - 1 : VALIDATE_AFTER - 1]
-        result |= {
+        is_cuda = self._run.layout.device == "cuda"
+        peak = torch.cuda.max_memory_allocated() if is_cuda else 0
+        return result | {
             "compilations_with_validation": graphs["unique_graphs"],
             "usual_seconds_of_an_update": round(usual, 4),
             "save_stall_seconds": round(saving[0] - usual, 3),
             "slowed_seconds": round(sum(saving) - usual * len(saving), 3),
+            "peak_device_memory_gib": round(peak / 2**30, 2),
         }
-        if self._run.layout.device == "cuda":
-            peak = torch.cuda.max_memory_allocated() / 2**30
-            result["peak_device_memory_gib"] = round(peak, 2)
-        return result
 
     def _advance(self, updates: int) -> None:
         self._done += updates
