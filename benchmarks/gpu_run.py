@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -161,7 +162,7 @@ class _Runs:
         for _ in range(self._options.rounds):
             before = self._newest(name)
             process = self._start(name)
-            self._wait(name, process, lambda before=before: self._newest(name) > before)
+            self._wait(name, process, partial(self._is_newer, name, before))
             time.sleep(moments.uniform(0, _LONGEST_DELAY))
             if process.poll() is None:
                 process.kill()
@@ -234,6 +235,9 @@ class _Runs:
 
     def _newest(self, name: str) -> int:
         return max(saved_checkpoints(self._folder / name), default=0)
+
+    def _is_newer(self, name: str, before: int) -> bool:
+        return self._newest(name) > before
 
     def _reached(self, name: str) -> int:
         path = self._folder / name / METRICS_FILE

@@ -90,7 +90,6 @@ def _trainer(tokens_per_second: float, remark: str = "") -> Iterator[_Figure]:
     yield _Figure(
         "compilations, validation included", ("after", "compilations_with_validation"), 2, 2
     )
-    yield _Figure("share lost to the trainer", ("share_lost", "time"), most=0.05)
     yield _Figure("stall of a save, s", ("after", "save_stall_seconds"), most=2)
     yield _Figure("lost until a save is done, s", ("after", "slowed_seconds"))
 
@@ -123,7 +122,10 @@ _FIGURES: Final[dict[str, list[_Figure]]] = {
             for what in ("losses", "weights")
         ),
     ],
-    "trainer": [*_trainer(80_000, "leads from 104,000")],
+    "trainer": [
+        *_trainer(80_000, "leads from 104,000"),
+        _Figure("share lost to the trainer", ("share_lost", "time"), most=0.05),
+    ],
     "peers": [*_peers()],
     "small": [*_trainer(330_000)],
 }

@@ -7,6 +7,7 @@ take turns is steadier than the time of either. Its own process gives each side 
 import multiprocessing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from statistics import median
 from time import perf_counter, process_time
@@ -102,10 +103,8 @@ def measure_in_turn(
             of its memory.
     """
     if device != "cpu" and len(sides) > 1:
-        amounts = {"passes": passes, "pieces": pieces, "threads": threads}
-        return {
-            name: measure_in_turn({name: build}, **amounts)[name] for name, build in sides.items()
-        }
+        alone = partial(measure_in_turn, passes=passes, pieces=pieces, threads=threads)
+        return {name: alone({name: build})[name] for name, build in sides.items()}
     context = multiprocessing.get_context("spawn")
     processes, connections = [], {}
     try:
