@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.machine import describe_machine
-from benchmarks.network import add_network_options
+from benchmarks.network import add_network_options, size_of
 from esm1b.corpus.records.selection import Selection
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
@@ -119,12 +119,7 @@ class _Runs:
         content = {
             "run": "gpu",
             "seed": options.seed,
-            "model": {
-                "layers": options.layers,
-                "width": options.width,
-                "heads": options.heads,
-                "feed_forward": 4 * options.width,
-            },
+            "model": size_of(options),
             "pretraining": {
                 "updates": options.updates,
                 "tokens_per_update": options.tokens_per_update,

@@ -55,16 +55,19 @@ def check_device(device: str) -> None:
         raise UserError("--device cuda: torch sees no CUDA device; expected one, or --device cpu")
 
 
+def size_of(options: argparse.Namespace) -> dict[str, int]:
+    """Return layers, width, heads and feed-forward width, as a configuration names them."""
+    return {
+        "layers": options.layers,
+        "width": options.width,
+        "heads": options.heads,
+        "feed_forward": 4 * options.width,
+    }
+
+
 def initial_encoder(options: argparse.Namespace) -> Encoder:
     """Return an encoder of the shape in `options` with random weights."""
-    encoder = Encoder(
-        EncoderShape(
-            layers=options.layers,
-            width=options.width,
-            heads=options.heads,
-            feed_forward=4 * options.width,
-        )
-    )
+    encoder = Encoder(EncoderShape(**size_of(options)))
     initialise(encoder, options.seed)
     return encoder
 

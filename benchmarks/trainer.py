@@ -37,6 +37,7 @@ from benchmarks.network import (
     add_place_options,
     check_place,
     describe_shape,
+    size_of,
 )
 from benchmarks.proteins import add_fasta_option, describe_sequences, read_or_draw
 from benchmarks.sections import NETWORK
@@ -193,12 +194,7 @@ def _layout(options: argparse.Namespace) -> Layout:
 def _config(options: argparse.Namespace, updates: int) -> Config:
     content = {
         "seed": options.seed,
-        "model": {
-            "layers": options.layers,
-            "width": options.width,
-            "heads": options.heads,
-            "feed_forward": 4 * options.width,
-        },
+        "model": size_of(options),
         "pretraining": {
             "updates": updates,
             "tokens_per_update": options.tokens_per_update,

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -101,6 +103,18 @@ if __name__ == "__main__":
         assert status("2") == 0
         assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
         output.unlink()
+
+
+@pytest.mark.gpu
+def test_all_gpus(model: Path, fasta: str, tmp_path: Path) -> None:
+    tables = {}
+    for device, devices in (("cpu", "1"), ("cuda", "1"), ("cuda", "all")):
+        output = tmp_path / f"{device}-{devices}.parquet"
+        embed(model, fasta, output, **{**CHUNKED, "device": device}, devices=devices)
+        column = pq.read_table(output)["layer_2"]
+        tables[device, devices] = np.array(column.to_pylist(), dtype=np.float32)
+    np.testing.assert_array_equal(tables["cuda", "all"], tables["cuda", "1"])
+    np.testing.assert_allclose(tables["cuda", "1"], tables["cpu", "1"], rtol=0, atol=1e-4)
 
 
 def test_one_device_is_this_process(model: Path) -> None:
