@@ -1,7 +1,8 @@
 """The command line of the benchmarks.
 
 A benchmark is a module of this folder with two functions: `add_options` adds its options to a
-parser, `measure` returns the result for parsed options.
+parser, `measure` returns the result for parsed options, or None once it has written it as its
+`OUTPUT` says.
 """
 
 import argparse
@@ -17,8 +18,8 @@ from esm1b.errors import UserError
 from esm1b.files import write_json
 
 BENCHMARKS: Final = (
-    *("batches", "embedding", "encoder_training", "gpu_training", "saving"),
-    *("seeking", "sharding", "tokenizing", "trainer", "variants", "xml_reading"),
+    *("batches", "embedding", "encoder_training", "gpu", "gpu_correctness", "gpu_run"),
+    *("saving", "seeking", "sharding", "tokenizing", "trainer", "variants", "xml_reading"),
 )
 
 
@@ -43,6 +44,24 @@ def main(arguments: Sequence[str]) -> None:
 def run_benchmark(name: str, arguments: Sequence[str]) -> None:
     """Measure and write or print the result; a `UserError` is one line and exit status 2."""
     benchmark = import_module(f"benchmarks.{name}")
+    parser = parser_of(name)
+    options = parser.parse_args(arguments)
+    try:
+        result = benchmark.measure(options)
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if result is None:  # it wrote what it has to say
+        return
+    if options.output is None:
+        print(json.dumps(result, indent=2))
+    else:
+        write_json(options.output, result)
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser of the options of a benchmark."""
+    benchmark = import_module(f"benchmarks.{name}")
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",
         description=benchmark.__doc__,
@@ -50,17 +69,9 @@ def run_benchmark(name: str, arguments: Sequence[str]) -> None:
     )
     benchmark.add_options(parser)
     parser.add_argument("--seed", type=int, default=1, help="random seed")
-    parser.add_argument("--output", type=Path, help="JSON file to write (default: standard output)")
-    options = parser.parse_args(arguments)
-    try:
-        result = benchmark.measure(options)
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    if options.output is None:
-        print(json.dumps(result, indent=2))
-    else:
-        write_json(options.output, result)
+    output = getattr(benchmark, "OUTPUT", "JSON file to write (default: standard output)")
+    parser.add_argument("--output", type=Path, help=output)
+    return parser
 
 
 def _listing() -> str:

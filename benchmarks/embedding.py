@@ -45,17 +45,17 @@ class PackedEmbedding(Work):
     """The work of `esm1b embed` between reading and writing."""
 
     def __init__(self, model: Path, sequences: list[str], batch_tokens: int) -> None:
-        loaded = load_model(model, device="cpu")
+        self._model = load_model(model, device="cpu")
         self._sequences = sequences
-        self._embedder = Embedder(
-            model=loaded,
-            layers=[loaded.shape.layers],
+        self._embedder = Embedder.of(
+            self._model,
+            layers=[-1],
             per_residue=False,
             long_sequences="truncate",
             batch_tokens=batch_tokens,
         )
         self._schema = self._embedder.schema({})
-        self._column = f"layer_{loaded.shape.layers}"
+        self._column = f"layer_{self._model.shape.layers}"
 
     def first(self) -> NDArray[np.float32]:
         """Return the embeddings of all sequences `[sequences, width]`."""
@@ -64,7 +64,7 @@ class PackedEmbedding(Work):
             for number, sequence in enumerate(self._sequences)
         )
         columns = [
-            self._embedder.table(chunk, self._schema)[self._column]
+            self._embedder.table(self._model, chunk, self._schema)[self._column]
             for chunk in self._embedder.chunks(records)
         ]
         return np.concatenate([np.stack(column.to_numpy()) for column in columns])

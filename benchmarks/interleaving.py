@@ -7,6 +7,7 @@ take turns is steadier than the time of either. Its own process gives each side 
 import multiprocessing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from statistics import median
 from time import perf_counter, process_time
@@ -30,6 +31,10 @@ class Work(Protocol):
         """Do one timed piece of work; by default the same as `first`."""
         self.first()
 
+    def last(self) -> Any:
+        """Return what else is to be known, after all pieces."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -42,6 +47,7 @@ class Measured:
             does not count.
         memory_before_bytes: resident memory once the side was built, before any work.
         peak_memory_bytes: peak resident memory.
+        last: value that `Work.last` returned.
     """
 
     first: Any
@@ -49,6 +55,7 @@ class Measured:
     cpu_seconds: list[list[float]]
     memory_before_bytes: int
     peak_memory_bytes: int
+    last: Any
 
     @property
     def pass_seconds(self) -> list[float]:
@@ -78,7 +85,12 @@ class Measured:
 
 
 def measure_in_turn(
-    sides: Mapping[str, Callable[[], Work]], *, passes: int, pieces: int, threads: int
+    sides: Mapping[str, Callable[[], Work]],
+    *,
+    passes: int,
+    pieces: int,
+    threads: int,
+    device: str = "cpu",
 ) -> dict[str, Measured]:
     """Run every piece on every side in turn, `passes` times over.
 
@@ -87,7 +99,12 @@ def measure_in_turn(
         passes: number of passes over all pieces.
         pieces: number of pieces in a pass.
         threads: CPU threads of torch in each process; only one process works at a time.
+        device: device of all sides; on any but cpu one runs after the other, so that each has all
+            of its memory.
     """
+    if device != "cpu" and len(sides) > 1:
+        alone = partial(measure_in_turn, passes=passes, pieces=pieces, threads=threads)
+        return {name: alone({name: build})[name] for name, build in sides.items()}
     context = multiprocessing.get_context("spawn")
     processes, connections = [], {}
     try:
@@ -113,6 +130,7 @@ def measure_in_turn(
                         cpu_seconds[name][-1].append(cpu)
                     progress.update()
         memory = {name: _ask(connection, "memory") for name, connection in connections.items()}
+        last = {name: _ask(connection, "last") for name, connection in connections.items()}
     finally:
         for connection in connections.values():
             connection.close()  # makes the process exit
@@ -126,6 +144,7 @@ def measure_in_turn(
             cpu_seconds=cpu_seconds[name],
             memory_before_bytes=memory[name][0],
             peak_memory_bytes=memory[name][1],
+            last=last[name],
         )
         for name in sides
     }
@@ -141,7 +160,7 @@ def _ask(connection: Connection, request: int | str | None) -> Any:
 
 
 def _serve(build: Callable[[], Work], threads: int, connection: Connection) -> None:
-    """Answer requests: None for `Work.first`, a number for a piece, `memory` for the memory."""
+    """Answer requests: None for `Work.first`, a number for a piece, `memory`, `last`."""
     torch.set_num_threads(threads)
     work = build()
     memory_before = resident_memory_bytes()
@@ -157,5 +176,7 @@ def _serve(build: Callable[[], Work], threads: int, connection: Connection) -> N
             started, cpu_started = perf_counter(), process_time()
             work.run(request)
             connection.send((perf_counter() - started, process_time() - cpu_started))
-        else:
+        elif request == "memory":
             connection.send((memory_before, peak_memory_bytes()))
+        else:
+            connection.send(work.last())

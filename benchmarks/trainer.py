@@ -9,13 +9,17 @@ the warm-up must agree. Validation and checkpoints are not timed.
 
 - `share_lost`: share of the bare model's unpadded tokens per second that the trainer loses. On CPU
   the sides take turns after every update; on CUDA one runs after the other.
+- `after`: the trainer goes on, saves a checkpoint, and validates. `save_stall_seconds` is what the
+  update that saves takes beyond the median; `slowed_seconds` the same of all updates from there on,
+  while files may be written behind them. Compilations are counted before and after the validation,
+  and the peak of the device's memory is beside that of `esm1b estimate`.
 - `loop_overhead`, on CPU: share of the trainer's time outside of forward (encoder and loss),
   backward (autograd without DeepSpeed's hooks) and Adam's step, divided into sections.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -27,24 +31,38 @@ import torch
 
 from benchmarks.interleaving import Measured, Work, measure_in_turn
 from benchmarks.machine import describe_machine
-from benchmarks.network import add_network_options, describe_shape
+from benchmarks.network import (
+    ORDER,
+    add_network_options,
+    add_place_options,
+    check_place,
+    describe_shape,
+    size_of,
+)
 from benchmarks.proteins import add_fasta_option, describe_sequences, read_or_draw
 from benchmarks.sections import NETWORK
-from benchmarks.trainer_sides import WARM_UP, Bare, Run, WholeTrainer
+from benchmarks.trainer_sides import (
+    BEYOND,
+    SAVE_AFTER,
+    VALIDATE_AFTER,
+    WARM_UP,
+    Bare,
+    Run,
+    WholeTrainer,
+)
 from esm1b.config import Config, parse_config
 from esm1b.corpus.sharding.shard import shard
 from esm1b.corpus.tokens.tokenize import tokenize
-from esm1b.errors import UserError
 from esm1b.files import read_json
 from esm1b.model.attention_plan import AttentionPath
 from esm1b.pretraining.engine.deepspeed_settings import check_layout
 from esm1b.pretraining.options import Layout
 from esm1b.pretraining.planning.gpus import model_flops_utilisation
+from esm1b.pretraining.planning.memory import TrainingMemory
 
-# Updates after the last timed one, so that neither the loader nor the run ends while timed.
-_BEYOND: Final = 10
 # Relative difference of the two sides' losses
 _TOLERANCE: Final = {"fp32": 1e-4, "bf16": 2e-2}
+_BUILD: Final[dict[str, Callable[[Run], Work]]] = {"trainer": WholeTrainer, "bare": Bare}
 # Allowance for held-out sequences, which are not used, and for updates larger than the mean.
 _SPARE: Final = 1.05
 
@@ -58,24 +76,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--micro-batch-tokens",
         type=int,
         default=2048,
-        help="most tokens of a micro-batch",
+        help="most tokens of a micro-batch; 0: as many as fit in the GPU",
     )
     parser.add_argument("--updates", type=int, default=12, help="timed updates of each pass")
     parser.add_argument("--passes", type=int, default=3, help="number of passes")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the network"
-    )
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="device of both sides"
-    )
+    add_place_options(parser)
     parser.add_argument(
         "--attention",
         choices=get_args(AttentionPath),
         default="auto",
         help="implementation of attention",
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="compilation of the layers; needs cuda and bf16"
     )
     parser.add_argument(
         "--zero-stage",
@@ -84,14 +94,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="ZeRO stage of the `trainer` side",
     )
+    parser.add_argument("--no-bare", action="store_true", help="the trainer alone")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run all sides and return the result."""
     is_cuda = options.device == "cuda"
-    layout = _layout(options)
-    updates = WARM_UP + options.passes * options.updates + _BEYOND
+    updates = WARM_UP + options.passes * options.updates + BEYOND
     config = _config(options, updates)
+    memory = TrainingMemory(shape=config.model.shape(), precision=options.precision, processes=1)
+    check_place(options)
+    if options.micro_batch_tokens == 0:
+        options.micro_batch_tokens = _largest_micro_batch(memory, options)
+    layout = _layout(options)
     texts = read_or_draw(
         options.fasta,
         residues=round(_SPARE * updates * options.tokens_per_update),
@@ -108,13 +123,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             pieces=options.passes if is_cuda else options.passes * options.updates,
         )
         run.checkpoints.mkdir()
-        measured = _measure(run, options.passes)
+        measured = _measure(run, options.passes, ("trainer",) if options.no_bare else _BUILD)
         amounts = _Amounts.of(run, options.passes)
         overhead = None if is_cuda else _overhead(read_json(run.sections), run.last - WARM_UP)
+    estimate = memory.needed_bytes(options.zero_stage, options.micro_batch_tokens)
+    peak = measured["trainer"].last["peak_device_memory_gib"]
     losses = {name: side.first for name, side in measured.items()}
-    if abs(losses["trainer"] / losses["bare"] - 1) > _TOLERANCE[options.precision]:
+    if max(losses.values()) / min(losses.values()) - 1 > _TOLERANCE[options.precision]:
         raise RuntimeError(f"losses after the warm-up differ: {losses}")
-    ratios = measured["trainer"].compared_with(measured["bare"])
+    ours, *others = measured.values()
+    ratios = ours.compared_with(others[0]) if others else {}
     return {
         "benchmark": "the whole trainer beside the bare model",
         "machine": machine,
@@ -133,11 +151,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "passes": options.passes,
             "log_interval": WARM_UP,
             "deepspeed": metadata.version("deepspeed"),
-            "order": "sides one after the other, each in a process of its own"
-            if is_cuda
-            else "sides in turn, an update each; each side in a process of its own",
+            "order": ORDER[options.device],
         },
         "loop_overhead": overhead,
+        "after": {
+            **measured["trainer"].last,
+            "estimated_memory_gib": round(estimate / 2**30, 2),
+            "peak_over_estimate": round(peak * 2**30 / estimate, 3),
+        },
         "share_lost": {
             key: round(1 - 1 / ratio, 4) for key, ratio in ratios.items() if key != "peak_memory"
         },
@@ -147,12 +168,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _largest_micro_batch(memory: TrainingMemory, options: argparse.Namespace) -> int:
+    return memory.automatic_micro_batch(
+        options.zero_stage,
+        tokens_per_update=options.tokens_per_update,
+        free_bytes=torch.cuda.get_device_properties(0).total_memory
+        if options.device == "cuda"
+        else None,
+    )
+
+
 def _layout(options: argparse.Namespace) -> Layout:
-    is_cuda = options.device == "cuda"
-    if is_cuda and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no CUDA device; expected one, or --device cpu")
-    if options.compile and not (is_cuda and options.precision == "bf16"):
-        raise UserError("--compile: expected --device cuda and --precision bf16")
     layout = Layout(
         micro_batch_tokens=options.micro_batch_tokens,
         zero_stage=options.zero_stage,
@@ -168,12 +194,7 @@ def _layout(options: argparse.Namespace) -> Layout:
 def _config(options: argparse.Namespace, updates: int) -> Config:
     content = {
         "seed": options.seed,
-        "model": {
-            "layers": options.layers,
-            "width": options.width,
-            "heads": options.heads,
-            "feed_forward": 4 * options.width,
-        },
+        "model": size_of(options),
         "pretraining": {
             "updates": updates,
             "tokens_per_update": options.tokens_per_update,
@@ -182,8 +203,9 @@ def _config(options: argparse.Namespace, updates: int) -> Config:
             "warmup_updates": 16_000,
             "precision": options.precision,
             "log_interval": WARM_UP,
-            "validation_interval": updates,
-            "checkpoint_interval": updates,
+            "validation_interval": updates - BEYOND + VALIDATE_AFTER,
+            "validation_sequences": 64,
+            "checkpoint_interval": updates - BEYOND + SAVE_AFTER,
         },
     }
     return parse_config(content, origin="the options")
@@ -198,17 +220,14 @@ def _tokens_of(texts: Sequence[str], folder: Path) -> Path:
     return tokens
 
 
-def _measure(run: Run, passes: int) -> dict[str, Measured]:
-    sides: dict[str, Callable[[], Work]] = {
-        "trainer": partial(WholeTrainer, run),
-        "bare": partial(Bare, run),
-    }
-    in_turn = partial(
-        measure_in_turn, passes=passes, pieces=run.pieces // passes, threads=run.layout.threads
+def _measure(run: Run, passes: int, sides: Iterable[str]) -> dict[str, Measured]:
+    return measure_in_turn(
+        {name: partial(_BUILD[name], run) for name in sides},
+        passes=passes,
+        pieces=run.pieces // passes,
+        threads=run.layout.threads,
+        device=run.layout.device,
     )
-    if run.layout.device == "cuda":  # so that each side has all memory of the device
-        return {name: in_turn({name: build})[name] for name, build in sides.items()}
-    return in_turn(sides)
 
 
 def _overhead(taken: Mapping[str, Mapping[str, float]], updates: int) -> dict[str, Any]:

@@ -4,9 +4,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import median
 from threading import Thread
+from time import perf_counter
 from typing import Final
 
 import torch
@@ -40,6 +43,15 @@ from esm1b.stopping import StopRequest
 
 WARM_UP: Final = 10
 """Updates before the clock starts, and between two log lines, so that the last one is logged."""
+
+BEYOND: Final = 10
+"""Updates after the last timed one; the trainer never comes to the end of its run."""
+
+SAVE_AFTER: Final = 3
+"""Updates from the last timed one to the checkpoint."""
+
+VALIDATE_AFTER: Final = 8
+"""Updates from the last timed one to the validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +133,31 @@ class WholeTrainer(Work):
         """Do the next updates."""
         self._advance(self._run.updates_in_a_piece)
 
+    def last(self) -> dict[str, float]:
+        """Save, validate, and return what that and the whole run took."""
+        self._advance(VALIDATE_AFTER - 1)
+        result: dict[str, float] = {"compilations": self._compilations()}
+        self._advance(2)
+        seconds = [after - before for before, after in pairwise(self._arrivals)]
+        usual = median(seconds[: SAVE_AFTER - 1])
+        saving = seconds[SAVE_AFTER - 1 : VALIDATE_AFTER - 1]
+        is_cuda = self._run.layout.device == "cuda"
+        peak = torch.cuda.max_memory_allocated() if is_cuda else 0
+        return result | {
+            "compilations_with_validation": self._compilations(),
+            "usual_seconds_of_an_update": round(usual, 4),
+            "save_stall_seconds": round(saving[0] - usual, 3),
+            "slowed_seconds": round(sum(saving) - usual * len(saving), 3),
+            "peak_device_memory_gib": round(peak / 2**30, 2),
+        }
+
+    def _compilations(self) -> int:
+        if self._run.layout.device == "cpu":  # where nothing is compiled
+            return 0
+        from torch._dynamo.utils import counters
+
+        return int(counters["stats"]["unique_graphs"])
+
     def _advance(self, updates: int) -> None:
         self._done += updates
         self._until.put(self._done)
@@ -154,6 +191,13 @@ class WholeTrainer(Work):
         )
         trainer.train(StopRequest(), _Turnstile(place, self), number=1)
 
+    def pass_by(self, update: int) -> None:
+        """Note the time after `update` updates, where that is after the last piece."""
+        if update > self._run.last:
+            if self._run.layout.device == "cuda":
+                torch.cuda.synchronize()
+            self._arrivals.append(perf_counter())
+
     def hold(self, update: int) -> int:
         """Report that `update` updates are done, wait, and return when to be held again."""
         if self._run.layout.device == "cuda":
@@ -165,6 +209,8 @@ class WholeTrainer(Work):
             write_json(self._run.sections, content)
         self._reached.put(None)
         until = self._until.get()
+        if update == self._run.last:
+            self._arrivals = [perf_counter()]
         if update == WARM_UP:
             sections.restart()
         sections.skip()
@@ -181,6 +227,8 @@ class _Turnstile(Watchdog):
 
     def arrived(self, update: int, part: int = 0) -> None:
         super().arrived(update, part)
+        if part == 0:
+            self._trainer.pass_by(update)
         if part == 0 and update == self._held_at:
             self._held_at = self._trainer.hold(update)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
 import pyarrow as pa
@@ -27,6 +28,8 @@ Result = TypeVar("Result")
 _TASKS_AHEAD: Final = 2
 # Tasks per worker that are under way, or done before their turn to be yielded.
 _WINDOW: Final = 4
+# Ctrl-C in a terminal, and what a scheduler sends, reach all processes of a job.
+_SIGNALS_OF_JOBS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # mallopt of glibc (its malloc.h): the sizes from which memory comes from and returns to the system
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -77,11 +80,11 @@ class WorkerPool(Generic[State]):
     ) -> Iterator[Result]:
         """Yield `function(state, task)` for each task, in the order of the tasks.
 
-        Tasks are taken from `tasks` as workers become free; each goes to any free worker. Of large
-        tasks (200 kB) the results must be small: the next task waits in the worker's pipe.
+        Tasks are taken from `tasks` as workers become free; each goes to any free worker.
 
         Raises:
-            ChildProcessError: a worker died.
+            ChildProcessError: a worker died; what was done of the tasks before its own is yielded
+                first.
             Exception: what `function` raised for the first task that failed.
         """
         if self._local is not None:
@@ -89,17 +92,24 @@ class WorkerPool(Generic[State]):
                 yield function(self._local, task)
             return
         following = sent = 0
-        for task in tasks:
-            while (worker := min(self._workers, key=_Worker.load)).load() == _TASKS_AHEAD:
-                self._receive()
-            worker.send(sent, function, task)
-            sent += 1
-            self._receive(timeout=0)
-            while following in self._done or sent - following == self.window:
+        try:
+            for task in tasks:
+                while (worker := min(self._workers, key=_Worker.load)).load() == _TASKS_AHEAD:
+                    self._receive()
+                worker.send(sent, function, task)
+                sent += 1
+                self._receive(timeout=0)
+                while following in self._done or sent - following == self.window:
+                    yield self._result(following)
+                    following += 1
+            while following < sent:
                 yield self._result(following)
                 following += 1
-        for number in range(following, sent):
-            yield self._result(number)
+        except ChildProcessError:
+            while following in self._done:
+                yield self._result(following)
+                following += 1
+            raise
 
     def each(self, function: Callable[[State], Result]) -> list[Result]:
         """Return `function(state)` of every worker."""
@@ -120,10 +130,17 @@ class WorkerPool(Generic[State]):
     def _receive(self, timeout: float | None = None) -> None:
         """Receive the results that are ready; without `timeout` wait for one."""
         busy = {worker.connection: worker for worker in self._workers if worker.load()}
+        death: ChildProcessError | None = None
         # a worker's end of the connection closes when it dies
         for connection in wait(list(busy), timeout):
-            number, result = busy[connection].receive()  # type: ignore[index]  # is a Connection
-            self._done[number] = result
+            try:
+                number, result = busy[connection].receive()  # type: ignore[index]  # a Connection
+            except ChildProcessError as error:
+                death = error
+            else:
+                self._done[number] = result
+        if death is not None:
+            raise death
 
 
 class _Worker:
@@ -171,16 +188,19 @@ class _Worker:
 
 def _work(connection: Connection, build: Callable[[int], Any], number: int) -> None:
     """Do the tasks of a worker process."""
-    # Ctrl-C reaches all processes of a terminal; the one that started this one deals with it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number_of_signal in _SIGNALS_OF_JOBS:  # the process that started this one deals with them
+        signal.signal(number_of_signal, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _keep_freed_memory()
     gc.freeze()  # what was imported stays, so the collector need not look at it again
+    tasks: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
+    # a thread takes tasks, or both processes could wait for each other, each with much to send
+    threading.Thread(target=_take_tasks, args=(connection, tasks), daemon=True).start()
     state: Any = None
-    with suppress(EOFError, ConnectionResetError, BrokenPipeError):  # no more tasks, or no parent
-        while True:
-            function, arguments = connection.recv()
-            result: tuple[Any, Exception | None]
+    result: tuple[Any, Exception | None]
+    with suppress(ConnectionResetError, BrokenPipeError):  # no parent
+        while (task := tasks.get()) is not None:
+            function, arguments = task
             try:
                 if state is None:
                     state = build(number)
@@ -188,8 +208,19 @@ def _work(connection: Connection, build: Callable[[int], Any], number: int) -> N
             except Exception as error:
                 error.add_note("".join(traceback.format_exception(error)))
                 result = None, error
-            del arguments  # or their memory is held while the next task is awaited
+            del task, arguments  # or their memory is held while the next task is awaited
             connection.send(result)
+            del result
+
+
+def _take_tasks(connection: Connection, tasks: SimpleQueue[Any]) -> None:
+    try:
+        while True:
+            tasks.put(connection.recv())
+    except (EOFError, ConnectionResetError):  # no more tasks, or no parent
+        pass
+    finally:
+        tasks.put(None)
 
 
 def _end_with_parent() -> None:

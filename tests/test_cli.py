@@ -328,7 +328,7 @@ def test_a_wrong_configuration(
         ),
         (
             ["contacts", "model", "a.fasta", "--output=out", "--device=gpu"],
-            "--device: 'gpu'; expected one of 'auto', 'cpu', 'cuda'",
+            "--device: 'gpu'; expected one of 'auto', 'cpu', 'cuda', 'mps'",
         ),
         (
             ["embed", "model", "a.fasta", "--output=out", "--layers=1", "--layers=last"],

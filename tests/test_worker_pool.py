@@ -2,7 +2,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -34,6 +33,12 @@ class Adder:
         if value == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         if value == 7:
+            os._exit(3)
+        return value
+
+    def die_later(self, value: int) -> int:
+        if value == 10:
+            time.sleep(0.5)  # until the other worker has done the one before
             os._exit(3)
         return value
 
@@ -116,11 +121,18 @@ def test_a_worker_that_cannot_be_built_or_answer(capfd: pytest.CaptureFixture[st
     assert "pickle" in capfd.readouterr().err
 
 
-def test_large_tasks(tmp_path: Path) -> None:
+def test_large_tasks_and_large_results() -> None:
     with start_workers(Adder, 2) as pool:
         content = b"x" * (5 << 20)
-        assert list(pool.map(length, [content] * 10)) == [5 << 20] * 10
+        assert list(pool.map(same, [content] * 10)) == [content] * 10
 
 
-def length(state: Adder, content: bytes) -> int:
-    return len(content)
+def same(state: Adder, content: bytes) -> bytes:
+    return content
+
+
+def test_results_before_a_death_are_yielded() -> None:
+    done: list[int] = []
+    with pytest.raises(ChildProcessError), start_workers(Adder, 2) as pool:
+        done.extend(pool.map(Adder.die_later, range(20)))
+    assert done == [*range(10)]

@@ -79,8 +79,8 @@ Window = Annotated[
     ),
 ]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    _hardware(help="device; auto: CUDA if there is a GPU"),
+    Literal["auto", "cpu", "cuda", "mps"],
+    _hardware(help="device; auto: CUDA if there is a GPU; mps: GPU of an Apple processor, untested"),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],

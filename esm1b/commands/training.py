@@ -135,7 +135,7 @@ def pretrain(
     micro_batch_tokens: Annotated[str, Option(metavar="N|auto")] = "4096",
     zero_stage: Annotated[int, Option(metavar="STAGE", min=0, max=3)] = 1,
     threads: options.Count = 1,
-    device: options.Device = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     attention: Literal["auto", "varlen", "sdpa", "explicit"] = "auto",
     activation_checkpointing: Annotated[bool, Option("--activation-checkpointing")] = False,
     compile_layers: Annotated[bool, Option("--compile")] = False,
@@ -171,6 +171,7 @@ def pretrain(
         zero_stage: state divided among processes: none (0, fp32 only), of the optimiser (1),
             gradients too (2), weights too (3)
         threads: number of CPU threads per process
+        device: device; auto: CUDA if there is a GPU
         attention: attention path; varlen: without padding (CUDA in bf16 or fp16); sdpa: padded;
             auto: varlen where possible
         activation_checkpointing: compute activations again in the backward pass to save memory

@@ -19,6 +19,7 @@ def embed(
     long_sequences: options.LongSequences = "error",
     batch_tokens: options.BatchTokens = 8192,
     device: options.Device = "auto",
+    devices: Annotated[str, Option(metavar="N|all")] = "1",
     precision: options.Precision = "fp32",
 ) -> None:
     """Write the representations of every sequence to a Parquet file, one row each.
@@ -32,6 +33,8 @@ def embed(
         layers: layer to write: 0 for the embeddings, k for the output of layer k; the last layer,
             also -1, is taken after the final layer norm; repeat for several (-1 by default)
         per_residue: write a vector for each residue instead of their mean
+    Hardware:
+        devices: number of processes, on a GPU each or sharing the cores of a CPU; all: every GPU
 
     Example:
         esm1b embed model proteins.fasta.gz --output proteins.parquet --layers -1 --layers 0

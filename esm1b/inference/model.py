@@ -30,14 +30,14 @@ from esm1b.model.shape import EncoderShape
 from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["fp32", "bf16"]
 ContactMethod = Literal["head", "jacobian"]
 ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
 _BATCH_TOKENS = 8192
-_MUTANT_TOKENS = {"cpu": 1152, "cuda": 32_768}  # at once: few fit the caches of a CPU
+_MUTANT_TOKENS = {"cpu": 1152, "cuda": 32_768, "mps": 8192}  # at once: few fit the caches of a CPU
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _RESIDUES_AND_MASK = [*range(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(RESIDUES)), MASK]
 _IS_RESIDUE_OR_MASK = np.isin(np.arange(256), _RESIDUES_AND_MASK)
@@ -73,7 +73,7 @@ class Model:
 
     @property
     def device(self) -> str:
-        """Kind of device that the network is on: cpu or cuda."""
+        """Kind of device that the network is on: cpu, cuda or mps."""
         return self.network.device.type
 
     def settings(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class Model:
         device = self.network.device
         packed = PackedTokens.from_tokens(torch.from_numpy(tokens).to(device), lengths.tolist())
         logits = self.network(packed, torch.from_numpy(positions).to(device))
-        result: NDArray[np.float64] = logits.double().log_softmax(-1).cpu().numpy()
+        result: NDArray[np.float64] = logits.cpu().double().log_softmax(-1).numpy()
         return result
 
     @torch.no_grad()
@@ -295,7 +295,7 @@ def load_model(
 ) -> Model:
     """Read a model directory of an ESM-1b, ESM-1v or ESM-2.
 
-    The device "auto" is CUDA where it is available.
+    The device "auto" is CUDA where it is available. MPS, of Apple's processors, was never tried.
 
     Raises:
         UserError: a file is missing or damaged, or does not describe such a model.
@@ -306,10 +306,14 @@ def load_model(
             f"{directory.path}: is a file; expected a model directory, which esm1b import makes "
             "of a .pt file"
         )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda, but PyTorch finds no CUDA device; expected cpu or auto")
-    has_cuda = device != "cpu" and torch.cuda.is_available()
-    place, dtype = torch.device("cuda" if has_cuda else "cpu"), _DTYPES[precision]
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(device, True):
+        raise UserError(
+            f"device: {device}, but PyTorch finds no {device.upper()} device; expected cpu or auto"
+        )
+    if device == "auto":
+        device = "cuda" if is_there["cuda"] else "cpu"
+    place, dtype = torch.device(device), _DTYPES[precision]
     trained = directory.read()
     network, provenance = trained.encoder.to(place, dtype), trained.provenance
     return Model(

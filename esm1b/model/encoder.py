@@ -168,7 +168,8 @@ class Encoder(nn.Module):
         """Return `[T]`, (1 - 0.15 * 0.8) / (1 - masked share of the token's sequence)."""
         masked_until = functional.pad(is_mask.cumsum(0), (1, 0))
         ends = packed.cumulative_lengths.long()
-        masked = masked_until[ends].diff().to(torch.float64)
+        exact = torch.float32 if is_mask.device.type == "mps" else torch.float64  # it has none
+        masked = masked_until[ends].diff().to(exact)
         scale = (1 - _TRAINING_MASK_RATIO) / (1 - masked / ends.diff())
         return scale[packed.sequence_index]
 

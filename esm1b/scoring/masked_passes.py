@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from esm1b.inference.long_sequences import groups_by_length
 from esm1b.inference.model import Model
 
-BATCH_TOKENS: Final = {"cpu": 2_304, "cuda": 32_768}
+BATCH_TOKENS: Final = {"cpu": 2_304, "cuda": 32_768, "mps": 8_192}
 """Tokens of a forward pass, by kind of device, where they are not given."""
 
 

@@ -1,6 +1,5 @@
 """Each benchmark runs at a tiny size; what it measures here says nothing."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -8,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gpu_training
 from benchmarks.command import BENCHMARKS, main, run_benchmark
-from benchmarks.gpu_correctness import check_cuda, relative_distance
-from benchmarks.gpu_throughput import fill_capacity, fit_positions
+from benchmarks.gpu_correctness import relative_distance
 from benchmarks.masked_sequences import IGNORED, MaskedSequences, deal, split_evenly
 from benchmarks.proteins import read_or_draw
 from esm1b.errors import UserError
@@ -80,62 +77,12 @@ def test_variants_agree_with_both_peers(tmp_path: Path) -> None:
     assert result["pseudo_perplexity"]["largest_difference"] < 1e-3
 
 
-def test_gpu_training_runs_on_cpu_without_what_needs_cuda() -> None:
-    options = argparse.Namespace(
-        fasta=None,
-        seed=1,
-        layers=2,
-        width=16,
-        heads=2,
-        threads=1,
-        updates=1,
-        capacity=[3000],
-        positions=[1500],
-    )
-    result = gpu_training.measure_on(torch.device("cpu"), torch.float32, options)
-    sides = result["sides"]
-    assert list(sides) == [
-        "packed 3000, eager",
-        "transformers padded 1500",
-        "transformers grouped 1500",
-    ]
-    assert sides["packed 3000, eager"]["positions_per_second"] > 0
-    # the same sequences, weights and masks, so the same loss
-    assert sides["transformers padded 1500"]["first_loss"] == pytest.approx(
-        sides["packed 3000, eager"]["first_loss"], abs=1e-4
-    )
-
-
-def test_gpu_training_without_a_gpu_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit) as stopped:
-        run_benchmark("gpu_training", [])
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == (
-        "python -m benchmarks gpu_training: error: torch sees no CUDA device; expected a GPU "
-        "with bf16\n"
-    )
-
-
-@pytest.mark.gpu
-def test_cuda_attention_agrees_with_cpu() -> None:
-    sequences = MaskedSequences.of(read_or_draw(None, residues=4000, seed=1), seed=1)
-    members = list(range(len(sequences.tokens)))
-    result = check_cuda(sequences, members, torch.device("cuda"))
-    assert result["in_bounds"], result
-
-
 def test_flops_are_those_of_the_published_arithmetic() -> None:
     # 6 x 651 M + 12 x 33 x 1280 x 1024 = 4.43 G
     assert flops_per_token(EncoderShape(), 1024.0) == pytest.approx(4.43e9, rel=2e-3)
 
 
 def test_batches_hold_what_they_may() -> None:
-    members = range(len(LENGTHS))
-    assert fill_capacity(members, LENGTHS, capacity=12) == [[0], [1, 2], [3, 4], [5]]
-    assert fit_positions(members, LENGTHS, positions=17) == [[0], [1], [2, 3], [4, 5]]
     assert split_evenly([0, 1, 2, 3, 4, 5], LENGTHS, tokens=15) == [[0, 1], [2, 3, 4, 5]]
     dealt = deal([[0], [1], [2]], 2, seed=0)
     assert [len(update) for update in dealt] == [2, 1]

@@ -131,12 +131,12 @@ class Counter:
         compute = Embedder.table
 
         def counting(
-            embedder: Embedder, records: Sequence[EncodedRecord], schema: pa.Schema
+            embedder: Embedder, model: Model, records: Sequence[EncodedRecord], schema: pa.Schema
         ) -> pa.Table:
             if len(self.rows) == self.fail_at:
                 raise KilledError
             self.rows.append(len(records))
-            return compute(embedder, records, schema)
+            return compute(embedder, model, records, schema)
 
         monkeypatch.setattr(Embedder, "table", counting)
 
@@ -224,7 +224,7 @@ def test_a_signal_saves_what_is_finished(
     compute, calls = Embedder.table, []
 
     def interrupted(*arguments: Any) -> pa.Table:
-        calls.append(len(arguments[1]))
+        calls.append(len(arguments[2]))
         if len(calls) == 3:
             os.kill(os.getpid(), number)
         return compute(*arguments)
@@ -492,9 +492,9 @@ def test_memory_is_bounded(
 def test_chunks_hold_all_records_and_go_on_from_any_of_them(
     lengths: list[int], batch_tokens: int, per_residue: bool, data: st.DataObject
 ) -> None:
-    model: Any = SimpleNamespace(shape=SimpleNamespace(width=4))
     embedder = Embedder(
-        model=model,
+        width=4,
+        longest_sequence=50,
         layers=(0, 1),
         per_residue=per_residue,
         long_sequences="error",
