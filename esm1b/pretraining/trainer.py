@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from esm1b.freed_memory import give_back_freed_memory
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.checkpoint import load_newest
 from esm1b.pretraining.checkpoints.files import saved_checkpoints, set_newer_aside
+from esm1b.pretraining.checkpoints.save import SaveError
 from esm1b.pretraining.checkpoints.saver import Saver, checkpoint_bytes
 from esm1b.pretraining.distributed.collectives import Agreement, Totals, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
@@ -98,7 +99,9 @@ class Trainer:
             batch_tokens=min(BATCH_TOKENS, limit),
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
-        self._saver = Saver(directory, self._recipe, self._engine, place, self.export)
+        self._saver = Saver(
+            directory, self._recipe, self._engine, place, self.export, minutes=options.save_minutes
+        )
         self._skips = SkipRecord(self._order, place)
         self.updates = 0
         is_resumed = self._resume()
@@ -130,14 +133,14 @@ class Trainer:
             wandb_project=self._wandb_project,
         )
         everywhere(lambda: monitors.append(open_monitor()), self._place)
-        with closing(monitors[0]) as monitor:
+        with closing(monitors[0]) as monitor, closing(self._saver):
             self._saver.export_milestone(self.updates)
             size = checkpoint_bytes(self._config.model.shape().parameters())
             timing = StopTime(stop, checkpoint_bytes=size)
-            with Agreement.open() as agreement:
+            with Agreement.open() as agreement, self._finished_at_failure():
                 self._throughput.restart()
-                for batches, totals in self._agreed_updates(agreement, stop, watchdog):
-                    timing.turn()
+                for batches, totals in self._agreed_updates(agreement, stop, watchdog, timing):
+                    timing.turn(save_seconds=self._saver.seconds)
                     self._update(batches, totals, monitor, watchdog, timing)
 
     def export(self, output: Path) -> None:
@@ -195,7 +198,7 @@ class Trainer:
         return True
 
     def _agreed_updates(
-        self, agreement: Agreement, stop: StopRequest, watchdog: Watchdog
+        self, agreement: Agreement, stop: StopRequest, watchdog: Watchdog, timing: StopTime
     ) -> Iterator[tuple[list[MicroBatch], Totals]]:
         """Yield each update's micro-batches, and its totals over all processes.
 
@@ -211,6 +214,8 @@ class Trainer:
                     tokens=sum(len(batch.tokens) for batch in batches if len(batch.targets)),
                     padded=tokens if filling is None else filling.capacity * len(batches),
                     stop=stop.is_made(),
+                    save=self._place.rank == 0 and self._saver.is_time(),
+                    is_written=self._saver.is_written(),
                 )
             return batches
 
@@ -220,10 +225,26 @@ class Trainer:
         while (batches := following) is not None:
             watchdog.arrived(self.updates)
             totals = agreement.finish()
+            if totals.shares_written == self._place.processes:
+                with timing.saving():
+                    self._saver.finish(self.updates)
             if totals.stop:
                 self._stop(stop.reason() or "another process was asked to")
             following = start_next()
             yield batches, totals
+
+    @contextmanager
+    def _finished_at_failure(self) -> Iterator[None]:
+        """Finish the save under way before a failure that all processes share ends the run."""
+        try:
+            yield
+        except RunFailure:
+            try:
+                self._saver.finish(self.updates)
+            except SaveError as error:
+                if self._place.rank == 0:
+                    _log.warning("%s", error)
+            raise
 
     def _stop(self, reason: str) -> None:
         if self._place.rank == 0:
@@ -249,7 +270,7 @@ class Trainer:
         self._throughput.add(tokens=totals.tokens, padded=totals.padded)
         monitor.advance(self.updates)
         is_last = self.updates == self._recipe.updates
-        is_saved = self._saver.is_due(self.updates)
+        is_saved = self._saver.is_due(self.updates, is_asked=totals.save)
         is_logged = is_last or self.updates % self._recipe.log_interval == 0
         self._skips.read(but_newest=0 if is_saved or is_logged else 1)
         if is_logged:

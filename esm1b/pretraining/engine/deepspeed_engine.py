@@ -158,16 +158,22 @@ class Engine:
 
     @torch.no_grad()
     def tensors(self, part: str, names: Collection[str]) -> dict[str, Tensor]:
-        """Return whole float32 tensors of one of `PARTS` on the CPU, by parameter name.
+        """Return copies of whole float32 tensors of one of `PARTS` on the CPU, by parameter name.
 
         Collective: all processes ask for the same part, each for any names.
         """
         found = {}
         for name, parameter in self._parameters.items():
             tensor = self._sharding.read(parameter, PARTS[part])
-            if name in names:
-                # a copy, which the next update does not change
-                found[name] = tensor.to("cpu", copy=True)
+            if name not in names:
+                continue
+            if tensor.is_cuda:  # into pages that stay locked and are used again by the next save
+                host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                found[name] = host.copy_(tensor, non_blocking=True)
+            else:
+                found[name] = tensor.clone() if self._sharding.is_live else tensor
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
         return found
 
     def load(

@@ -23,6 +23,7 @@ from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.checkpoints import checkpoint
+from esm1b.pretraining.checkpoints.save import Save
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
 from esm1b.pretraining.engine.zero_state import PARTS
@@ -234,7 +235,7 @@ def trained_under(layout: Case, place: Place, shared: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {"initial": {"weights": engine.tensors("weights", engine.shapes)}}
     seen["losses"] = do_updates(engine, 0, SAVED_AFTER, place)
     path = shared / f"{place.processes}-{layout}"
-    checkpoint.save(path, engine, updates=SAVED_AFTER, skipped=SKIPPED, place=place)
+    Save.begin(path, engine, updates=SAVED_AFTER, skipped=SKIPPED, place=place).commit()
     seen["saved"] = state_of(engine)
     seen["saved scaler"] = engine.scaler()
     seen["evaluation loss"] = evaluation_loss(engine, place)

@@ -1,0 +1,174 @@
+"""Saving a checkpoint: copied at its update, written behind the next ones, then committed.
+
+Every process writes its share of the parameters from copies in a thread. The checkpoint counts once
+its directory, with all files and their digests on the disk, gets its name. On disk: see `files`.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor
+
+from esm1b.errors import RunFailure, UserError
+from esm1b.files import fsync
+from esm1b.pretraining.checkpoints.checkpoint import shares, verified
+from esm1b.pretraining.checkpoints.files import (
+    StoredFile,
+    StoredState,
+    checkpoint_path,
+    remove,
+    remove_leftovers,
+    write_file,
+    write_state,
+)
+from esm1b.pretraining.checkpoints.run_identity import recorded_fingerprint
+from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
+from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.distributed.rendezvous import in_thread
+from esm1b.pretraining.engine.deepspeed_engine import Engine
+from esm1b.pretraining.engine.zero_state import PARTS
+from esm1b.pretraining.skipped_updates import SkippedUpdate
+from esm1b.versions import versions
+
+
+class SaveError(RunFailure):
+    """A checkpoint could not be written; training can continue. The message is one line."""
+
+
+class Save:
+    """A checkpoint under way: `begin` it, train on, and `commit` it. One at a time.
+
+    Args:
+        path: path of the checkpoint.
+        state: content of its `state.json`, without files.
+        writing: this process's files and the seconds since the beginning; None if the checkpoint is
+            there already.
+        place: place of this process.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        state: StoredState,
+        writing: Future[tuple[dict[str, StoredFile], float]] | None,
+        place: Place,
+    ) -> None:
+        self._path = path
+        self._state = state
+        self._writing = writing
+        self._place = place
+
+    @classmethod
+    def begin(
+        cls,
+        directory: Path,
+        engine: Engine,
+        *,
+        updates: int,
+        skipped: list[SkippedUpdate],
+        place: Place,
+    ) -> Self:
+        """Copy the state after `updates` updates and start to write it. Collective.
+
+        An existing checkpoint that is whole stays: the same updates make the same state.
+
+        Raises:
+            SaveError: there is no place for it; every process raises the same error.
+        """
+        began = time.monotonic()
+        path = checkpoint_path(directory, updates)
+        if on_first(path.exists, place):
+            with suppress(UserError, ActionError):
+                return cls(path, verified(path, engine, place), None, place)
+        try:
+            on_first(lambda: _make_room(path), place)
+            run = on_first(lambda: recorded_fingerprint(directory), place)
+        except (UserError, ActionError) as error:
+            raise SaveError(f"{path}: not saved: {error}") from error
+        state = StoredState(
+            updates=updates,
+            adam_steps=engine.adam_steps(),
+            scaler=engine.scaler(),
+            skipped=list(skipped),
+            run=run,
+            versions=versions(),
+            files={},
+        )
+        sizes = {name: shape.numel() for name, shape in engine.shapes.items()}
+        names = shares(sizes, place.processes)[place.rank]
+        copies = {part: engine.tensors(part, names) for part in PARTS}
+        writing = in_thread(partial(_write_share, _unfinished(path), copies, place, began))
+        return cls(path, state, writing, place)
+
+    def is_written(self) -> bool:
+        """Return whether this process's share is on the disk, or could not be written."""
+        return self._writing is None or self._writing.done()
+
+    def wait(self) -> None:
+        """Wait until this process writes no more, whatever became of its share."""
+        if self._writing is not None:
+            wait([self._writing])
+
+    def commit(self) -> float:
+        """Wait for all shares and make the checkpoint count. Collective.
+
+        Returns:
+            Seconds from the beginning until the last share was written, and those of this step.
+
+        Raises:
+            SaveError: some process could not write its share; every process raises the same error.
+                No partial checkpoint counts.
+        """
+        if self._writing is None:
+            return 0.0
+        unfinished = _unfinished(self._path)
+        try:
+            written = everywhere(self._writing.result, self._place)
+            began = time.monotonic()
+            files = {file: stored for mine, _ in written for file, stored in mine.items()}
+            state = self._state.model_copy(update={"files": files})
+            on_first(lambda: _make_it_count(unfinished, self._path, state), self._place)
+        except (UserError, ActionError) as error:
+            if self._place.rank == 0:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise SaveError(f"{self._path}: not saved: {error}") from error
+        return max(seconds for _, seconds in written) + time.monotonic() - began
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _make_room(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    if path.exists():
+        remove(path)
+    _unfinished(path).mkdir()
+
+
+def _write_share(
+    directory: Path, copies: Mapping[str, Mapping[str, Tensor]], place: Place, began: float
+) -> tuple[dict[str, StoredFile], float]:
+    """Write this process's files, all at the same time; return them and the seconds since then."""
+    writing = {}
+    with ThreadPoolExecutor(max_workers=len(copies)) as executor:
+        for part, tensors in copies.items():
+            if tensors:
+                file = f"{part}-{place.rank + 1:05d}-of-{place.processes:05d}.safetensors"
+                writing[file] = executor.submit(write_file, directory / file, part, tensors)
+    return {f: future.result() for f, future in writing.items()}, time.monotonic() - began
+
+
+def _make_it_count(unfinished: Path, path: Path, state: StoredState) -> None:
+    write_state(unfinished, state)
+    fsync(unfinished)
+    os.rename(unfinished, path)
+    fsync(path.parent)
