@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from esm1b.freed_memory import give_back_freed_memory
 from esm1b.model.encoder import Encoder
 from esm1b.pretraining.checkpoints.checkpoint import load_newest
 from esm1b.pretraining.checkpoints.files import saved_checkpoints, set_newer_aside
-from esm1b.pretraining.checkpoints.save import SaveError
 from esm1b.pretraining.checkpoints.saver import Saver, checkpoint_bytes
 from esm1b.pretraining.distributed.collectives import Agreement, Totals, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
@@ -133,11 +132,11 @@ class Trainer:
             wandb_project=self._wandb_project,
         )
         everywhere(lambda: monitors.append(open_monitor()), self._place)
-        with closing(monitors[0]) as monitor, closing(self._saver):
+        with closing(monitors[0]) as monitor:
             self._saver.export_milestone(self.updates)
             size = checkpoint_bytes(self._config.model.shape().parameters())
             timing = StopTime(stop, checkpoint_bytes=size)
-            with Agreement.open() as agreement, self._finished_at_failure():
+            with Agreement.open() as agreement, self._saver.settled():
                 self._throughput.restart()
                 for batches, totals in self._agreed_updates(agreement, stop, watchdog, timing):
                     timing.turn(save_seconds=self._saver.seconds)
@@ -232,19 +231,6 @@ class Trainer:
                 self._stop(stop.reason() or "another process was asked to")
             following = start_next()
             yield batches, totals
-
-    @contextmanager
-    def _finished_at_failure(self) -> Iterator[None]:
-        """Finish the save under way before a failure that all processes share ends the run."""
-        try:
-            yield
-        except RunFailure:
-            try:
-                self._saver.finish(self.updates)
-            except SaveError as error:
-                if self._place.rank == 0:
-                    _log.warning("%s", error)
-            raise
 
     def _stop(self, reason: str) -> None:
         if self._place.rank == 0:

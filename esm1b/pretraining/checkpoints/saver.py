@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from esm1b.config import PretrainingConfig
-from esm1b.errors import UserError
+from esm1b.errors import RunFailure, UserError
 from esm1b.pretraining.checkpoints.files import checkpoint_path, remove, saved_checkpoints
 from esm1b.pretraining.checkpoints.save import Save, SaveError
 from esm1b.pretraining.distributed.collectives import ActionError, on_first
@@ -120,10 +120,25 @@ class Saver:
             self._failures = 0
             self._remove_old()
 
-    def close(self) -> None:
-        """Leave a save under way unfinished: the next start removes it."""
-        if self._under_way is not None:
-            self._under_way.wait()
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Let no thread write after the block.
+
+        Before a failure that all processes share, the save under way is finished. After any other
+        error it stays unfinished, which the next start removes.
+        """
+        try:
+            yield
+        except RunFailure:
+            try:
+                self.finish(self._begun)
+            except SaveError as error:
+                if self.place.rank == 0:
+                    _log.warning("%s", error)
+            raise
+        finally:
+            if self._under_way is not None:
+                self._under_way.wait()
 
     def export_milestone(self, updates: int) -> None:
         """Write the model directory of a milestone that has none yet; a failure is only logged."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from esm1b.config import PretrainingConfig
-from esm1b.errors import UserError
+from esm1b.errors import RunFailure, UserError
 from esm1b.pretraining.checkpoints import saver
 from esm1b.pretraining.checkpoints.files import remove_leftovers, set_newer_aside
 from esm1b.pretraining.checkpoints.save import SaveError
@@ -208,10 +208,29 @@ def test_the_longest_save_is_kept(tmp_path: Path, disk: Disk) -> None:
     assert keeper.seconds == 40.0
 
 
-def test_leaving_waits_for_the_writers_and_commits_nothing(tmp_path: Path, disk: Disk) -> None:
+def test_a_failure_of_all_finishes_the_save_first(
+    tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
     keeper = saving(tmp_path)
     keeper.save(20, [])
-    keeper.close()
+    with pytest.raises(RunFailure, match="a spike"), keeper.settled():
+        raise RunFailure("a spike")
+    assert disk.saved == [20]
+    disk.failing = 3
+    keeper._failures = 2
+    keeper.save(40, [])
+    with pytest.raises(RunFailure, match="a spike"), keeper.settled():
+        raise RunFailure("a spike")
+    assert caplog.messages == ["update 40: no space left"]
+
+
+def test_another_error_leaves_it_unfinished_and_waits_for_the_writers(
+    tmp_path: Path, disk: Disk
+) -> None:
+    keeper = saving(tmp_path)
+    keeper.save(20, [])
+    with pytest.raises(ConnectionError), keeper.settled():
+        raise ConnectionError("a process is gone")
     assert disk.events == ["begin 20", "wait 20"]
 
 
