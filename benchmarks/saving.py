@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_network_options(parser, layers=33, width=1280, heads=20)
     parser.add_argument("--passes", type=int, default=3, help="number of passes")
-    parser.add_argument("--tokens", type=int, default=128, help="number of tokens in an update")
+    parser.add_argument("--tokens", type=int, default=256, help="number of tokens in an update")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -101,8 +101,9 @@ def _pass(
 ) -> tuple[int, dict[str, float]]:
     """Return the bytes of a checkpoint, and seconds by name.
 
-    `stall` is how long the updates wait for a save in the background; `background` is how long that
-    save takes from its beginning until it counts, without the wait for the end of an update.
+    `stall` is how long the updates wait for a save in the background: its beginning, the delay of
+    the update whose passes run while the state is copied, and the end. `background` is how long
+    that save takes from its beginning until it counts, without the wait for the end of an update.
     """
     seconds = {}
     begin = partial(Save.begin, directory, engine, updates=1, skipped=[], place=Place())
@@ -122,13 +123,16 @@ def _pass(
     seconds["update"] /= _UNDISTURBED_UPDATES
     began = perf_counter()
     save = begin()
-    seconds["stall"] = perf_counter() - began
+    update()
+    seconds["stall"] = perf_counter() - began - seconds["update"]
     began = perf_counter()
     updates = 0
-    while not save.is_written() or updates == 0:
+    while not save.is_written():
         update()
         updates += 1
-    seconds["update_while_saving"] = (perf_counter() - began) / updates
+    seconds["update_while_saving"] = (
+        (perf_counter() - began) / updates if updates else seconds["update"]
+    )
     began = perf_counter()
     seconds["background"] = save.commit()
     remove(path)  # as a run does with the one that is too many

@@ -7,7 +7,6 @@ its directory, with all files and their digests on the disk, gets its name. On d
 import os
 import shutil
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
@@ -103,7 +102,7 @@ class Save:
         )
         sizes = {name: shape.numel() for name, shape in engine.shapes.items()}
         names = shares(sizes, place.processes)[place.rank]
-        copies = {part: engine.tensors(part, names) for part in PARTS}
+        copies = engine.copies(names)
         writing = in_thread(partial(_write_share, _unfinished(path), copies, place, began))
         return cls(path, state, writing, place)
 
@@ -155,12 +154,12 @@ def _make_room(path: Path) -> None:
 
 
 def _write_share(
-    directory: Path, copies: Mapping[str, Mapping[str, Tensor]], place: Place, began: float
+    directory: Path, copies: Future[dict[str, dict[str, Tensor]]], place: Place, began: float
 ) -> tuple[dict[str, StoredFile], float]:
     """Write this process's files, all at the same time; return them and the seconds since then."""
     writing = {}
-    with ThreadPoolExecutor(max_workers=len(copies)) as executor:
-        for part, tensors in copies.items():
+    with ThreadPoolExecutor(max_workers=len(PARTS)) as executor:
+        for part, tensors in copies.result().items():
             if tensors:
                 file = f"{part}-{place.rank + 1:05d}-of-{place.processes:05d}.safetensors"
                 writing[file] = executor.submit(write_file, directory / file, part, tensors)

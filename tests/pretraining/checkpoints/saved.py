@@ -1,6 +1,7 @@
 """Checkpoints of a stand-in for the engine: whole tensors in every process."""
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -41,6 +42,11 @@ class Holder(Engine):
 
     def tensors(self, part: str, names: Collection[str]) -> dict[str, Tensor]:
         return {name: self.held[part][name].clone() for name in names}
+
+    def copies(self, names: Collection[str]) -> Future[dict[str, dict[str, Tensor]]]:
+        copied: Future[dict[str, dict[str, Tensor]]] = Future()
+        copied.set_result({part: self.tensors(part, names) for part in PARTS})
+        return copied
 
     def load(
         self,
