@@ -9,6 +9,7 @@ import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -41,10 +42,11 @@ class SaveError(RunFailure):
     """A checkpoint could not be written; training can continue. The message is one line."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Save:
     """A checkpoint under way: `begin` it, train on, and `commit` it. One at a time.
 
-    Args:
+    Attributes:
         path: path of the checkpoint.
         state: content of its `state.json`, without files.
         writing: this process's files and the seconds since the beginning; None if the checkpoint is
@@ -52,17 +54,10 @@ class Save:
         place: place of this process.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        state: StoredState,
-        writing: Future[tuple[dict[str, StoredFile], float]] | None,
-        place: Place,
-    ) -> None:
-        self._path = path
-        self._state = state
-        self._writing = writing
-        self._place = place
+    path: Path
+    state: StoredState
+    writing: Future[tuple[dict[str, StoredFile], float]] | None
+    place: Place
 
     @classmethod
     def begin(
@@ -85,10 +80,11 @@ class Save:
         path = checkpoint_path(directory, updates)
         if on_first(path.exists, place):
             with suppress(UserError, ActionError):
-                return cls(path, verified(path, engine, place), None, place)
+                state = verified(path, engine, place)
+                return cls(path=path, state=state, writing=None, place=place)
         try:
-            on_first(lambda: _make_room(path), place)
             run = on_first(lambda: recorded_fingerprint(directory), place)
+            on_first(lambda: _make_room(path), place)
         except (UserError, ActionError) as error:
             raise SaveError(f"{path}: not saved: {error}") from error
         state = StoredState(
@@ -104,40 +100,41 @@ class Save:
         names = shares(sizes, place.processes)[place.rank]
         copies = engine.copies(names)
         writing = in_thread(partial(_write_share, _unfinished(path), copies, place, began))
-        return cls(path, state, writing, place)
+        return cls(path=path, state=state, writing=writing, place=place)
 
     def is_written(self) -> bool:
         """Return whether this process's share is on the disk, or could not be written."""
-        return self._writing is None or self._writing.done()
+        return self.writing is None or self.writing.done()
 
     def wait(self) -> None:
         """Wait until this process writes no more, whatever became of its share."""
-        if self._writing is not None:
-            wait([self._writing])
+        if self.writing is not None:
+            wait([self.writing])
 
     def commit(self) -> float:
         """Wait for all shares and make the checkpoint count. Collective.
 
         Returns:
-            Seconds from the beginning until the last share was written, and those of this step.
+            Seconds from the beginning to the last written share, and those of this step; 0 if the
+            checkpoint was there already.
 
         Raises:
             SaveError: some process could not write its share; every process raises the same error.
                 No partial checkpoint counts.
         """
-        if self._writing is None:
+        if self.writing is None:
             return 0.0
-        unfinished = _unfinished(self._path)
+        unfinished = _unfinished(self.path)
         try:
-            written = everywhere(self._writing.result, self._place)
+            written = everywhere(self.writing.result, self.place)
             began = time.monotonic()
             files = {file: stored for mine, _ in written for file, stored in mine.items()}
-            state = self._state.model_copy(update={"files": files})
-            on_first(lambda: _make_it_count(unfinished, self._path, state), self._place)
+            state = self.state.model_copy(update={"files": files})
+            on_first(lambda: _make_it_count(unfinished, self.path, state), self.place)
         except (UserError, ActionError) as error:
-            if self._place.rank == 0:
+            if self.place.rank == 0:
                 shutil.rmtree(unfinished, ignore_errors=True)
-            raise SaveError(f"{self._path}: not saved: {error}") from error
+            raise SaveError(f"{self.path}: not saved: {error}") from error
         return max(seconds for _, seconds in written) + time.monotonic() - began
 
 

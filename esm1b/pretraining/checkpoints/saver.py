@@ -116,7 +116,7 @@ class Saver:
         if updates // interval > self._begun // interval:  # another fell due meanwhile
             self._next = updates + 1
         with self._counting_failures(updates):
-            self.seconds = max(save.commit(), self.seconds or 0.0)
+            self.seconds = max(save.commit(), self.seconds or 0.0) or None
             self._failures = 0
             self._remove_old()
 
