@@ -1,30 +1,40 @@
-"""Saving and loading a checkpoint, compared with `dd` on the same files.
+"""Saving a checkpoint behind the updates, compared with waiting for it and with `dd`.
 
-A checkpoint is saved as when a run is asked to stop. A single process on the CPU writes all three
-files; in a run each process writes its share. `dd` copies the files on the same disk and syncs them
-(`conv=fsync`). Each pass saves, copies and loads.
+A single process on the CPU trains and writes all three files; in a run each process writes its
+share. In the foreground a save is waited for, as when a run is asked to stop. In the background
+updates go on until the files are written. `dd` copies the files on the same disk and syncs them
+(`conv=fsync`). Each pass saves in both ways, copies and loads.
 """
 
 import argparse
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.distributed
 
 from benchmarks.machine import describe_machine, peak_memory_bytes
 from benchmarks.network import add_network_options, initial_encoder
+from esm1b.alphabet import CLS, EOS, encode
+from esm1b.batches.micro_batch import MicroBatch
 from esm1b.config import PretrainingConfig
-from esm1b.pretraining.checkpoints import checkpoint
+from esm1b.pretraining.checkpoints.checkpoint import load_newest
+from esm1b.pretraining.checkpoints.files import checkpoint_path, remove
+from esm1b.pretraining.checkpoints.save import Save
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine
 from esm1b.pretraining.options import Layout
 from esm1b.pretraining.start_processes import start_processes
+
+_UNDISTURBED_UPDATES: Final = 3
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -34,54 +44,103 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_network_options(parser, layers=33, width=1280, heads=20)
     parser.add_argument("--passes", type=int, default=3, help="number of passes")
+    parser.add_argument("--tokens", type=int, default=256, help="number of tokens in an update")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return rates and ratios of saving, `dd` and loading."""
+    """Return times, rates and ratios of saving in both ways, `dd` and loading."""
     machine = describe_machine(options.threads)
     with ExitStack() as held:
         temporary = held.enter_context(tempfile.TemporaryDirectory(dir=options.directory))
-        layout = Layout(device="cpu", threads=options.threads)
+        layout = Layout(device="cpu", threads=options.threads, zero_stage=0)
         start_processes(Place(), layout)
         held.callback(torch.distributed.destroy_process_group)
-        encoder = initial_encoder(options)
-        engine = Engine(encoder, PretrainingConfig(), layout, torch.device("cpu"))
-        passes = [_pass(engine, Path(temporary), number + 1) for number in range(options.passes)]
-    rates = {
-        name: [round(size / one[name] / 1e6, 1) for size, one in passes]
-        for name in ("save", "dd", "load")
+        recipe = PretrainingConfig(precision="fp32")
+        engine = Engine(initial_encoder(options), recipe, layout, torch.device("cpu"))
+        batch = _batch(options.tokens)
+        update = partial(engine.update, [batch], masked_in_update=1, learning_rate=1e-6)
+        update()
+        passes = [_pass(engine, update, Path(temporary)) for _ in range(options.passes)]
+    size = passes[0][0]
+    seconds = {name: [one[name] for _, one in passes] for name in passes[0][1]}
+    ratios = {
+        "background_over_foreground": ("background", "foreground"),
+        "foreground_over_dd": ("foreground", "dd"),
+        "update_while_saving_over_undisturbed": ("update_while_saving", "update"),
     }
     return {
         "machine": machine,
         "parameters": sum(shape.numel() for shape in engine.shapes.values()),
-        "checkpoint_bytes": passes[0][0],
-        "megabytes_per_second_by_pass": rates,
-        "seconds_by_pass": {
-            name: [round(one[name], 2) for _, one in passes] for name in ("save", "dd", "load")
+        "checkpoint_bytes": size,
+        "megabytes_per_second_by_pass": {
+            name: [round(size / each / 1e6, 1) for each in seconds[name]]
+            for name in ("foreground", "background", "dd", "load")
         },
-        "save_over_dd": round(median(one["save"] / one["dd"] for _, one in passes), 2),
+        "seconds_by_pass": {name: [round(s, 2) for s in each] for name, each in seconds.items()},
+        **{
+            name: round(median(a / b for a, b in zip(seconds[up], seconds[down], strict=True)), 2)
+            for name, (up, down) in ratios.items()
+        },
         "peak_memory_mib": round(peak_memory_bytes() / 2**20),
     }
 
 
-def _pass(engine: Engine, directory: Path, updates: int) -> tuple[int, dict[str, float]]:
-    """Return the bytes of a checkpoint and the seconds to save, copy and load it."""
-    started = perf_counter()
-    path = checkpoint.save(directory, engine, updates=updates, skipped=[], place=Place())
-    seconds = {"save": perf_counter() - started}
-    files = list(path.iterdir())
+def _batch(tokens: int) -> MicroBatch:
+    """Return one protein of so many tokens, with one position masked."""
+    sequence = np.array([CLS, *encode("M" * (tokens - 2)), EOS], dtype=np.int64)
+    return MicroBatch(
+        tokens=sequence,
+        lengths=np.array([tokens]),
+        masked_positions=np.array([1]),
+        targets=sequence[[1]],
+    )
+
+
+def _pass(
+    engine: Engine, update: Callable[[], object], directory: Path
+) -> tuple[int, dict[str, float]]:
+    """Return the bytes of a checkpoint, and seconds by name.
+
+    `stall` is how long the updates wait for a save in the background: its beginning, the delay of
+    the update whose passes run while the state is copied, and the end. `background` is how long
+    that save takes from its beginning until it counts, without the wait for the end of an update.
+    """
+    seconds = {}
+    begin = partial(Save.begin, directory, engine, updates=1, skipped=[], place=Place())
+    path = checkpoint_path(directory, 1)
+    seconds["foreground"] = _seconds(lambda: begin().commit())
+    size = sum(file.stat().st_size for file in path.iterdir())
     copy = directory / "copy"
-    started = perf_counter()
-    for file in files:
+    seconds["dd"] = 0.0
+    for file in path.iterdir():
         command = ["dd", f"if={file}", f"of={copy}", "bs=16M", "conv=fsync", "status=none"]
-        subprocess.run(command, check=True)
-    seconds["dd"] = perf_counter() - started
+        seconds["dd"] += _seconds(partial(subprocess.run, command, check=True))
     copy.unlink()
-    started = perf_counter()
-    checkpoint.load_newest(directory, engine, place=Place())
-    seconds["load"] = perf_counter() - started
-    size = sum(file.stat().st_size for file in files)
-    for file in files:
-        file.unlink()
-    path.rmdir()
+    seconds["load"] = _seconds(lambda: load_newest(directory, engine, place=Place()))
+    remove(path)
+
+    seconds["update"] = _seconds(lambda: [update() for _ in range(_UNDISTURBED_UPDATES)])
+    seconds["update"] /= _UNDISTURBED_UPDATES
+    began = perf_counter()
+    save = begin()
+    update()
+    seconds["stall"] = perf_counter() - began - seconds["update"]
+    began = perf_counter()
+    updates = 0
+    while not save.is_written():
+        update()
+        updates += 1
+    seconds["update_while_saving"] = (
+        (perf_counter() - began) / updates if updates else seconds["update"]
+    )
+    began = perf_counter()
+    seconds["background"] = save.commit()
+    remove(path)  # as a run does with the one that is too many
+    seconds["stall"] += perf_counter() - began
     return size, seconds
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = perf_counter()
+    action()
+    return perf_counter() - began

@@ -19,7 +19,7 @@ MUTANTS: Final = [
         "esm1b/pretraining/checkpoints/files.py",
         "    fsync(path)\n",
         "",
-        "tests/pretraining/checkpoints/test_checkpoint.py",
+        "tests/pretraining/checkpoints/test_save.py",
     ),
     (
         "digest not compared",
@@ -30,10 +30,17 @@ MUTANTS: Final = [
     ),
     (
         "commit marker first",
-        "esm1b/pretraining/checkpoints/checkpoint.py",
+        "esm1b/pretraining/checkpoints/save.py",
         "write_state(unfinished, state)\n    fsync(unfinished)\n    os.rename(unfinished, path)",
         "os.rename(unfinished, path)\n    write_state(path, state)",
-        "tests/pretraining/checkpoints/test_checkpoint.py",
+        "tests/pretraining/checkpoints/test_save.py",
+    ),
+    (
+        "update that does not wait for the copies of a save",
+        "esm1b/pretraining/engine/deepspeed_engine.py",
+        "        self._copied.wait()\n",
+        "",
+        "tests/pretraining/engine/test_deepspeed_engine.py",
     ),
     (
         "seed of the order off by one",

@@ -143,6 +143,7 @@ def pretrain(
     loader_workers: Annotated[int, Option(metavar="N", min=0)] = 1,
     preload: Annotated[bool, Option("--preload")] = False,
     verify: Annotated[bool, Option("--verify")] = False,
+    save_minutes: Annotated[float | None, Option(metavar="N")] = None,
     stop_after: Annotated[str | None, Option(metavar="TIME")] = None,
     start_limit: Annotated[str, Option(metavar="TIME")] = "2m",
     hang_limit: Annotated[str, Option(metavar="TIME")] = "90s",
@@ -179,7 +180,9 @@ def pretrain(
         deepspeed: JSON file with further DeepSpeed settings, such as bucket sizes
         loader_workers: threads per process that prepare batches ahead
         preload: read all tokens into memory at the start
-    Stopping:
+    Saving and stopping:
+        save_minutes: longest time between checkpoints in minutes, beside the recipe's interval in
+            updates
         stop_after: time after which to save and exit with status 75, such as 23h30m (by default
             shortly before SLURM ends the job)
         start_limit: longest wait for the other processes at the start
@@ -195,6 +198,8 @@ def pretrain(
     from esm1b.pretraining.pretrain import pretrain as run
     from esm1b.stopping import parse_duration
 
+    if save_minutes is not None and not 0 < save_minutes < float("inf"):
+        raise UserError(f"--save-minutes: {save_minutes:g}; expected more than 0 minutes")
     is_automatic = micro_batch_tokens == "auto"
     layout = Layout(
         micro_batch_tokens=1 if is_automatic else _tokens(micro_batch_tokens),
@@ -213,6 +218,7 @@ def pretrain(
         stop_after_seconds=(
             None if stop_after is None else parse_duration(stop_after, name="--stop-after")
         ),
+        save_minutes=save_minutes,
         wandb_project=wandb,
         automatic_micro_batch=is_automatic,
         records=records,

@@ -33,6 +33,7 @@ class RunOptions:
     Attributes:
         automatic_micro_batch: largest micro-batch that fits the device, instead of the layout's.
         start_limit_seconds: longest wait for each step that all processes take at the start.
+        save_minutes: longest time from one save to the next; None for the recipe's updates only.
         hang_limit_seconds: longest silence of a process, and longest wait for it.
     """
 
@@ -40,6 +41,7 @@ class RunOptions:
     preload: bool = False
     verify: bool = False
     stop_after_seconds: int | None = None
+    save_minutes: float | None = None
     wandb_project: str | None = None
     automatic_micro_batch: bool = False
     records: Path | None = None

@@ -27,30 +27,31 @@ class StopTime:
     def __init__(self, stop: StopRequest, *, checkpoint_bytes: int) -> None:
         self._stop = stop
         self._save = checkpoint_bytes / _ASSUMED_RATE
-        self._is_measured = False
         self._longest_turn = 0.0
         self._turns = 0
         self._began = time.monotonic()
         self._tell()
 
-    def turn(self) -> None:
-        """Begin a turn of the loop."""
+    def turn(self, *, save_seconds: float | None) -> None:
+        """Begin a turn of the loop.
+
+        `save_seconds` is the longest time that a save took so far; None before the first one.
+        """
         now = time.monotonic()
         if self._turns > 1:  # the first one may have compiled
             self._longest_turn = max(self._longest_turn, now - self._began)
         self._turns += 1
         self._began = now
+        if save_seconds is not None:
+            self._save = save_seconds
         self._tell()
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Measure a save, which does not count as part of the turn."""
+        """Leave a block that saves out of the turn."""
         began = time.monotonic()
         yield
-        seconds = time.monotonic() - began
-        self._save = max(self._save, seconds) if self._is_measured else seconds
-        self._is_measured = True
-        self._began += seconds
+        self._began += time.monotonic() - began
 
     def _tell(self) -> None:
         self._stop.takes(_TURNS * (self._longest_turn + self._save))

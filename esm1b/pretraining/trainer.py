@@ -98,7 +98,9 @@ class Trainer:
             batch_tokens=min(BATCH_TOKENS, limit),
         )
         self._throughput = Throughput(config, train.lengths, device, place.processes)
-        self._saver = Saver(directory, self._recipe, self._engine, place, self.export)
+        self._saver = Saver(
+            directory, self._recipe, self._engine, place, self.export, minutes=options.save_minutes
+        )
         self._skips = SkipRecord(self._order, place)
         self.updates = 0
         is_resumed = self._resume()
@@ -134,10 +136,10 @@ class Trainer:
             self._saver.export_milestone(self.updates)
             size = checkpoint_bytes(self._config.model.shape().parameters())
             timing = StopTime(stop, checkpoint_bytes=size)
-            with Agreement.open() as agreement:
+            with Agreement.open() as agreement, self._saver.settled():
                 self._throughput.restart()
-                for batches, totals in self._agreed_updates(agreement, stop, watchdog):
-                    timing.turn()
+                for batches, totals in self._agreed_updates(agreement, stop, watchdog, timing):
+                    timing.turn(save_seconds=self._saver.seconds)
                     self._update(batches, totals, monitor, watchdog, timing)
 
     def export(self, output: Path) -> None:
@@ -195,7 +197,7 @@ class Trainer:
         return True
 
     def _agreed_updates(
-        self, agreement: Agreement, stop: StopRequest, watchdog: Watchdog
+        self, agreement: Agreement, stop: StopRequest, watchdog: Watchdog, timing: StopTime
     ) -> Iterator[tuple[list[MicroBatch], Totals]]:
         """Yield each update's micro-batches, and its totals over all processes.
 
@@ -211,6 +213,8 @@ class Trainer:
                     tokens=sum(len(batch.tokens) for batch in batches if len(batch.targets)),
                     padded=tokens if filling is None else filling.capacity * len(batches),
                     stop=stop.is_made(),
+                    save=self._place.rank == 0 and self._saver.is_time(),
+                    is_written=self._saver.is_written(),
                 )
             return batches
 
@@ -220,6 +224,9 @@ class Trainer:
         while (batches := following) is not None:
             watchdog.arrived(self.updates)
             totals = agreement.finish()
+            if totals.shares_written == self._place.processes:
+                with timing.saving():
+                    self._saver.finish(self.updates)
             if totals.stop:
                 self._stop(stop.reason() or "another process was asked to")
             following = start_next()
@@ -249,7 +256,7 @@ class Trainer:
         self._throughput.add(tokens=totals.tokens, padded=totals.padded)
         monitor.advance(self.updates)
         is_last = self.updates == self._recipe.updates
-        is_saved = self._saver.is_due(self.updates)
+        is_saved = self._saver.is_due(self.updates, is_asked=totals.save)
         is_logged = is_last or self.updates % self._recipe.log_interval == 0
         self._skips.read(but_newest=0 if is_saved or is_logged else 1)
         if is_logged:

@@ -112,4 +112,5 @@ def test_saving_is_compared_with_dd(tmp_path: Path) -> None:
     for rates in result["megabytes_per_second_by_pass"].values():
         assert len(rates) == 2
         assert min(rates) > 0
+    assert {"stall", "foreground", "background"} < set(result["seconds_by_pass"])
     assert list(tmp_path.iterdir()) == [output]

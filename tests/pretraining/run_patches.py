@@ -3,7 +3,9 @@
 import os
 import platform
 import signal
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from esm1b.batches.micro_batch import MicroBatch
 from esm1b.errors import UserError
 from esm1b.pretraining import preflight
 from esm1b.pretraining import trainer as attempt
+from esm1b.pretraining.checkpoints import save
+from esm1b.pretraining.checkpoints.files import updates_of
 from esm1b.pretraining.engine import deepspeed_engine as engine
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.metrics.monitor import Monitor
@@ -27,6 +31,7 @@ __all__ = [
     "the_last_is_killed",
     "the_third_fails",
     "two_nodes_differ",
+    "writing_takes_three_updates",
 ]
 
 
@@ -126,6 +131,28 @@ def two_nodes_differ(rank: int) -> None:
     vars(preflight)["source_digest"] = lambda: source
     if rank == 1:
         vars(torch)["__version__"] = "2.12.0"
+
+
+def writing_takes_three_updates(rank: int) -> None:
+    """Write no file of a checkpoint before three more updates are done, or all twelve."""
+    advance, write_file = Monitor.advance, save.write_file
+    reached, done = threading.Condition(), 0
+
+    def advance_and_tell(self: Monitor, update: int) -> None:
+        nonlocal done
+        advance(self, update)
+        with reached:
+            done = update
+            reached.notify_all()
+
+    def write_later(path: Path, *others: Any) -> Any:
+        update = updates_of(path.parent.name.removeprefix(".").removesuffix(".partial")) or 0
+        with reached:
+            assert reached.wait_for(lambda: done >= min(update + 3, 12), timeout=60)
+        return write_file(path, *others)
+
+    Monitor.advance = advance_and_tell  # type: ignore[method-assign]  # in this process
+    vars(save)["write_file"] = write_later
 
 
 def _scale_losses(factors: dict[int, float]) -> None:

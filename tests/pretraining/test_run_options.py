@@ -58,6 +58,24 @@ def test_a_time_budget_saves_and_stops(run: Run) -> None:
     assert read_attempts(run.checkpoints / "attempts.jsonl")[-1]["event"] == "stopped"
 
 
+def test_updates_go_on_while_files_are_written_and_a_late_save_follows(run: Run) -> None:
+    statuses, _ = run.start(processes=2, patch=run_patches.writing_takes_three_updates)
+    assert statuses == [0, 0]
+    late, last = run.saved()
+    # that of update 4 counts after 8 or 9, so that the one due at 8 begins an update later
+    assert late in ("update-00000009", "update-00000010")
+    assert last == "update-00000012"
+
+
+def test_a_clock_saves_besides_the_interval(run: Run) -> None:
+    statuses, _ = run.start("--save-minutes=0.00001", checkpoint_interval=1000)
+    assert statuses == [0]
+    by_the_clock, last = run.saved()
+    assert by_the_clock < last == "update-00000012"
+    state = read_state(run.checkpoints / by_the_clock)
+    assert state.adam_steps == state.updates
+
+
 def test_the_end_of_the_job_saves_and_stops_without_a_flag(run: Run) -> None:
     job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_END_TIME": str(int(time.time()) + 4)}
     statuses, started = run.start(environment=job, updates=100_000)
@@ -219,6 +237,7 @@ def test_batches_do_not_depend_on_how_they_are_loaded(run: Run) -> None:
         ("--micro-batch-tokens=many", "--micro-batch-tokens: 'many'; expected a number of tokens"),
         ("--micro-batch-tokens=0", "--micro-batch-tokens: '0'; expected a number of tokens"),
         ("--stop-after=soon", "--stop-after: 'soon'; expected a duration such as 23h30m"),
+        ("--save-minutes=0", "--save-minutes: 0; expected more than 0 minutes"),
         ("--deepspeed=missing.json", "missing.json: No such file or directory"),
         ("--compile", "--compile: on cpu in fp32"),
     ],

@@ -28,29 +28,22 @@ def test_three_times_the_longest_turn_and_save(now: list[float]) -> None:
     stop = Asked()
     timing = StopTime(stop, checkpoint_bytes=2_000_000_000)
     assert stop.told == 30  # at an assumed 200 MB/s
-    timing.turn()
+    timing.turn(save_seconds=None)
     now[0] += 500  # compiles
-    timing.turn()
+    timing.turn(save_seconds=None)
     assert stop.told == 30
     now[0] += 4
-    timing.turn()
+    timing.turn(save_seconds=None)
     assert stop.told == 3 * (4 + 10)
     with timing.saving():
         now[0] += 25
-    now[0] += 2
-    timing.turn()
-    assert stop.told == 3 * (4 + 25)  # the save is no part of the turn
-    with timing.saving():
-        now[0] += 5
-    now[0] += 7
-    timing.turn()
-    assert stop.told == 3 * (7 + 25)
+    now[0] += 5
+    timing.turn(save_seconds=25)
+    assert stop.told == 3 * (5 + 25)  # the save is no part of the turn
 
 
 def test_a_measured_save_counts_instead_of_the_assumed_one(now: list[float]) -> None:
     stop = Asked()
     timing = StopTime(stop, checkpoint_bytes=2_000_000_000)
-    with timing.saving():
-        now[0] += 1
-    timing.turn()
+    timing.turn(save_seconds=1)
     assert stop.told == 3

@@ -1,15 +1,12 @@
-"""Saving and loading a checkpoint, whole or not at all, under any number of processes.
+"""Loading a checkpoint, whole or not at all, under any number of processes.
 
-Every process writes its share of the parameters. A checkpoint gets its name when all of it is on
-the disk; one that fails its digests is passed over for the one before. On disk: see `files`.
+One that fails its digests is passed over for the one before. On disk: see `files`; saving: `save`.
 """
 
 import logging
-import os
-import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Final
@@ -17,73 +14,24 @@ from typing import Final
 from safetensors import safe_open
 
 from esm1b.batches.packing import balance
-from esm1b.errors import RunFailure, SharedUserError, UserError
-from esm1b.files import fsync
+from esm1b.errors import SharedUserError, UserError
 from esm1b.pretraining.checkpoints.files import (
-    StoredFile,
     StoredState,
     check_file,
-    checkpoint_path,
     read_state,
-    remove,
     remove_leftovers,
     saved_checkpoints,
-    write_file,
-    write_state,
 )
 from esm1b.pretraining.checkpoints.run_identity import check_same_run, recorded_fingerprint
 from esm1b.pretraining.distributed.collectives import ActionError, everywhere, on_first
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine
 from esm1b.pretraining.engine.zero_state import PARTS
-from esm1b.pretraining.skipped_updates import SkippedUpdate
-from esm1b.versions import versions
 
 # Files that a process checks at the same time; digests take most of the time.
 _THREADS: Final = 4
 
 _log = logging.getLogger(__name__)
-
-
-class SaveError(RunFailure):
-    """A checkpoint could not be written; training can continue. The message is one line."""
-
-
-def save(
-    directory: Path, engine: Engine, *, updates: int, skipped: list[SkippedUpdate], place: Place
-) -> Path:
-    """Write the checkpoint after `updates` updates and return its path. Collective.
-
-    An existing checkpoint that is whole stays: the same updates make the same state.
-
-    Raises:
-        SaveError: some process could not write its share; every process raises the same error. No
-            partial checkpoint counts, and the next save removes what was written.
-    """
-    path = checkpoint_path(directory, updates)
-    if on_first(path.exists, place):
-        with suppress(UserError, ActionError):
-            _verified(path, engine, place)
-            return path
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        on_first(lambda: _make_room(path, unfinished), place)
-        files = _write_shares(unfinished, engine, place)
-        state = StoredState(
-            updates=updates,
-            adam_steps=engine.adam_steps(),
-            scaler=engine.scaler(),
-            skipped=skipped,
-            run=on_first(lambda: recorded_fingerprint(directory), place),
-            versions=versions(),
-            files=files,
-        )
-        on_first(lambda: _commit(unfinished, path, state), place)
-    except (UserError, ActionError) as error:
-        if place.rank == 0:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        raise SaveError(f"{path}: not saved: {error}") from error
-    return path
 
 
 def load_newest(directory: Path, engine: Engine, *, place: Place) -> StoredState | None:
@@ -98,7 +46,7 @@ def load_newest(directory: Path, engine: Engine, *, place: Place) -> StoredState
     paths = on_first(lambda: list(saved_checkpoints(directory).values()), place)
     for path in reversed(paths):
         try:
-            state = _verified(path, engine, place)
+            state = verified(path, engine, place)
         except (UserError, ActionError) as error:
             if place.rank == 0:
                 _log.warning("%s: damaged, so the checkpoint before it is tried: %s", path, error)
@@ -114,50 +62,7 @@ def load_newest(directory: Path, engine: Engine, *, place: Place) -> StoredState
     return None
 
 
-def shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
-    """Return the names divided into `count` lists of about equal total size.
-
-    The division depends on the sizes alone. Some lists are empty when there are fewer names.
-    """
-    names = sorted(sizes)
-    return [[names[item] for item in group] for group in balance([sizes[n] for n in names], count)]
-
-
-def _make_room(path: Path, unfinished: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
-    if path.exists():
-        remove(path)
-    unfinished.mkdir()
-
-
-def _write_shares(directory: Path, engine: Engine, place: Place) -> dict[str, StoredFile]:
-    """Write every process's share and return the files of all by name.
-
-    A part is written while the next one is gathered.
-    """
-    sizes = {name: shape.numel() for name, shape in engine.shapes.items()}
-    names = shares(sizes, place.processes)[place.rank]
-    with ThreadPoolExecutor(max_workers=len(PARTS)) as executor:
-        writing = {}
-        for part in PARTS:
-            tensors = engine.tensors(part, names)
-            if tensors:
-                file = f"{part}-{place.rank + 1:05d}-of-{place.processes:05d}.safetensors"
-                writing[file] = executor.submit(write_file, directory / file, part, tensors)
-        wait(writing.values())  # so that no process still writes when all learn of a failure
-    written = everywhere(lambda: {f: future.result() for f, future in writing.items()}, place)
-    return {file: stored for mine in written for file, stored in mine.items()}
-
-
-def _commit(unfinished: Path, path: Path, state: StoredState) -> None:
-    write_state(unfinished, state)
-    fsync(unfinished)
-    os.rename(unfinished, path)
-    fsync(path.parent)
-
-
-def _verified(path: Path, engine: Engine, place: Place) -> StoredState:
+def verified(path: Path, engine: Engine, place: Place) -> StoredState:
     """Return the state of a checkpoint after checking all its files, each in one process.
 
     Raises:
@@ -174,6 +79,15 @@ def _verified(path: Path, engine: Engine, place: Place) -> StoredState:
 
     everywhere(check_share, place)
     return state
+
+
+def shares(sizes: Mapping[str, int], count: int) -> list[list[str]]:
+    """Return the names divided into `count` lists of about equal total size.
+
+    The division depends on the sizes alone. Some lists are empty when there are fewer names.
+    """
+    names = sorted(sizes)
+    return [[names[item] for item in group] for group in balance([sizes[n] for n in names], count)]
 
 
 def _checked_state(path: Path, engine: Engine) -> StoredState:

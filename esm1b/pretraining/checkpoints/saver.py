@@ -2,16 +2,17 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from esm1b.config import PretrainingConfig
-from esm1b.errors import UserError
-from esm1b.pretraining.checkpoints import checkpoint
-from esm1b.pretraining.checkpoints.checkpoint import SaveError
+from esm1b.errors import RunFailure, UserError
 from esm1b.pretraining.checkpoints.files import checkpoint_path, remove, saved_checkpoints
+from esm1b.pretraining.checkpoints.save import Save, SaveError
 from esm1b.pretraining.distributed.collectives import ActionError, on_first
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine
@@ -34,7 +35,15 @@ _BYTES_BESIDES: Final = 2**20
 class Saver:
     """Saves at intervals; after a failure training continues and the save is tried again.
 
-    `export` writes the model directory of the engine's weights; collective.
+    One save at a time is under way behind the updates: one that falls due meanwhile begins after
+    the next update. Those of milestones and of the end are waited for.
+
+    Attributes:
+        seconds: longest time that a save took, without the updates in between; None before one.
+
+    Args:
+        minutes: time from save to save, by the clock of the first process; None for no limit.
+        export: function that writes the model directory of the engine's weights; collective.
     """
 
     directory: Path
@@ -42,49 +51,94 @@ class Saver:
     engine: Engine
     place: Place
     export: Callable[[Path], None]
+    minutes: float | None = None
+    seconds: float | None = field(default=None, init=False)
+    _under_way: Save | None = field(default=None, init=False)
+    _begun: int = field(default=0, init=False)
+    _begun_at: float = field(default_factory=lambda: time.monotonic(), init=False)
+    _has_asked: bool = field(default=False, init=False)
     _failures: int = field(default=0, init=False)
-    _retry_at: int | None = field(default=None, init=False)
+    _next: int | None = field(default=None, init=False)
 
-    def is_due(self, updates: int) -> bool:
-        """Return whether to save after `updates` updates; the same in all processes."""
-        return (
-            updates in (self.recipe.updates, self._retry_at)
-            or updates % self.recipe.checkpoint_interval == 0
-            or is_milestone(updates, self.recipe.milestone_interval)
-        )
+    def is_time(self) -> bool:
+        """Return, once, whether by this process's clock all should save after the next updates."""
+        if self.minutes is None or self._under_way or self._has_asked:
+            return False
+        self._has_asked = time.monotonic() - self._begun_at >= 60 * self.minutes
+        return self._has_asked
+
+    def is_written(self) -> bool:
+        """Return whether this process has written its share of the save under way, or failed to."""
+        return self._under_way is not None and self._under_way.is_written()
+
+    def is_due(self, updates: int, *, is_asked: bool = False) -> bool:
+        """Return whether to save after `updates` updates; the same in all processes.
+
+        `is_asked` says whether the clock asks for it.
+        """
+        if updates == self.recipe.updates or is_milestone(updates, self.recipe.milestone_interval):
+            return True
+        is_wanted = updates == self._next or updates % self.recipe.checkpoint_interval == 0
+        return self._under_way is None and (is_wanted or is_asked)
 
     def save(self, updates: int, skipped: list[SkippedUpdate], *, is_last: bool = False) -> None:
-        """Write a checkpoint and remove old ones. Collective.
+        """Begin a checkpoint, and wait for it if it is the last or that of a milestone. Collective.
 
         The last save of a run is tried again at once when it fails.
 
         Raises:
             SaveError: too many saves in a row have failed.
         """
+        self.finish(updates)
+        is_awaited = is_last or is_milestone(updates, self.recipe.milestone_interval)
+        self._begun, self._begun_at = updates, time.monotonic()
+        self._has_asked, self._next = False, None
         while True:
-            try:
-                checkpoint.save(
+            with self._counting_failures(updates):
+                self._under_way = Save.begin(
                     self.directory, self.engine, updates=updates, skipped=skipped, place=self.place
                 )
-                break
-            except SaveError as error:
-                self._failures += 1
-                if self._failures >= _MOST_FAILURES:
-                    raise
-                if self.place.rank == 0:
-                    _log.warning("failure %d of %d: %s", self._failures, _MOST_FAILURES, error)
-            if not is_last:
-                interval = self.recipe.checkpoint_interval
-                self._retry_at = updates + max(1, interval // _RETRIES_PER_INTERVAL)
+            if is_awaited:
+                self.finish(updates)
+            if not (is_last and self._failures):
                 return
-        self._failures = 0
-        self._retry_at = None
-        keep, every = self.recipe.checkpoints_kept, self.recipe.milestone_interval
+
+    def finish(self, updates: int) -> None:
+        """Commit the save under way, if any, and remove old ones. Collective.
+
+        Raises:
+            SaveError: it has failed, and too many in a row before it.
+        """
+        save, self._under_way = self._under_way, None
+        if save is None:
+            return
+        interval = self.recipe.checkpoint_interval
+        if updates // interval > self._begun // interval:  # another fell due meanwhile
+            self._next = updates + 1
+        with self._counting_failures(updates):
+            self.seconds = max(save.commit(), self.seconds or 0.0) or None
+            self._failures = 0
+            self._remove_old()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Let no thread write after the block.
+
+        Before a failure that all processes share, the save under way is finished. After any other
+        error it stays unfinished, which the next start removes.
+        """
         try:
-            on_first(lambda: remove_old(self.directory, keep=keep, every=every), self.place)
-        except ActionError as error:  # the new checkpoint is safe
-            if self.place.rank == 0:
-                _log.warning("an old checkpoint was not removed: %s", error)
+            yield
+        except RunFailure:
+            try:
+                self.finish(self._begun)
+            except SaveError as error:
+                if self.place.rank == 0:
+                    _log.warning("%s", error)
+            raise
+        finally:
+            if self._under_way is not None:
+                self._under_way.wait()
 
     def export_milestone(self, updates: int) -> None:
         """Write the model directory of a milestone that has none yet; a failure is only logged."""
@@ -98,6 +152,28 @@ class Saver:
         except ActionError as error:
             if self.place.rank == 0:
                 _log.warning("%s: not written: %s; the run continues", path, error)
+
+    @contextmanager
+    def _counting_failures(self, updates: int) -> Iterator[None]:
+        """Log a failure and let another try follow; raise the last one that is allowed."""
+        try:
+            yield
+        except SaveError as error:
+            self._failures += 1
+            if self._failures >= _MOST_FAILURES:
+                raise
+            if self.place.rank == 0:
+                _log.warning("failure %d of %d: %s", self._failures, _MOST_FAILURES, error)
+            retry = self.recipe.checkpoint_interval // _RETRIES_PER_INTERVAL
+            self._next = updates + max(1, retry)
+
+    def _remove_old(self) -> None:
+        keep, every = self.recipe.checkpoints_kept, self.recipe.milestone_interval
+        try:
+            on_first(lambda: remove_old(self.directory, keep=keep, every=every), self.place)
+        except ActionError as error:  # the new checkpoint is safe
+            if self.place.rank == 0:
+                _log.warning("an old checkpoint was not removed: %s", error)
 
 
 def remove_old(directory: Path, *, keep: int, every: int | None) -> None:

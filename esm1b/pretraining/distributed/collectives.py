@@ -73,13 +73,19 @@ def on_first(action: Callable[[], T], place: Place) -> T:
 class Totals(NamedTuple):
     """Masked positions, tokens, and tokens with fillers of an update, over all processes.
 
-    `stop` is True if any process asks to stop before this update.
+    Attributes:
+        stop: True if any process asks to stop before this update.
+        save: True if any process asks to save after this update.
+        shares_written: number of processes that have written, or failed to write, their share of
+            the checkpoint under way.
     """
 
     masked: int
     tokens: int
     padded: int
     stop: bool
+    save: bool
+    shares_written: int
 
 
 class Agreement:
@@ -110,9 +116,11 @@ class Agreement:
         # with the default group or the process.
         torch.distributed.destroy_process_group(group)
 
-    def start(self, *, masked: int, tokens: int, padded: int, stop: bool) -> None:
+    def start(
+        self, *, masked: int, tokens: int, padded: int, stop: bool, save: bool, is_written: bool
+    ) -> None:
         """Send this process's numbers of the next update, once the one before is finished."""
-        sums = torch.tensor([masked, tokens, padded, int(stop)], dtype=torch.int64)
+        sums = torch.tensor([masked, tokens, padded, stop, save, is_written], dtype=torch.int64)
         work = torch.distributed.all_reduce(sums, group=self._group, async_op=True)
         assert work is not None
         self._started = (sums, work)
@@ -127,5 +135,12 @@ class Agreement:
         sums, work = self._started
         work.wait()
         self._started = None
-        *numbers, stop = sums.tolist()
-        return Totals(*numbers, stop > 0)
+        masked, tokens, padded, stop, save, written = sums.tolist()
+        return Totals(
+            masked=masked,
+            tokens=tokens,
+            padded=padded,
+            stop=stop > 0,
+            save=save > 0,
+            shares_written=written,
+        )

@@ -1,10 +1,12 @@
 """DeepSpeed around the encoder: an update is a sum of losses over all processes, divided once."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
+from threading import Event
 from typing import Final
 
 import torch
@@ -17,6 +19,7 @@ from esm1b.batches.packing import Filling
 from esm1b.config import PretrainingConfig
 from esm1b.errors import SharedUserError
 from esm1b.model.encoder import Encoder
+from esm1b.pretraining.distributed.rendezvous import in_thread
 from esm1b.pretraining.engine.deepspeed_settings import (
     check_compiled,
     check_layout,
@@ -90,6 +93,8 @@ class Engine:
         self._processes = torch.distributed.get_world_size()
         self._gradient_copies = self._processes if layout.zero_stage == 0 else 1
         self._clipping = config.gradient_clipping
+        self._copied = Event()
+        self._copied.set()
         initial = {name: parameter.data for name, parameter in encoder.named_parameters()}
         self._adam = _adam(encoder.to(device), config)
         settings = deepspeed_settings(config, layout)
@@ -146,6 +151,7 @@ class Engine:
         self._adam.found_inf = skipped.float()  # type: ignore[attr-defined]  # torch's own GradScaler sets both so
         if self._clipping is not None:
             self._adam.grad_scale = (norm / self._clipping).clamp(min=1.0)  # type: ignore[attr-defined]
+        self._copied.wait()
         self._engine.step()
         if self._precision == "fp16":
             skipped = torch.full_like(skipped, self._optimizer.overflow)
@@ -158,17 +164,43 @@ class Engine:
 
     @torch.no_grad()
     def tensors(self, part: str, names: Collection[str]) -> dict[str, Tensor]:
-        """Return whole float32 tensors of one of `PARTS` on the CPU, by parameter name.
+        """Return copies of whole float32 tensors of one of `PARTS` on the CPU, by parameter name.
 
         Collective: all processes ask for the same part, each for any names.
         """
         found = {}
         for name, parameter in self._parameters.items():
             tensor = self._sharding.read(parameter, PARTS[part])
-            if name in names:
-                # a copy, which the next update does not change
-                found[name] = tensor.to("cpu", copy=True)
+            if name not in names:
+                continue
+            if tensor.is_cuda:  # into pages that stay locked and are used again by the next save
+                host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                found[name] = host.copy_(tensor, non_blocking=True)
+            else:
+                found[name] = tensor.clone() if self._sharding.is_live else tensor
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
         return found
+
+    def copies(self, names: Collection[str]) -> Future[dict[str, dict[str, Tensor]]]:
+        """Return, by part, copies of the state as it is now, like `tensors`. Collective.
+
+        Where the state lies whole in host memory a thread makes them, during the next forward and
+        backward passes, which only read it; the update then waits for the thread.
+        """
+        copied = self._copied = Event()
+
+        def read() -> dict[str, dict[str, Tensor]]:
+            try:
+                return {part: self.tensors(part, names) for part in PARTS}
+            finally:
+                copied.set()
+
+        if self._sharding.is_live and self.device.type == "cpu":
+            return in_thread(read)
+        copies: Future[dict[str, dict[str, Tensor]]] = Future()
+        copies.set_result(read())
+        return copies
 
     def load(
         self,

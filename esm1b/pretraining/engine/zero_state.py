@@ -27,9 +27,13 @@ class Sharding:
 
     The parameters of a group lie end to end, in one piece for each process. Subclasses are for the
     other stages. Parameters are `Any`: they have attributes that DeepSpeed adds.
+
+    Attributes:
+        is_live: True if `read` returns the state itself, which updates change, and no copy of it.
     """
 
     def __init__(self, optimizer: Any, adam: AdamW) -> None:
+        self.is_live = torch.distributed.get_world_size() == 1
         self._optimizer = optimizer
         self._adam = adam
         self._create_adam_state()
@@ -63,7 +67,11 @@ class Sharding:
 
     def read(self, parameter: Any, key: str | None) -> Tensor:
         """Return a whole float32 tensor, the weight or Adam's state `key` of it; collective."""
-        tensor: Tensor = parameter.get_full_hp_param(key)
+        tensor: Tensor
+        if self.is_live:
+            tensor = parameter._hp_mapping.get_hp_fragment(key).view_as(parameter)
+        else:
+            tensor = parameter.get_full_hp_param(key)
         return tensor
 
     def holds(self, parameter: Any) -> bool:
@@ -100,6 +108,10 @@ def sharding_of(optimizer: Any, adam: AdamW) -> Sharding:
 
 class _Whole(Sharding):
     """Stage 0: every process has everything, and the weights are the masters."""
+
+    def __init__(self, optimizer: Any, adam: AdamW) -> None:
+        super().__init__(optimizer, adam)
+        self.is_live = True
 
     def decide_alone(self) -> None:
         pass
@@ -144,6 +156,10 @@ class _FlatBfloat16(Sharding):
 
 class _Partitioned(Sharding):
     """Stage 3: each parameter in equal pieces, one for each process."""
+
+    def __init__(self, optimizer: Any, adam: AdamW) -> None:
+        super().__init__(optimizer, adam)
+        self.is_live = False
 
     def decide_alone(self) -> None:
         self._optimizer._get_norm_groups = lambda: [0.0]

@@ -85,6 +85,8 @@ def numbers(rank: int, update: int, *, asked_at: int) -> dict[str, Any]:
         "tokens": 10 * update + rank,
         "padded": 7,
         "stop": rank == 1 and update >= asked_at,
+        "save": rank == 0 and update == 1,
+        "is_written": update > rank,
     }
 
 
@@ -130,6 +132,8 @@ def test_all_know_the_totals_and_stop_at_the_same_update(tmp_path: Path, process
             tokens=processes * 10 * update + others,
             padded=processes * 7,
             stop=update == 3,
+            save=update == 1,
+            shares_written=min(update, processes),
         )
         for update in range(4)
     ]
@@ -143,7 +147,14 @@ def test_one_process(tmp_path: Path) -> None:
         run.release()
         assert run.returned() == [
             [
-                Totals(masked=2**40 * (update + 1), tokens=10 * update, padded=7, stop=False)
+                Totals(
+                    masked=2**40 * (update + 1),
+                    tokens=10 * update,
+                    padded=7,
+                    stop=False,
+                    save=update == 1,
+                    shares_written=min(update, 1),
+                )
                 for update in range(UPDATES)
             ]
         ]

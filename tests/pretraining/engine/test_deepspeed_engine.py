@@ -3,12 +3,14 @@
 A start takes seconds (imports of DeepSpeed), so a world is started once for many tests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from esm1b.model.encoder import Encoder, initialise
 from esm1b.model.packed import PackedTokens
 from esm1b.model.shape import EncoderShape
 from esm1b.pretraining.checkpoints import checkpoint
+from esm1b.pretraining.checkpoints.save import Save
 from esm1b.pretraining.distributed.place import Place
 from esm1b.pretraining.engine.deepspeed_engine import Engine, UpdateOutcome
 from esm1b.pretraining.engine.zero_state import PARTS
@@ -234,7 +237,7 @@ def trained_under(layout: Case, place: Place, shared: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {"initial": {"weights": engine.tensors("weights", engine.shapes)}}
     seen["losses"] = do_updates(engine, 0, SAVED_AFTER, place)
     path = shared / f"{place.processes}-{layout}"
-    checkpoint.save(path, engine, updates=SAVED_AFTER, skipped=SKIPPED, place=place)
+    save = Save.begin(path, engine, updates=SAVED_AFTER, skipped=SKIPPED, place=place)
     seen["saved"] = state_of(engine)
     seen["saved scaler"] = engine.scaler()
     seen["evaluation loss"] = evaluation_loss(engine, place)
@@ -248,6 +251,7 @@ def trained_under(layout: Case, place: Place, shared: Path) -> dict[str, Any]:
     seen["norm"] = float(last.gradient_norm)
     seen["final"] = state_of(engine)
 
+    save.commit()  # what was saved is the state before all these updates
     resumed = new_engine(layout, folder, seed=2)
     seen["loaded"] = checkpoint.load_newest(path, resumed, place=place)
     seen["loaded state"] = state_of(resumed)
@@ -255,10 +259,33 @@ def trained_under(layout: Case, place: Place, shared: Path) -> dict[str, Any]:
     seen["loaded steps"] = resumed.adam_steps()
     do_updates(resumed, SAVED_AFTER, UPDATES, place)
     seen["resumed"] = state_of(resumed)
+    seen["copied in time"] = not resumed._sharding.is_live or copied_in_time(resumed, place)
     if layout.precision == "fp16":
         seen["skips"] = skips(resumed, place)
         seen["least scale"] = scale_after_overflows(resumed, place)
     return seen
+
+
+def copied_in_time(engine: Engine, place: Place) -> bool:
+    """Return whether an update waits for copies that are not made before its backward pass."""
+    before = state_of(engine)
+    are_passes_done, tensors, gradient_norm = Event(), engine.tensors, engine._gradient_norm
+
+    def late_tensors(part: str, names: Collection[str]) -> dict[str, Tensor]:
+        assert are_passes_done.wait(30)
+        return tensors(part, names)
+
+    def tell() -> Tensor:
+        are_passes_done.set()
+        return gradient_norm()
+
+    with (
+        patch.object(engine, "tensors", late_tensors),
+        patch.object(engine, "_gradient_norm", tell),
+    ):
+        copies = engine.copies(engine.shapes)
+        do_update(engine, UPDATES, place)
+    return same(before, copies.result())
 
 
 def skips(engine: Engine, place: Place) -> list[dict[str, Any]]:
@@ -433,6 +460,13 @@ def test_resumed_in_the_same_layout_it_is_bitwise_the_same(
     assert seen["loaded steps"] == SAVED_AFTER
     assert seen["loaded"].updates == SAVED_AFTER
     assert seen["loaded"].skipped == SKIPPED
+
+
+@EVERY_CASE
+def test_an_update_waits_for_the_copies_of_the_state_before_it(
+    worlds: Worlds, processes: int, layout: Case
+) -> None:
+    assert worlds.seen[processes][layout]["copied in time"]
 
 
 def test_resumed_in_another_layout_it_goes_on(worlds: Worlds) -> None:

@@ -19,8 +19,9 @@ import safetensors.torch
 from torch import Tensor
 
 from esm1b.pretraining import pretrain as run
-from esm1b.pretraining.checkpoints import checkpoint
 from esm1b.pretraining.checkpoints import files as checkpoint_files
+from esm1b.pretraining.checkpoints import save
+from esm1b.pretraining.checkpoints.save import Save
 
 __all__ = ["PATCH", "Injection", "begun", "inject"]
 
@@ -74,9 +75,9 @@ def inject(rank: int) -> None:
         _fail_saves(injection, rank)
 
 
-def _replace(module: ModuleType, name: str, by: Callable[[Any], Any]) -> None:
-    """Put `by(original)` in the place of a function of a module, in this process alone."""
-    setattr(module, name, by(getattr(module, name)))
+def _replace(owner: ModuleType | type, name: str, by: Callable[[Any], Any]) -> None:
+    """Put `by(original)` in the place of a function of a module or class, in this process alone."""
+    setattr(owner, name, by(getattr(owner, name)))
 
 
 def _leave_mark(injection: Injection, rank: int) -> None:
@@ -109,11 +110,11 @@ def _write_slowly(seconds: float) -> None:
         return write
 
     _replace(checkpoint_files, "save_file", lambda _: save_file)
-    _replace(checkpoint, "write_state", slow)
+    _replace(save, "write_state", slow)
 
 
 class _Saves:
-    """Counts the saves of this process and says whether the present one is to fail."""
+    """Counts the saves of this process and says whether the one under way is to fail."""
 
     def __init__(self, first: int, failures: int) -> None:
         self._first = first
@@ -121,23 +122,26 @@ class _Saves:
         self._count = 0
         self.fail = first == 0
 
-    def count(self, save: Callable[..., Path]) -> Callable[..., Path]:
-        """Return `save`, counted."""
+    def count(self, begin: Callable[..., Save]) -> Callable[..., Save]:
+        """Return `begin`, counted."""
 
-        def counted(*arguments: Any, **others: Any) -> Path:
+        def counted(*arguments: Any, **others: Any) -> Save:
             self._count += 1
             self.fail = self._first == 0 or 0 <= self._count - self._first < self._failures
-            try:
-                return save(*arguments, **others)
-            finally:
-                self.fail = self._first == 0
+            return begin(*arguments, **others)
 
         return counted
+
+    def fails(self, path: Path, directory: Path) -> bool:
+        """Return whether writing to `path` is to fail: what belongs to a save, or all."""
+        if not self.fail or directory not in (path, *path.parents):
+            return False
+        return self._first == 0 or ".update-" in str(path)
 
 
 def _fail_saves(injection: Injection, rank: int) -> None:
     saves = _Saves(injection.first_failure, injection.failures)
-    _replace(checkpoint, "save", saves.count)
+    _replace(Save, "begin", saves.count)
     if injection.disk == "read-only":
         _refuse_writing(Path(injection.checkpoints), saves)
     elif injection.disk == "full at the marker":
@@ -169,17 +173,17 @@ def _fill_at_marker(saves: _Saves) -> None:
 
         return write
 
-    _replace(checkpoint, "write_state", full)
+    _replace(save, "write_state", full)
 
 
 def _refuse_writing(directory: Path, saves: _Saves) -> None:
     """Make a directory read-only; its permissions would not do, root ignores them."""
 
     def refuse(path: Any) -> None:
-        if saves.fail and isinstance(path, str | os.PathLike):
-            absolute = Path(os.path.abspath(path))
-            if absolute == directory or directory in absolute.parents:
-                raise _error(errno.EROFS, path)
+        if isinstance(path, str | os.PathLike) and saves.fails(
+            Path(os.path.abspath(path)), directory
+        ):
+            raise _error(errno.EROFS, path)
 
     def refusing(function: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(path: Any, *arguments: Any, **others: Any) -> Any:

@@ -46,7 +46,7 @@ def kill_all(trial: Trial, chance: random.Random) -> str | None:
 
 
 def kill_during_save(trial: Trial, chance: random.Random) -> str | None:
-    """SIGKILL one process or all during a save on a slow disk."""
+    """SIGKILL one process or all while a slow disk takes a save behind the updates."""
     seconds = chance.uniform(0.2, 0.6)
     start = trial.start(write_seconds=seconds)
     number = _number_of_save(start.first, chance) or 1
@@ -82,8 +82,22 @@ def damage_newest(trial: Trial, chance: random.Random) -> str | None:
     return what.partition(" of ")[0]
 
 
+def overlap(trial: Trial, chance: random.Random) -> str | None:
+    """SIGTERM while each save takes longer than the interval: they come one after the other."""
+    start = trial.start(write_seconds=chance.uniform(0.3, 0.9))
+    update = _any_update(start, chance)
+
+    def is_reached() -> bool:
+        start.is_saving()  # raises where two are
+        return (start.updates() or 0) >= update
+
+    if not start.comes_to(is_reached):
+        return _finished(start)
+    return _terminate(start, chance)
+
+
 def full_disk(trial: Trial, chance: random.Random) -> str | None:
-    """Let one to three saves fail with half of a file written."""
+    """Let one to three saves fail behind the updates with half of a file written."""
     return _fail_saves(
         trial,
         chance,
@@ -109,29 +123,7 @@ def stop(trial: Trial, chance: random.Random) -> str | None:
     start = trial.start()
     if not _wait_for_moment(start, chance):
         return _finished(start)
-    is_guarded = start.is_guarded()
-    ranks = () if chance.random() < 0.5 else (_any_rank(trial, chance),)
-    start.run.signal(signal.SIGTERM, *ranks)
-    # The signal acts an update after the next one.
-    is_late = max(start.first, start.updates() or 0) >= UPDATES - 3
-    if is_guarded:
-        start.end()
-    elif start.end_with_launcher():
-        start.check()
-        return "one died of it before they had met; the launcher ended the others"
-    start.check()
-    found = set(start.statuses)
-    if found == {_STOPPED}:
-        if trial.newest() != (start.updates() or start.first):
-            raise start.deviation(f"stopped, and the newest checkpoint is of {trial.newest()}")
-        return "saved and stopped"
-    if found == {0} and is_late:
-        return "finished"
-    if found <= {0, -signal.SIGTERM} and is_late:
-        return "finished, and died of it then"
-    if found <= {1, _STOPPED, -signal.SIGTERM} and not is_guarded:
-        return "died of it, or stopped, before they had met"
-    raise start.deviation(f"statuses {start.statuses} after SIGTERM")
+    return _terminate(start, chance)
 
 
 def kill_launcher(trial: Trial, chance: random.Random) -> str | None:
@@ -183,6 +175,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "kill one": kill_one,
     "kill all": kill_all,
     "kill during a save": kill_during_save,
+    "saves overlap": overlap,
     "damage": damage_newest,
     "full disk": full_disk,
     "read-only": read_only,
@@ -257,6 +250,33 @@ def _finish_at_once(restart: Start) -> None:
     restart.end()
     restart.require([0] * len(restart.statuses))
     restart.trial.check_end()
+
+
+def _terminate(start: Start, chance: random.Random) -> str:
+    """SIGTERM all processes or one and check that they save and stop."""
+    is_guarded = start.is_guarded()
+    ranks = () if chance.random() < 0.5 else (_any_rank(start.trial, chance),)
+    start.run.signal(signal.SIGTERM, *ranks)
+    # The signal acts an update after the next one.
+    is_late = max(start.first, start.updates() or 0) >= UPDATES - 3
+    if is_guarded:
+        start.end()
+    elif start.end_with_launcher():
+        start.check()
+        return "one died of it before they had met; the launcher ended the others"
+    start.check()
+    found = set(start.statuses)
+    if found == {_STOPPED}:
+        if start.trial.newest() != (start.updates() or start.first):
+            raise start.deviation(f"stopped; the newest checkpoint is of {start.trial.newest()}")
+        return "saved and stopped"
+    if found == {0} and is_late:
+        return "finished"
+    if found <= {0, -signal.SIGTERM} and is_late:
+        return "finished, and died of it then"
+    if found <= {1, _STOPPED, -signal.SIGTERM} and not is_guarded:
+        return "died of it, or stopped, before they had met"
+    raise start.deviation(f"statuses {start.statuses} after SIGTERM")
 
 
 def _require_killed(start: Start) -> None:
