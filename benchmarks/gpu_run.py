@@ -34,7 +34,6 @@ from esm1b.files import sha256_file, write_json
 from esm1b.pretraining.checkpoints.files import saved_checkpoints
 from esm1b.pretraining.metrics.metrics_file import METRICS_FILE, read_metrics
 from esm1b.synthetic.dataset import synthesize
-from esm1b.synthetic.families import SyntheticSettings
 
 LOSS_BOUND: Final = 2e-2
 """Largest relative difference of a logged loss from the undisturbed run's."""
@@ -111,8 +110,7 @@ class _Runs:
         self._end = time.monotonic() + options.seconds
         self.processes: list[subprocess.Popen[bytes]] = []
         self.compiled = ("--compile",) if options.device == "cuda" else ()
-        settings = SyntheticSettings(sequences=options.sequences, seed=options.seed)
-        synthesize(folder / "synthetic", settings)
+        synthesize(folder / "synthetic", sequences=options.sequences, seed=options.seed)
         fasta, corpus = folder / "synthetic/sequences.fasta.gz", folder / "corpus"
         shard([str(fasta)], corpus, Selection(validation_fraction=0.02), shards=4)
         tokenize(corpus, folder / "tokens")

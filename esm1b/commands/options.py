@@ -80,7 +80,7 @@ Window = Annotated[
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
-    _hardware(help="device; auto: CUDA if there is a GPU; mps: GPU of an Apple processor, untested"),
+    _hardware(help="device; auto: CUDA if there is a GPU; mps: Apple GPU, untested"),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],
