@@ -127,5 +127,5 @@ class Agreement:
         sums, work = self._started
         work.wait()
         self._started = None
-        *numbers, stop = sums.tolist()
-        return Totals(*numbers, stop > 0)
+        masked, tokens, padded, stop = sums.tolist()
+        return Totals(masked, tokens, padded, stop > 0)
