@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.distributed
@@ -70,7 +71,8 @@ def on_first(action: Callable[[], T], place: Place) -> T:
     return cast(T, everywhere(lambda: action() if place.rank == 0 else None, place)[0])
 
 
-class Totals(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Totals:
     """Masked positions, tokens, and tokens with fillers of an update, over all processes.
 
     `stop` is True if any process asks to stop before this update.
@@ -128,4 +130,4 @@ class Agreement:
         work.wait()
         self._started = None
         masked, tokens, padded, stop = sums.tolist()
-        return Totals(masked, tokens, padded, stop > 0)
+        return Totals(masked=masked, tokens=tokens, padded=padded, stop=stop > 0)
