@@ -61,7 +61,7 @@ def own_output(
     Args:
         path: output, which need not exist.
         kind: kind of the output directory that `path` may become, see `check_replaceable`.
-        inputs: what is read while the directory is written.
+        inputs: files that are read while the directory is written.
         need: bytes that the block takes on the disk, or words for them, asked when it is full.
         patience_seconds: time to wait for another process to end.
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.distributed
@@ -70,7 +71,8 @@ def on_first(action: Callable[[], T], place: Place) -> T:
     return cast(T, everywhere(lambda: action() if place.rank == 0 else None, place)[0])
 
 
-class Totals(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Totals:
     """Masked positions, tokens, and tokens with fillers of an update, over all processes.
 
     Attributes:
