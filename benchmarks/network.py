@@ -55,7 +55,7 @@ def check_device(device: str) -> None:
         raise UserError("--device cuda: torch sees no CUDA device; expected one, or --device cpu")
 
 
-def size_of(options: argparse.Namespace) -> dict[str, int]:
+def size_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return layers, width, heads and feed-forward width, as a configuration names them."""
     return {
         "layers": options.layers,
