@@ -15,7 +15,7 @@ from esm1b.errors import UserError
 from esm1b.pretraining import preflight
 from esm1b.pretraining import trainer as attempt
 from esm1b.pretraining.checkpoints import save
-from esm1b.pretraining.checkpoints.files import updates_of
+from esm1b.pretraining.checkpoints.files import updates_of, write_file
 from esm1b.pretraining.engine import deepspeed_engine as engine
 from esm1b.pretraining.losses import masked_losses
 from esm1b.pretraining.metrics.monitor import Monitor
@@ -135,7 +135,7 @@ def two_nodes_differ(rank: int) -> None:
 
 def writing_takes_three_updates(rank: int) -> None:
     """Write no file of a checkpoint before three more updates are done, or all twelve."""
-    advance, write_file = Monitor.advance, save.write_file
+    advance = Monitor.advance
     reached, done = threading.Condition(), 0
 
     def advance_and_tell(self: Monitor, update: int) -> None:

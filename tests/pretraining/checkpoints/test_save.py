@@ -19,7 +19,7 @@ from torch import Tensor
 
 from esm1b.files import sha256_file
 from esm1b.pretraining.checkpoints import save
-from esm1b.pretraining.checkpoints.files import StoredFile
+from esm1b.pretraining.checkpoints.files import StoredFile, write_file
 from esm1b.pretraining.checkpoints.run_identity import check_fingerprint
 from esm1b.pretraining.checkpoints.save import SaveError
 from esm1b.pretraining.distributed.place import Place
@@ -86,7 +86,7 @@ def test_all_is_on_the_disk_before_it_counts(
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Event:
     """A disk that is slow until the event is set."""
-    is_fast, write_file = Event(), save.write_file
+    is_fast = Event()
 
     def write(*arguments: Any) -> StoredFile:
         assert is_fast.wait(30)
