@@ -13,21 +13,27 @@ from torch.nn import functional
 
 from esm1b.alphabet import MASK, TOKENS
 from esm1b.model.attention_plan import AttentionPlan
+from esm1b.model.rotary import PairedLinear
 from esm1b.model.shape import EncoderShape
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with separate, biased projections and no dropout.
 
-    Queries are scaled by `head_width ** -0.5`, here within the plan.
+    Queries are scaled by `head_width ** -0.5`, here within the plan. With rotary positions they
+    and the keys come in pairs.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
-        self.heads = heads
-        self.k_proj = nn.Linear(width, width)
+        width, self.heads = shape.width, shape.heads
+
+        def turning() -> nn.Linear:
+            return PairedLinear(width, shape.heads) if shape.is_rotary else nn.Linear(width, width)
+
+        self.k_proj = turning()
         self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
+        self.q_proj = turning()
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, plan: AttentionPlan, positions: Tensor | None = None) -> Tensor:
@@ -50,7 +56,7 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(shape.width, shape.heads)
+        self.self_attn = SelfAttention(shape)
         self.self_attn_layer_norm = nn.LayerNorm(shape.width)
         self.fc1 = nn.Linear(shape.width, shape.feed_forward)
         self.fc2 = nn.Linear(shape.feed_forward, shape.width)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from esm1b.model.attention_plan import AttentionPlan
 from esm1b.model.shape import Positions
@@ -49,30 +50,53 @@ def positions_of(frequencies: Tensor) -> Positions | None:
     return None
 
 
+class PairedLinear(nn.Linear):
+    """A projection to heads whose numbers i and D / 2 + i, which turn together, are neighbours.
+
+    Scores do not depend on the order within a head, if it is that of queries and keys alike.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, width)
+        self.heads = heads
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as its base class calls it)
+        """Return `[T, W]` from `[T, W]`."""
+        if len(input) < self.out_features:  # whichever is smaller is put in order
+            return self._paired(super().forward(input), 1)
+        return functional.linear(input, self._paired(self.weight, 0), self._paired(self.bias, 0))
+
+    def _paired(self, tensor: Tensor, dim: int) -> Tensor:
+        by_half = tensor.unflatten(dim, (self.heads, 2, -1))
+        return by_half.transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """Turns of tokens: cosines and sines `[T, 1, D / 2]`, float32 or float64."""
+    """Turns of tokens: cosine and sine `[T, 1, D / 2, 2]`, float32 or float64."""
 
-    cosines: Tensor
-    sines: Tensor
+    turns: Tensor
 
     def turned(self, states: Tensor) -> Tensor:
-        """Return `states` `[T, H, D]` turned, rounded to their precision once."""
-        first, second = states.to(self.cosines.dtype).chunk(2, dim=-1)
-        halves = (
-            first * self.cosines - second * self.sines,
-            second * self.cosines + first * self.sines,
-        )
-        return torch.cat(halves, dim=-1).to(states.dtype)
+        """Return `states` `[T, H, D]` in pairs turned, rounded to their precision once."""
+        pairs = states.to(self.turns.dtype).unflatten(-1, (-1, 2))
+        if torch.compiler.is_compiling():  # real numbers, which alone are fused
+            (first, second), (cosines, sines) = pairs.unbind(-1), self.turns.unbind(-1)
+            halves = first * cosines - second * sines, second * cosines + first * sines
+            turned = torch.stack(halves, dim=-1)
+        else:
+            product = torch.view_as_complex(pairs) * torch.view_as_complex(self.turns)
+            turned = torch.view_as_real(product)
+        return turned.flatten(-2).to(states.dtype)
 
     def at(self, positions: Tensor) -> "Rotation":
         """Return the turns of the tokens at `positions` `[P]`."""
-        return Rotation(cosines=self.cosines[positions], sines=self.sines[positions])
+        return Rotation(turns=self.turns[positions])
 
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryPlan:
-    """Another plan, whose queries and keys are turned first."""
+    """Another plan, whose queries and keys, from `PairedLinear`, are turned first."""
 
     plan: AttentionPlan
     queries: Rotation
@@ -104,7 +128,7 @@ class RotaryPositions(nn.Module):
         """Return `plan` for tokens at `offsets` `[T]` and states of `dtype`."""
         dtype = torch.promote_types(dtype, torch.float32)
         angles = (offsets[:, None].to(dtype) * self.frequencies.to(dtype))[:, None]
-        rotation = Rotation(cosines=angles.cos(), sines=angles.sin())
+        rotation = Rotation(turns=torch.stack((angles.cos(), angles.sin()), dim=-1))
         return RotaryPlan(plan=plan, queries=rotation, keys=rotation)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "RotaryPositions":

@@ -2,9 +2,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from esm1b.model.attention_plan import PaddedPlan
-from esm1b.model.rotary import RotaryPositions, positions_of, rotary_frequencies
+from esm1b.model.rotary import PairedLinear, RotaryPositions, positions_of, rotary_frequencies
 from esm1b.model.shape import Positions
 
 CPU = torch.device("cpu")
@@ -52,8 +53,19 @@ def test_a_turn_is_the_complex_product() -> None:
     states = torch.tensor([[[1.0, 2, 3, 4]]] * 2, dtype=torch.float64)
     still, turned = plan.keys.turned(states)[:, 0].tolist()
     assert still == [1.0, 2.0, 3.0, 4.0]
-    # 1 + 3i times e^(3i), and 2 + 4i times e^(0.03i)
-    assert turned == pytest.approx([-1.4133525, 1.8791182, -2.8288575, 4.0581913], abs=1e-6)
+    # 1 + 2i times e^(3i), and 3 + 4i times e^(0.03i)
+    assert turned == pytest.approx([-1.2722325, -1.8388650, 2.8786680, 4.0881867], abs=1e-6)
+    compiled = torch.compile(plan.keys.turned, backend="eager", fullgraph=True)  # in real numbers
+    torch.testing.assert_close(compiled(states), plan.keys.turned(states), rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.parametrize("tokens", [1, 11, 12, 40])
+def test_numbers_that_turn_together_are_neighbours(tokens: int) -> None:
+    linear = PairedLinear(12, 2)
+    states = torch.randn(tokens, 12, generator=torch.Generator().manual_seed(0))
+    expected = functional.linear(states, linear.weight, linear.bias)
+    order = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
+    torch.testing.assert_close(linear(states), expected[:, order])
 
 
 def test_bf16_is_rounded_once() -> None:
