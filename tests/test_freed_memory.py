@@ -1,9 +1,10 @@
 import ctypes
+import resource
 
 import psutil
 import pytest
 
-from esm1b.freed_memory import give_back_freed_memory
+from esm1b.freed_memory import give_back_freed_memory, keep_freed_memory
 
 
 def resident() -> int:
@@ -24,3 +25,18 @@ def test_gaps_in_the_heap_are_given_back() -> None:
 
     assert before - resident() > 150e6
     assert len(kept) == 2_000
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="this C library has no mallopt; it is tested with glibc",
+)
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    def faults_of_three_megabytes() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(b"1") * (3 << 20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    faults_of_three_megabytes()
+    assert faults_of_three_megabytes() < 100  # of 768 pages

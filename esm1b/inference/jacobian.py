@@ -4,8 +4,6 @@ Z. Zhang et al., "Protein language models learn evolutionary statistics of inter
 motifs" (PNAS 121 (2024) e2406285121), step by step as in the authors' published code.
 """
 
-import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -13,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID
-
-_log = logging.getLogger(__name__)
 
 _STATES: Final = len(AMINO_ACIDS)
 _AMINO_ACIDS: Final = np.arange(FIRST_AMINO_ACID, FIRST_AMINO_ACID + _STATES, dtype=np.uint8)
@@ -71,33 +67,6 @@ def average_product_correction(maps: NDArray[np.floating]) -> NDArray[np.floatin
     total = maps.sum(axis=(-1, -2), keepdims=True)
     corrected: NDArray[np.floating] = maps - rows * columns / np.where(total == 0, 1, total)
     return corrected
-
-
-def log_cost(logits: Logits, lengths: Sequence[int], batch_tokens: int) -> None:
-    """Log what `coupling_scores` of sequences of these `lengths` takes, after timing one batch."""
-    if not lengths:
-        return
-    sample = np.full(sorted(lengths)[len(lengths) // 2], FIRST_AMINO_ACID, dtype=np.uint8)
-    batch = [sample] * max(1, batch_tokens // len(sample))
-    logits(batch)  # the first call prepares what the others find
-    start = time.perf_counter()
-    logits(batch)
-    seconds_of_a_residue = (time.perf_counter() - start) / (len(batch) * len(sample))
-    residues = _STATES * sum(length**2 for length in lengths)
-    _log.info(
-        "categorical Jacobian: %s passes, %s residues in all, about %s; %s MB of memory",
-        f"{_STATES * sum(lengths):,}",
-        f"{residues:,}",
-        _duration(residues * seconds_of_a_residue),
-        f"{2e-6 * _STATES**2 * max(lengths) ** 2:,.0f}",
-    )
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _rows(logits: Logits, residues: NDArray[np.uint8]) -> Iterator[NDArray[np.float64]]:

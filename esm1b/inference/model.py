@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esm1b.alphabet import (
+    AMINO_ACIDS,
     CLS,
     EOS,
     FIRST_AMINO_ACID,
@@ -21,7 +22,9 @@ from esm1b.alphabet import (
     merge_rare_residues,
 )
 from esm1b.errors import UserError
-from esm1b.inference.jacobian import coupling_scores, log_cost
+from esm1b.freed_memory import keep_freed_memory
+from esm1b.inference.cost import Cost
+from esm1b.inference.jacobian import coupling_scores
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
 from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
@@ -36,8 +39,10 @@ ContactMethod = Literal["head", "jacobian"]
 ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
+BATCH_TOKENS: Final = {"cpu": 4_608, "cuda": 32_768, "mps": 8_192}
+"""Tokens of a forward pass over many variants of a sequence, by kind of device."""
+
 _BATCH_TOKENS = 8192
-_MUTANT_TOKENS = {"cpu": 1152, "cuda": 32_768, "mps": 8192}  # at once: few fit the caches of a CPU
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _RESIDUES_AND_MASK = [*range(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(RESIDUES)), MASK]
 _IS_RESIDUE_OR_MASK = np.isin(np.arange(256), _RESIDUES_AND_MASK)
@@ -197,7 +202,21 @@ class Model:
 
     def log_jacobian_cost(self, lengths: Sequence[int]) -> None:
         """Log what the contacts of sequences or windows of these `lengths` take by "jacobian"."""
-        log_cost(self._logits_of_mutants, lengths, _MUTANT_TOKENS[self.device])
+        if not lengths:
+            return
+        states, ends = len(AMINO_ACIDS), 1 + self.append_eos
+        sample = np.full(sorted(lengths)[len(lengths) // 2], FIRST_AMINO_ACID, dtype=np.uint8)
+        batch = [sample] * max(1, BATCH_TOKENS[self.device] // len(sample))
+        memory = 2e-6 * states**2 * max(lengths) ** 2  # half a Jacobian, in float32
+        Cost(
+            passes=states * sum(lengths),
+            tokens=states * sum(length * (length + ends) for length in lengths),
+        ).tell(
+            f"categorical Jacobian in {memory:,.0f} MB of memory",
+            batch,
+            len(batch) * (len(sample) + ends),
+            self._logits_of_mutants,
+        )
 
     def fitted_contact_head(self) -> ContactHead:
         """Return the contact head, or raise a `UserError` if the model has no fitted one."""
@@ -276,7 +295,7 @@ class Model:
     def _logits_of_mutants(
         self, sequences: Sequence[NDArray[np.uint8]]
     ) -> list[NDArray[np.float32]]:
-        return self.logits(sequences, batch_tokens=_MUTANT_TOKENS[self.device])
+        return self.logits(sequences, batch_tokens=BATCH_TOKENS[self.device])
 
     @torch.no_grad()
     def _attention_maps(self, residues: NDArray[np.uint8]) -> Iterator[Tensor]:
@@ -314,6 +333,8 @@ def load_model(
     if device == "auto":
         device = "cuda" if is_there["cuda"] else "cpu"
     place, dtype = torch.device(device), _DTYPES[precision]
+    if place.type == "cpu":
+        keep_freed_memory()
     trained = directory.read()
     network, provenance = trained.encoder.to(place, dtype), trained.provenance
     return Model(

@@ -156,22 +156,22 @@ class Encoder(nn.Module):
                 f"a sequence has {max(packed.lengths)} tokens with <cls> and <eos>; "
                 f"expected at most {self.shape.maximum_tokens}"
             )
-        is_mask = packed.tokens == MASK
-        x = self.embed_tokens(packed.tokens).masked_fill(is_mask[:, None], 0.0)
-        x = x * self._token_dropout_scale(packed, is_mask).to(x.dtype)[:, None]
+        x = self.embed_tokens(packed.tokens)
+        x = x * self._token_dropout_scale(packed).to(x.dtype)[:, None]
         if self.embed_positions is not None:
             x = x + self.embed_positions(packed.offsets + PAD + 1)
         normed: Tensor = self.emb_layer_norm_before(x)
         return normed
 
-    def _token_dropout_scale(self, packed: PackedTokens, is_mask: Tensor) -> Tensor:
-        """Return `[T]`, (1 - 0.15 * 0.8) / (1 - masked share of the token's sequence)."""
+    def _token_dropout_scale(self, packed: PackedTokens) -> Tensor:
+        """Return `[T]`: 0 at masks, else (1 - 0.15 * 0.8) / (1 - masked share of the sequence)."""
+        is_mask = packed.tokens == MASK
         masked_until = functional.pad(is_mask.cumsum(0), (1, 0))
         ends = packed.cumulative_lengths.long()
         exact = torch.float32 if is_mask.device.type == "mps" else torch.float64  # it has none
         masked = masked_until[ends].diff().to(exact)
         scale = (1 - _TRAINING_MASK_RATIO) / (1 - masked / ends.diff())
-        return scale[packed.sequence_index]
+        return scale[packed.sequence_index].masked_fill(is_mask, 0.0)
 
 
 @torch.no_grad()

@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.inference.long_sequences import groups_by_length
-from esm1b.inference.model import Model
-
-BATCH_TOKENS: Final = {"cpu": 2_304, "cuda": 32_768, "mps": 8_192}
-"""Tokens of a forward pass, by kind of device, where they are not given."""
+from esm1b.inference.model import BATCH_TOKENS, Model
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

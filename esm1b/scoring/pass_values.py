@@ -1,18 +1,17 @@
 """Log-probabilities from many passes, by a job that says what it takes and may be killed."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from esm1b.inference.cost import Cost
 from esm1b.inference.long_sequences import greedy_groups
 from esm1b.inference.model import Model
 from esm1b.inference.result_file import ResultParts, result_schema
@@ -21,31 +20,10 @@ from esm1b.outputs import OutputKind
 from esm1b.scoring.masked_passes import log_probabilities
 from esm1b.scoring.weighted_passes import WeightedPass, chunks, values
 
-_log = logging.getLogger(__name__)
-
 Answers = Iterator[tuple[WeightedPass, NDArray[np.float64]]]
 """Passes, each with the log-probabilities `[terms]` of its terms."""
 
 _VALUES = pa.list_(pa.field("element", pa.float64(), nullable=False))
-# Fewer batches than this are soon done, and the estimate takes one.
-_LEAST_TO_ESTIMATE = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Number of passes, and of tokens in all of them."""
-
-    passes: int
-    tokens: int
-
-    @classmethod
-    def of(cls, passes: Iterable[WeightedPass]) -> "Cost":
-        """Count passes."""
-        number = tokens = 0
-        for each in passes:
-            number += 1
-            tokens += len(each.tokens)
-        return cls(passes=number, tokens=tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +63,7 @@ class PassJob:
         """
         schema = result_schema({"values": _VALUES}, settings)
         parts = ResultParts(output, schema, kind)
-        self._announce(parts.rows)
+        self._tell_cost(parts.rows)
         compute_parts(
             parts,
             lambda start: self._tables(start, schema),
@@ -108,25 +86,14 @@ class PassJob:
             )
             yield pa.table([column], schema=schema)
 
-    def _announce(self, done: int) -> None:
-        """Log the size of the work and, from the time of one batch, how long the rest takes."""
+    def _tell_cost(self, done: int) -> None:
+        """Log what the passes take, of which the first `done` are finished."""
         limit = self.batch_tokens
-        time = ""
-        if self.cost.tokens >= _LEAST_TO_ESTIMATE * limit:
-            batch = next(greedy_groups(self.passes(), lambda each: (len(each.tokens),), (limit,)))
-            for passes in (batch[:1], batch):  # the first call has other work to do
-                began = perf_counter()
-                log_probabilities(self.model, passes, batch_tokens=limit)
-            rate = sum(len(each.tokens) for each in batch) / (perf_counter() - began)
-            seconds = self.cost.tokens / rate * (1 - done / self.cost.passes)
-            time = f"; about {tqdm.format_interval(seconds)} on this {self.model.device}"
-        _log.info(
-            "%s: %s passes of the network, %s tokens%s",
-            self.source,
-            f"{self.cost.passes:,}",
-            f"{self.cost.tokens:,}",
-            time,
-        )
+        groups = greedy_groups(self.passes(), lambda each: (len(each.tokens),), (limit,))
+        batch = next(groups, [])
+        tokens = sum(len(each.tokens) for each in batch)
+        run = partial(log_probabilities, self.model, batch_tokens=limit)
+        self.cost.tell(self.source, batch, tokens, run, done=done)
 
 
 def _rows(parts: ResultParts) -> Iterator[NDArray[np.float64]]:

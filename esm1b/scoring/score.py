@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from esm1b.alphabet import X
 from esm1b.errors import UserError
 from esm1b.files import atomic_file
+from esm1b.inference.cost import Cost
 from esm1b.inference.fasta_input import CheckedFasta, checked_fasta
 from esm1b.inference.long_sequences import greedy_groups
-from esm1b.inference.model import Device, Model, Precision, load_model
+from esm1b.inference.model import BATCH_TOKENS, Device, Model, Precision, load_model
 from esm1b.inference.result_file import (
     check_output_file,
     is_result_file,
@@ -27,9 +27,8 @@ from esm1b.inference.result_file import (
     write_results,
 )
 from esm1b.outputs import own_output
-from esm1b.scoring.masked_passes import BATCH_TOKENS
-from esm1b.scoring.pass_values import Answers, Cost, PassJob
-from esm1b.scoring.weighted_passes import WeightedPass, Window, likelihood_passes
+from esm1b.scoring.pass_values import Answers, PassJob
+from esm1b.scoring.weighted_passes import WeightedPass, Window, likelihood_passes, pass_cost
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +100,9 @@ def score(
             output=output,
         ) as records:
             passes = partial(_passes, model, is_masked=not single_pass, window=window)
+            # Only the length decides how many passes a record takes.
+            cost_of = cache(lambda length: pass_cost(passes(np.full(length, X, dtype=np.uint8))))
+            costs = [cost_of(len(record.residues)) for record in records.records()]
             batch_tokens = batch_tokens or BATCH_TOKENS[model.device]
             settings = {
                 **model.settings(),
@@ -116,7 +118,10 @@ def score(
                 passes=lambda: (
                     each for record in records.records() for each in passes(record.residues)
                 ),
-                cost=_cost(records, model, passes, is_masked=not single_pass),
+                cost=Cost(
+                    passes=sum(cost.passes for cost in costs),
+                    tokens=sum(cost.tokens for cost in costs),
+                ),
                 source=records.name,
                 batch_tokens=batch_tokens,
             )
@@ -125,7 +130,7 @@ def score(
                 settings,
                 "scores",
                 lambda answers: _write(
-                    place, schema, _rows(records, passes, answers, schema), records.count
+                    place, schema, _rows(records, costs, answers, schema), records.count
                 ),
                 part_seconds=part_seconds,
             )
@@ -142,38 +147,18 @@ def _passes(
     )
 
 
-def _cost(
-    records: CheckedFasta,
-    model: Model,
-    passes: Callable[[NDArray[np.uint8]], Iterator[WeightedPass]],
-    *,
-    is_masked: bool,
-) -> Cost:
-    """Count the passes of all records by their lengths."""
-    number = tokens = 0
-    for length, times in Counter(len(record.residues) for record in records.records()).items():
-        if length <= model.longest_sequence:
-            count = length if is_masked else 1
-            cost = Cost(passes=count, tokens=count * (length + 1 + model.append_eos))
-        else:
-            cost = Cost.of(passes(np.full(length, X, dtype=np.uint8)))
-        number += times * cost.passes
-        tokens += times * cost.tokens
-    return Cost(passes=number, tokens=tokens)
-
-
 def _rows(
     records: CheckedFasta,
-    passes: Callable[[NDArray[np.uint8]], Iterator[WeightedPass]],
+    costs: Sequence[Cost],
     answers: Answers,
     schema: pa.Schema,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of the output, in batches."""
 
     def scored() -> Iterator[tuple[str, NDArray[np.float64]]]:
-        for record in records.records():
+        for record, cost in zip(records.records(), costs, strict=True):
             found = np.zeros(len(record.residues))
-            for each, values in islice(answers, sum(1 for _ in passes(record.residues))):
+            for each, values in islice(answers, cost.passes):
                 each.add_to(found, values)
             yield record.id, found
 

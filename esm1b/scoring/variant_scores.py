@@ -93,7 +93,8 @@ def variant_passes(
             yield from weighted_passes(model, tokens, [], terms, window)
         return
     # What is hidden decides what a pass can answer.
-    groups: dict[tuple[int, ...], list[tuple[int, Mutation]]] = defaultdict(list)
+    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    mutations: list[tuple[int, Mutation]] = []
     for row, variant in enumerate(variants, start=1):
         places = tuple(mutation.position + 1 for mutation in variant.mutations)
         for place, mutation in zip(places, variant.mutations, strict=True):
@@ -101,19 +102,22 @@ def variant_passes(
                 hidden: tuple[int, ...] = (place,)
             else:
                 hidden = places if convention == "masked-marginals-joint" else ()
-            groups[hidden].append((row, mutation))
-    for hidden, mutations in groups.items():
-        yield from weighted_passes(model, framed, hidden, _differences(framed, mutations), window)
+            groups[hidden].append(len(mutations))
+            mutations.append((row, mutation))
+    terms = _differences(framed, mutations)
+    for hidden, members in groups.items():
+        chosen = np.array(members)[:, None] * 2 + [0, 1]
+        yield from weighted_passes(model, framed, hidden, terms.at(chosen.ravel()), window)
 
 
 def _differences(framed: NDArray[np.uint8], mutations: Sequence[tuple[int, Mutation]]) -> Terms:
-    """Return log p(mutant) - log p(wild type) of each mutation, into its row."""
+    """Return log p(mutant) - log p(wild type) of each mutation, two terms each, into its row."""
     rows = np.array([row for row, _ in mutations], dtype=np.int64)
     positions = np.array([each.position + 1 for _, each in mutations], dtype=np.int64)
     mutants = encode("".join(each.mutant for _, each in mutations)).astype(np.int64)
     return Terms(
-        positions=np.tile(positions, 2),
-        targets=np.concatenate([mutants, framed[positions]]),
-        rows=np.tile(rows, 2),
-        weights=np.repeat([1.0, -1.0], len(rows)),
+        positions=np.repeat(positions, 2),
+        targets=np.stack([mutants, framed[positions]], axis=1).ravel(),
+        rows=np.repeat(rows, 2),
+        weights=np.tile([1.0, -1.0], len(rows)),
     )

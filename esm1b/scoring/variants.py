@@ -6,17 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from esm1b.alphabet import decode
 from esm1b.errors import UserError
-from esm1b.inference.fasta_input import checked_fasta
-from esm1b.inference.model import Device, Model, Precision, load_model
+from esm1b.inference.model import BATCH_TOKENS, Device, Precision, load_model
 from esm1b.outputs import own_output, replace_directory
 from esm1b.scoring.heat_map import draw_heat_map
-from esm1b.scoring.masked_passes import BATCH_TOKENS
-from esm1b.scoring.pass_values import Answers, Cost, PassJob
+from esm1b.scoring.pass_values import Answers, PassJob
 from esm1b.scoring.variant_scores import Convention, variant_passes
 from esm1b.scoring.variant_table import VariantTable, read_variant_table
-from esm1b.scoring.weighted_passes import Window
+from esm1b.scoring.weighted_passes import Window, pass_cost
+from esm1b.scoring.wild_type import read_wild_type
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ def score_variant_table(
     inputs = [model_directory, Path(wild_type), *([] if mutants is None else [mutants])]
     with own_output(output, "variants", inputs):
         model = load_model(model_directory, device=device, precision=precision)
-        name, sequence = _read_wild_type(wild_type, model, output)
+        name, sequence = read_wild_type(wild_type)
         table = (
             VariantTable.of_all_substitutions(sequence, offset)
             if mutants is None
@@ -114,7 +112,7 @@ def score_variant_table(
         PassJob(
             model=model,
             passes=passes,
-            cost=Cost.of(passes()),
+            cost=pass_cost(passes()),
             source=name,
             batch_tokens=batch_tokens,
         ).compute(
@@ -125,14 +123,3 @@ def score_variant_table(
             part_seconds=part_seconds,
         )
     _log.info("%s: scores of %d variants of %s", output, len(variants), name)
-
-
-def _read_wild_type(fasta: str, model: Model, output: Path) -> tuple[str, str]:
-    """Return id and sequence of the only record of a FASTA file."""
-    with checked_fasta(
-        fasta, longest=model.longest_sequence, long_sequences="windows", output=output
-    ) as records:
-        if records.count != 1:
-            raise UserError(f"{records.name}: {records.count} records; expected one, the wild type")
-        (record,) = records.records()
-        return record.id, decode(record.residues)

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.alphabet import MASK
+from esm1b.inference.cost import Cost
 from esm1b.inference.long_sequences import greedy_groups
-from esm1b.inference.model import Model
-from esm1b.scoring.masked_passes import BATCH_TOKENS, Pass, log_probabilities
+from esm1b.inference.model import BATCH_TOKENS, Model
+from esm1b.scoring.masked_passes import Pass, log_probabilities
 
 Window = Literal["optimal", "overlapping"]
 
 # Enough batches in a chunk that its last one, which is smaller, costs little.
-_CHUNK_BATCHES = 16
+_CHUNK_BATCHES = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,10 +128,16 @@ def likelihood_passes(
         yield from weighted_passes(model, framed, [place + 1], terms.at(np.array([place])), window)
 
 
+def pass_cost(passes: Iterable[Pass]) -> Cost:
+    """Return number and tokens of passes."""
+    sizes = [len(each.tokens) for each in passes]
+    return Cost(passes=len(sizes), tokens=sum(sizes))
+
+
 def chunks(
     passes: Iterable[WeightedPass], model: Model, batch_tokens: int | None
 ) -> Iterator[list[WeightedPass]]:
-    """Yield consecutive passes in chunks of about 16 batches.
+    """Yield consecutive passes in chunks of about 8 batches.
 
     The end of a chunk depends on the passes of that chunk alone.
     """
@@ -158,10 +165,11 @@ def values(
 
 
 def _piece(tokens: NDArray[np.uint8], start: int, terms: Terms) -> WeightedPass:
-    if len(terms.positions) == 1:  # the usual pass of a pseudo-perplexity, and np.unique is slow
-        positions, places = terms.positions - start, np.zeros(1, dtype=np.int64)
+    positions = terms.positions - start
+    if (positions == positions[0]).all():  # one place is hidden, and np.unique is slow
+        positions, places = positions[:1], np.zeros(len(positions), dtype=np.int64)
     else:
-        positions, places = np.unique(terms.positions - start, return_inverse=True)
+        positions, places = np.unique(positions, return_inverse=True)
     return WeightedPass(tokens=tokens, positions=positions, places=places, terms=terms)
 
 

@@ -206,8 +206,8 @@ def test_couplings_need_no_head(
     assert run_command("contacts", model, fasta, "--output", tmp_path / "out", *options) == 0
     residues = [len(sequence) for sequence in SEQUENCES]
     assert (
-        f"categorical Jacobian: {20 * sum(residues):,} passes, "
-        f"{20 * sum(length**2 for length in residues):,} residues in all, about "
+        f"MB of memory: {20 * sum(residues):,} passes of the network, "
+        f"{20 * sum(length * (length + 2) for length in residues):,} tokens"
     ) in capsys.readouterr().err
     assert listing(tmp_path / "out") == [
         ".esm1b", "contacts.parquet", "pictures", "pictures/0001_protein1.png",

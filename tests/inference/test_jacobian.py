@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from esm1b.alphabet import encode
-from esm1b.inference.jacobian import average_product_correction, coupling_scores, log_cost
+from esm1b.inference.jacobian import average_product_correction, coupling_scores
 from esm1b.inference.model import Model, load_model
 from tests.inference.models import write_model
 
@@ -108,6 +108,7 @@ def test_a_product_of_rows_and_columns_is_removed() -> None:
 
 def test_the_cost_is_told(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    log_cost(model.logits, [30, 50], 100)
-    assert "categorical Jacobian: 1,600 passes, 68,000 residues in all, about " in caplog.text
-    assert "2 MB of memory" in caplog.text
+    model.log_jacobian_cost([30, 50])
+    # 20 x (30 x 32 + 50 x 52) tokens, and 800 x 50^2 bytes
+    said = "categorical Jacobian in 2 MB of memory: 1,600 passes of the network, 71,200 tokens"
+    assert caplog.messages == [f"{said}; about 00:00"]

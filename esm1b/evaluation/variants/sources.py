@@ -13,9 +13,7 @@ from typing import Final
 from esm1b.errors import UserError
 from esm1b.evaluation.inputs import files_of
 from esm1b.evaluation.variants.assays import AssaySource, Columns, cell_number
-from esm1b.sequences.fasta import read_fasta_blocks
-from esm1b.sequences.input_file import InputFile
-from esm1b.sequences.record import clean, drop_reason, fault
+from esm1b.scoring.wild_type import checked_sequence, read_wild_type
 from esm1b.table_file import Row, read_table
 
 _log = logging.getLogger(__name__)
@@ -63,7 +61,8 @@ def find_assays(
         return _folder_assays(data, reference or _find_reference(data), columns)
     if reference is not None:
         raise UserError(f"--reference: {data} is a file; expected a folder of assays")
-    return _table_assays(data, columns, None if wild_type is None else _read_wild_type(wild_type))
+    stated = None if wild_type is None else read_wild_type(str(wild_type))[1]
+    return _table_assays(data, columns, stated)
 
 
 def _table_assays(path: Path, columns: Columns, wild_type: str | None) -> list[AssaySource]:
@@ -148,7 +147,7 @@ def _source(
         facts += found
     stated, protein, category, kind, cutoff = facts
     if wild_type is None:
-        wild_type = _checked_sequence(f"{where}: wild type", (stated or "").encode())
+        wild_type = checked_sequence(f"{where}: wild type", (stated or "").encode())
     if kind not in (*_KINDS, None):
         raise UserError(f"{where}: kind is {kind!r}; expected {' or '.join(_KINDS)}")
     threshold = cell_number(cutoff)
@@ -167,21 +166,3 @@ def _fact(row: Row, columns: Sequence[str]) -> str | None:
     """Return the text in the first of `columns` that the row has; None if it is empty."""
     value = next((row[name] for name in columns if name in row), None)
     return None if value is None else str(value).strip() or None
-
-
-def _read_wild_type(path: Path) -> str:
-    """Return the sequence of a FASTA file with one record."""
-    blocks = list(read_fasta_blocks(InputFile(str(path))))
-    sequences = [sequence for block in blocks for sequence in block.sequences]
-    if len(sequences) != 1:
-        raise UserError(
-            f"{path}: has {len(sequences)} records; expected one, or wild_type as a column"
-        )
-    return _checked_sequence(str(path), sequences[0])
-
-
-def _checked_sequence(where: str, sequence: bytes) -> str:
-    cleaned = clean(sequence)
-    if drop_reason(cleaned) is not None:
-        raise UserError(f"{where}: {fault(cleaned)}")
-    return cleaned.decode()

@@ -123,7 +123,7 @@ def test_options_that_do_not_fit_the_data_are_refused(folder: Path, tmp_path: Pa
         UserError, match=r"--wild-type: .* is a folder; its reference file has them"
     ):
         find_assays(folder, Columns(), wild_type=fasta)
-    with pytest.raises(UserError, match=r"has 2 records; expected one, or wild_type as a column"):
+    with pytest.raises(UserError, match=r"two.fasta: 2 records; expected one, the wild type"):
         find_assays(table, Columns(), wild_type=fasta)
     with pytest.raises(UserError, match=r"lacks the columns dms_id, dms_filename, target_seq"):
         find_assays(folder, Columns(), reference=table)
