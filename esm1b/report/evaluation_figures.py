@@ -20,7 +20,7 @@ from esm1b.plotting import INK, LINE, OTHER, PAPER, SOFT, TRAINED, WIDTH, render
 from esm1b.report.catalogue import FACTS, MODEL_NAMES, STATE_NAMES, SUBSET_NAMES, model_name
 from esm1b.report.variant_panels import variant_panels
 
-_COLORS: Final = {"validation": INK, "assays": INK, "test": INK, "unseen": OTHER}
+_COLORS: Final = {"validation": INK, "fasta": INK, "assays": INK, "test": INK, "unseen": OTHER}
 # Readable on a light and on a dark page, since pixels are not recoloured.
 _PROBABILITY: Final = "#2a86a6"
 _NOT_COUNTED: Final = (0.5, 0.5, 0.5, 0.13)
