@@ -15,7 +15,7 @@ from esm1b.evaluation.contacts.scores import (
     score_contacts,
     summarise_contacts,
 )
-from esm1b.evaluation.inputs import Inputs
+from esm1b.evaluation.inputs import describe_inputs
 from esm1b.evaluation.results import MAPS_FILE, REGRESSION_FILE, write_metrics
 from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, MINIMUM_SEPARATION, Glycine
 from esm1b.evaluation.structures.proteins import (
@@ -23,7 +23,6 @@ from esm1b.evaluation.structures.proteins import (
     draw_kinds,
     fitting_length,
     overlap,
-    proteins_of,
     share_groups,
     unit_of,
 )
@@ -31,7 +30,6 @@ from esm1b.evaluation.structures.table import KINDS, read_structures
 from esm1b.files import write_json
 from esm1b.inference.model import Device, Precision, load_model
 from esm1b.outputs import atomic_directory
-from esm1b.weights.model_directory import ModelDirectory
 
 
 def evaluate_contacts(
@@ -72,14 +70,14 @@ def evaluate_contacts(
         UserError: the data are not usable or leave nothing to test.
     """
     with atomic_directory(output, "contacts", [model_directory, data]) as directory:
-        everything = share_groups(proteins_of(read_structures(data, glycine=glycine), data))
+        everything = share_groups(read_structures(data, glycine=glycine))
         model = load_model(model_directory, device=device, precision=precision)
         options: dict[str, Any] = {
             **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
             **{"untrained": untrained, "jacobian": jacobian, "seed": seed},
             **{"device": device, "precision": precision},
         }
-        inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
+        inputs = describe_inputs(directory, model.directory, options, data=data)
         short_enough = fitting_length(everything, model.longest_sequence)
         proteins = draw_kinds(short_enough, fit_proteins=fit_proteins, seed=seed, source=data)
         fitted = [protein for protein in proteins if protein.kind == "fit"]
@@ -122,7 +120,7 @@ def evaluate_contacts(
         write_metrics(
             directory,
             evaluation="contacts",
-            model=model_directory,
+            model=model.directory,
             inputs=inputs,
             protocol=protocol,
             **results,

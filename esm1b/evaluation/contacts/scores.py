@@ -21,15 +21,15 @@ from esm1b.evaluation.contacts.regression import (
     contact_probabilities,
     fit_contact_regression,
 )
-from esm1b.evaluation.structures.proteins import Protein
-from esm1b.evaluation.structures.summary import ProteinSummary
+from esm1b.evaluation.structures.proteins import Protein, protein_columns, subsets_of
+from esm1b.evaluation.summary import Summary
 from esm1b.inference.model import Model, untrained_model
 
 _log = logging.getLogger(__name__)
 
 # The other precisions are reported with their intervals, without a comparison.
 _COMPARED: Final = ("precision_at_contacts", "precision_at_L_long")
-_MAPS: Final = {"test": 4, "unseen": 2}  # number of groups of a kind with a map for the figures
+_GROUPS_DRAWN: Final = {"test": 4, "unseen": 2}  # of each kind, as maps in the figures
 
 Precisions = NDArray[np.float64]
 """`[proteins, PRECISIONS]`, NaN where undefined or failed."""
@@ -39,17 +39,24 @@ Precisions = NDArray[np.float64]
 class ContactScores:
     """The precisions of every model on the proteins not used to fit, and the regressions.
 
-    `precisions` is by model, the trained one first; `failures` holds by model the reason why it has
-    no values; `maps` holds by protein id the trained model's probabilities, for the first protein
-    of the first groups of each kind.
+    `precisions` is by model, the trained one first; `maps` has the trained model's probabilities of
+    the first protein of the first groups of each kind.
     """
 
     proteins: Sequence[Protein]
     precisions: Mapping[str, Precisions]
-    failures: Mapping[str, str | None]
     trained: ContactRegression
     untrained: Sequence[ContactRegression]
-    maps: Mapping[str, NDArray[np.float64]]
+    maps: Sequence[tuple[Protein, NDArray[np.float64]]]
+
+    @property
+    def failures(self) -> dict[str, str | None]:
+        """The reason by network why it has no values, None where it has."""
+        reasons = [regression.failed for regression in self.untrained]
+        return {
+            "trained": self.trained.failed,
+            "untrained": reasons[0] if reasons and all(reasons) else None,
+        }
 
 
 def score_contacts(
@@ -81,37 +88,35 @@ def score_contacts(
             shown, lambda each: contact_probabilities(regression, attend(each.residues))
         )
 
-    regression, precisions = measure(model.attentions, "trained")
+    trained, found = measure(model.attentions, "trained")
+    precisions = {"trained": found}
     others = [
         measure(untrained_model(model, seed + number).attentions, f"untrained {number + 1}")
         for number in range(untrained)
     ]
-    kept = [found for fitted, found in others if not fitted.failed]
+    if others:
+        kept = [found for regression, found in others if not regression.failed]
+        precisions["untrained"] = np.mean(kept or [nothing], axis=0)
+    if jacobian:
+        precisions["jacobian"] = _jacobian_precisions(model, rest, jacobian)
     prior = separation_prior(fit)
-    of_untrained = {"untrained": np.mean(kept, axis=0) if kept else nothing} if others else {}
+    baselines: dict[str, Callable[[int], NDArray[np.float64]]] = {
+        "mean_map": lambda length: mean_map(fit, prior, length),
+        "separation_prior": lambda length: separation_map(prior, length),
+        # Equal scores everywhere count by expectation: the density of contacts.
+        "random_pairs": lambda length: np.zeros((length, length)),
+    }
+    for name, score in baselines.items():
+        precisions[name] = _precisions(rest, lambda each, score=score: score(each.residues.size))
     return ContactScores(
         proteins=rest,
-        precisions={
-            "trained": precisions,
-            **of_untrained,
-            **({"jacobian": _jacobian_precisions(model, rest, jacobian)} if jacobian else {}),
-            "mean_map": _precisions(rest, lambda each: mean_map(fit, prior, each.residues.size)),
-            "separation_prior": _precisions(
-                rest, lambda each: separation_map(prior, each.residues.size)
-            ),
-            # Equal scores everywhere count by expectation: the density of contacts.
-            "random_pairs": _precisions(rest, lambda each: np.zeros((each.residues.size,) * 2)),
-        },
-        failures={
-            "trained": regression.failed,
-            "untrained": others[0][0].failed if others and not kept else None,
-        },
-        trained=regression,
-        untrained=[fitted for fitted, _ in others],
-        maps={
-            protein.id: contact_probabilities(regression, model.attentions(protein.residues))
-            for protein in ([] if regression.failed else _proteins_to_draw(rest))
-        },
+        precisions=precisions,
+        trained=trained,
+        untrained=[regression for regression, _ in others],
+        maps=[
+            (protein, contact_probabilities(trained, model.attentions(protein.residues)))
+            for protein in ([] if trained.failed else _proteins_to_draw(rest))
+        ],
     )
 
 
@@ -124,12 +129,16 @@ def summarise_contacts(
     is not defined is null in the table.
     """
     models = list(scores.precisions)
-    values = {
-        name: {model: (found[:, column],) for model, found in scores.precisions.items()}
-        for column, name in enumerate(PRECISIONS)
-    }
-    summary = ProteinSummary(
-        proteins=scores.proteins, values=values, unit=unit, seed=seed, failures=scores.failures
+    summary = Summary(
+        values={
+            name: {model: (found[:, column],) for model, found in scores.precisions.items()}
+            for column, name in enumerate(PRECISIONS)
+        },
+        groups=np.array([protein.group for protein in scores.proteins], dtype=object),
+        subsets=subsets_of(scores.proteins),
+        unit=unit,
+        seed=seed,
+        failures=scores.failures,
     )
     comparisons = [
         summary.comparison(*each) for each in product(_COMPARED, summary.subsets, models[1:])
@@ -152,7 +161,7 @@ def summarise_contacts(
         ],
         "comparisons": comparisons,
     }
-    table = summary.columns(models)
+    table = protein_columns(scores.proteins, models)
     columns = np.concatenate(list(scores.precisions.values())).T
     for name, column in zip(PRECISIONS, columns, strict=True):
         table[name] = pa.array(column, from_pandas=True)
@@ -161,20 +170,18 @@ def summarise_contacts(
 
 def map_table(scores: ContactScores) -> pa.Table:
     """Return a row per drawn protein; `probability` is its map, row by row."""
-    drawn = [protein for protein in scores.proteins if protein.id in scores.maps]
+    drawn = [protein for protein, _ in scores.maps]
+    indices = pa.list_(pa.int32())
+    maps = [probabilities.ravel() for _, probabilities in scores.maps]
     return pa.table(
         {
             "id": pa.array([protein.id for protein in drawn], pa.string()),
             "kind": pa.array([protein.kind for protein in drawn], pa.string()),
             "length": pa.array([protein.residues.size for protein in drawn], pa.int32()),
-            "observed": pa.array(
-                [protein.observed.tolist() for protein in drawn], pa.list_(pa.bool_())
-            ),
-            "contact_i": pa.array([protein.contacts[0] for protein in drawn], pa.list_(pa.int32())),
-            "contact_j": pa.array([protein.contacts[1] for protein in drawn], pa.list_(pa.int32())),
-            "probability": pa.array(
-                [scores.maps[protein.id].ravel() for protein in drawn], pa.list_(pa.float32())
-            ),
+            "observed": pa.array([each.observed.tolist() for each in drawn], pa.list_(pa.bool_())),
+            "contact_i": pa.array([protein.contacts[0] for protein in drawn], indices),
+            "contact_j": pa.array([protein.contacts[1] for protein in drawn], indices),
+            "probability": pa.array(maps, pa.list_(pa.float32())),
         }
     )
 
@@ -211,10 +218,7 @@ def _jacobian_precisions(model: Model, proteins: Sequence[Protein], count: int) 
 def _proteins_to_draw(proteins: Sequence[Protein]) -> list[Protein]:
     """Return the first protein of the first groups of each kind: not selected by appearance."""
     chosen = []
-    for kind, count in _MAPS.items():
-        first_of_group: dict[str, Protein] = {}
-        for protein in proteins:
-            if protein.kind == kind:
-                first_of_group.setdefault(protein.group, protein)
-        chosen += [first_of_group[group] for group in sorted(first_of_group)[:count]]
+    for kind, count in _GROUPS_DRAWN.items():
+        first = {protein.group: protein for protein in proteins[::-1] if protein.kind == kind}
+        chosen += [first[group] for group in sorted(first)[:count]]
     return chosen

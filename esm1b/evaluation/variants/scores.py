@@ -1,8 +1,9 @@
 """The scores of every model for the variants of an assay, and the table of all variants."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -40,72 +41,53 @@ class ScoredAssay:
     predicted_epistasis: Mapping[str, Values]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scoring:
-    """How the variants of an assay are scored.
+def score_assay(
+    assay: Assay,
+    networks: Mapping[str, Sequence[Model]],
+    wild_types: Iterable[str],
+    *,
+    convention: Convention,
+    window: Window,
+    epistasis: int,
+    batch_tokens: int | None,
+    seed: int,
+) -> ScoredAssay:
+    """Return an assay with the scores of networks, baselines and compared columns.
 
-    Attributes:
+    Args:
+        assay: measured effects.
         networks: networks by model, the trained one first.
         wild_types: wild types of the data, for the residue frequencies.
         convention: definition of the scores.
         window: pieces of wild types longer than the networks take.
-        epistasis: largest number of double mutants of an assay whose epistasis is measured.
+        epistasis: largest number of double mutants whose epistasis is measured.
         batch_tokens: number of tokens in one forward pass; by the device if None.
         seed: random seed of the double mutants.
     """
-
-    networks: Mapping[str, Sequence[Model]]
-    wild_types: Sequence[str]
-    convention: Convention
-    window: Window
-    epistasis: int
-    batch_tokens: int | None
-    seed: int
-
-    def of(self, assay: Assay) -> ScoredAssay:
-        """Return an assay with the scores of networks, baselines and compared columns."""
-        wild_type, variants = assay.source.wild_type, assay.variants
-
-        def scores(model: Model) -> Values:
-            return score_variants(
-                model,
-                wild_type,
-                variants,
-                convention=self.convention,
-                window=self.window,
-                batch_tokens=self.batch_tokens,
-            )
-
-        baselines = {
-            "blosum62": blosum62(variants),
-            "residue_frequencies": residue_frequencies(variants, self.wild_types),
-            "position_mean": position_mean(assay),
-            **assay.compared,
-        }
-        epistasis = measured_epistasis(assay, most=self.epistasis, seed=self.seed)
-        doubles = [variants[row] for row in epistasis.rows]
-
-        def epistasis_of(model: Model) -> Values:
-            return predicted_epistasis(
-                model, wild_type, doubles, window=self.window, batch_tokens=self.batch_tokens
-            )
-
-        return ScoredAssay(
-            assay=assay,
-            predictions={
-                **self._of_networks(scores),
-                **{name: values[None] for name, values in baselines.items()},
-            },
-            epistasis=epistasis,
-            predicted_epistasis=self._of_networks(epistasis_of),
-        )
-
-    def _of_networks(self, measure: Callable[[Model], Values]) -> dict[str, Values]:
-        return {
-            name: np.array([measure(network) for network in networks])
-            for name, networks in self.networks.items()
-            if networks
-        }
+    wild_type, variants = assay.source.wild_type, assay.variants
+    measured = measured_epistasis(assay, most=epistasis, seed=seed)
+    doubles = [variants[row] for row in measured.rows]
+    passes: dict[str, Any] = {"window": window, "batch_tokens": batch_tokens}
+    score = partial(score_variants, convention=convention)
+    predictions: dict[str, Values] = {}
+    predicted: dict[str, Values] = {}
+    for name, found in networks.items():
+        scores = [score(each, wild_type, variants, **passes) for each in found]
+        predictions[name] = np.array(scores)
+        effects = [predicted_epistasis(each, wild_type, doubles, **passes) for each in found]
+        predicted[name] = np.array(effects)
+    baselines = {
+        "blosum62": blosum62(variants),
+        "residue_frequencies": residue_frequencies(variants, wild_types),
+        "position_mean": position_mean(assay),
+        **assay.compared,
+    }
+    return ScoredAssay(
+        assay=assay,
+        predictions=predictions | {name: values[None] for name, values in baselines.items()},
+        epistasis=measured,
+        predicted_epistasis=predicted,
+    )
 
 
 def variant_table(scored: ScoredAssay) -> pa.Table:
