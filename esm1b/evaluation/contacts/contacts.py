@@ -1,6 +1,5 @@
 """Unsupervised contact prediction beside its baselines: `esm1b evaluate contacts`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from esm1b.evaluation.inputs import describe_inputs
 from esm1b.evaluation.results import MAPS_FILE, REGRESSION_FILE, write_metrics
 from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, MINIMUM_SEPARATION, Glycine
 from esm1b.evaluation.structures.proteins import (
-    Protein,
     draw_kinds,
     fitting_length,
     overlap,
@@ -93,8 +91,20 @@ def evaluate_contacts(
             regularisation=regularisation,
             seed=seed,
         )
+        kinds = [protein.kind for protein in proteins]
         protocol = {
-            **_protocol(proteins, scores),
+            "contact": f"Cb-Cb < {CONTACT_DISTANCE:g} angstrom",
+            "minimum_separation": MINIMUM_SEPARATION,
+            "length": "residues of the sequence, with or without coordinates",
+            "features": "attention of every head, a + a^T, average product correction",
+            "regression": "logistic, L1, scikit-learn liblinear",
+            "C": scores.trained.inverse_strength,
+            "coefficients_kept": int(np.count_nonzero(scores.trained.coefficients)),
+            "fit_groups": len({protein.group for protein in fitted}),
+            **{f"{kind}_proteins": kinds.count(kind) for kind in KINDS},
+            **_jacobian(scores),
+            "untrained_networks": untrained,
+            "untrained_without_coefficient": sum(bool(fit.failed) for fit in scores.untrained),
             **overlap(fitted, scores.proteins),
             "glycine": glycine if data.is_dir() else "as in the table",
             "regularisation": regularisation,
@@ -126,26 +136,6 @@ def evaluate_contacts(
             **results,
             untrained_fits=[fit.as_json() for fit in scores.untrained],
         )
-
-
-def _protocol(proteins: Sequence[Protein], scores: ContactScores) -> dict[str, Any]:
-    fit_groups = {protein.group for protein in proteins if protein.kind == "fit"}
-    return {
-        "contact": f"Cb-Cb < {CONTACT_DISTANCE:g} angstrom",
-        "minimum_separation": MINIMUM_SEPARATION,
-        "length": "residues of the sequence, with or without coordinates",
-        "features": "attention of every head, a + a^T, average product correction",
-        "regression": "logistic, L1, scikit-learn liblinear",
-        "C": scores.trained.inverse_strength,
-        "coefficients_kept": int(np.count_nonzero(scores.trained.coefficients)),
-        "fit_groups": len(fit_groups),
-        **{f"{kind}_proteins": sum(protein.kind == kind for protein in proteins) for kind in KINDS},
-        **_jacobian(scores),
-        "untrained_networks": len(scores.untrained),
-        "untrained_without_coefficient": sum(
-            regression.failed is not None for regression in scores.untrained
-        ),
-    }
 
 
 def _jacobian(scores: ContactScores) -> dict[str, Any]:

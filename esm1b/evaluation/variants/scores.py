@@ -7,15 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from esm1b.evaluation.bootstrap import Values
 from esm1b.evaluation.variants.assays import Assay
 from esm1b.evaluation.variants.baselines import blosum62, position_mean, residue_frequencies
-from esm1b.evaluation.variants.epistasis import (
-    Epistasis,
-    measured_epistasis,
-    predicted_epistasis,
-)
+from esm1b.evaluation.variants.epistasis import measured_epistasis, predicted_epistasis
 from esm1b.inference.model import Model
 from esm1b.scoring.variant_scores import Convention, score_variants
 from esm1b.scoring.weighted_passes import Window
@@ -31,13 +28,15 @@ class ScoredAssay:
         assay: measured effects.
         predictions: scores `[networks, variants]` by model, the trained one first; only untrained
             networks are several.
-        epistasis: measured epistasis of some double mutants, perhaps of none.
+        doubles: places of some double mutants in the assay, perhaps of none, `[doubles]`.
+        epistasis: measured epistasis of each, `[doubles]`.
         predicted_epistasis: predictions of it by model, `[networks, doubles]`.
     """
 
     assay: Assay
     predictions: Mapping[str, Values]
-    epistasis: Epistasis
+    doubles: NDArray[np.int64]
+    epistasis: Values
     predicted_epistasis: Mapping[str, Values]
 
 
@@ -65,8 +64,8 @@ def score_assay(
         seed: random seed of the double mutants.
     """
     wild_type, variants = assay.source.wild_type, assay.variants
-    measured = measured_epistasis(assay, most=epistasis, seed=seed)
-    doubles = [variants[row] for row in measured.rows]
+    rows, measured = measured_epistasis(assay, most=epistasis, seed=seed)
+    doubles = [variants[row] for row in rows]
     passes: dict[str, Any] = {"window": window, "batch_tokens": batch_tokens}
     score = partial(score_variants, convention=convention)
     predictions: dict[str, Values] = {}
@@ -85,6 +84,7 @@ def score_assay(
     return ScoredAssay(
         assay=assay,
         predictions=predictions | {name: values[None] for name, values in baselines.items()},
+        doubles=rows,
         epistasis=measured,
         predicted_epistasis=predicted,
     )
@@ -96,12 +96,11 @@ def variant_table(scored: ScoredAssay) -> pa.Table:
     Beside the measured effect there is `score_<model>` for every model (untrained networks are
     numbered), and beside `epistasis`, null where it is not measured, `epistasis_<model>`.
     """
-    assay, rows = scored.assay, scored.epistasis.rows
-    count = len(assay.variants)
+    assay, count = scored.assay, len(scored.assay.variants)
 
     def sparse(values: Values) -> pa.Array:
         column = np.full(count, np.nan)
-        column[rows] = values
+        column[scored.doubles] = values
         return pa.array(column, from_pandas=True)
 
     return pa.table(
@@ -112,7 +111,7 @@ def variant_table(scored: ScoredAssay) -> pa.Table:
             "measured": pa.array(assay.measured),
             "fit": pa.array([None] * count if assay.fit is None else assay.fit, pa.bool_()),
             **{f"score_{name}": pa.array(row) for name, row in _numbered(scored.predictions)},
-            "epistasis": sparse(scored.epistasis.measured),
+            "epistasis": sparse(scored.epistasis),
             **{
                 f"epistasis_{name}": sparse(row)
                 for name, row in _numbered(scored.predicted_epistasis)

@@ -82,7 +82,7 @@ class AssayResult:
 
 def summarise_assay(scored: ScoredAssay, *, seed: int) -> AssayResult:
     """Return the metrics of every model; those of untrained networks are means over them."""
-    assay, predictions, epistasis = scored.assay, scored.predictions, scored.epistasis.measured
+    assay, predictions, epistasis = scored.assay, scored.predictions, scored.epistasis
     measured, fit = assay.measured, assay.fit
     metrics = {
         name: _each(partial(function, measured), predictions)
