@@ -7,9 +7,8 @@ import pytest
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.chain_choice import read_choices
 from tests.evaluation.structure_rows import structure_rows
-from tests.evaluation.structure_text import pdb_text, rows
+from tests.evaluation.structure_text import SEQUENCE, pdb_text, rows
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
 PDB = pdb_text(
     [
         *[replace(atom, chain="P") for atom in rows("ACDE")],

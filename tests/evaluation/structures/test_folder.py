@@ -9,10 +9,8 @@ import pytest
 
 from esm1b.errors import UserError
 from tests.evaluation.structure_rows import structure_rows
-from tests.evaluation.structure_text import NAMES, Header, Row, cif_text, helix, pdb_text, rows
+from tests.evaluation.structure_text import HEADER, SEQUENCE, Row, cif_text, helix, pdb_text, rows
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
-HEADER = Header(sequence=[NAMES[letter] for letter in SEQUENCE])
 PDB = pdb_text(rows(SEQUENCE), HEADER)
 RNA = [
     Row(name=name, residue="A", number=number, position=np.array([number, 0.0, 0.0]))
