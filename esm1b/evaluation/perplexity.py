@@ -28,9 +28,10 @@ from esm1b.evaluation.cross_entropy import (
 )
 from esm1b.evaluation.held_out import open_held_out
 from esm1b.evaluation.inputs import describe_inputs
+from esm1b.evaluation.networks import networks_of
 from esm1b.evaluation.results import write_metrics
 from esm1b.evaluation.summary import Summary
-from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
+from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.outputs import atomic_directory
 from esm1b.synthetic.dataset import TRUTH_FILE
 
@@ -97,7 +98,7 @@ def evaluate_perplexity(
             truth=truth / TRUTH_FILE if truth is not None and truth.is_dir() else truth,
         )
         sequences = min(sequences, len(held_out))
-        networks = [untrained_model(model, seed + number) for number in range(untrained)]
+        networks = list(networks_of(model, untrained, seed))
         values: dict[str, dict[str, tuple[Values, ...]]] = {}
         for masks, corruption in _CORRUPTIONS.items():
             masked = mask_sequences(
@@ -109,17 +110,17 @@ def evaluate_perplexity(
                 batch_tokens=batch_tokens,
             )
             targets = masked.targets()
-            scores: dict[str, CrossEntropy] = {"trained": score_network(model, masked)}
-            if networks:
-                others = [score_network(each, masked) for each in networks]
-                scores["untrained"] = np.mean(others, axis=0)
+            found: dict[str, list[CrossEntropy]] = {}
+            for name, network in networks:
+                found.setdefault(name, []).append(score_network(network, masked))
+            scores = {name: np.mean(each, axis=0) for name, each in found.items()}
             if source.training is not None:
                 scores["residue_frequencies"] = score_frequencies(source.training, masked)
             if truth is not None and corruption == "mask-only":
                 scores |= score_truth(truth, masked, append_eos=model.append_eos)
             for row, suffix in enumerate(_CLASSES):
-                found = {name: (score[row], targets) for name, score in scores.items()}
-                values[f"perplexity_{masks}{suffix}"] = found
+                rows = {name: (score[row], targets) for name, score in scores.items()}
+                values[f"perplexity_{masks}{suffix}"] = rows
         # The masking that came last is the clean one, which the rest is about.
         clean = f"perplexity_{masks}_20"
         nats = {name: score for name, (score, _) in values[clean].items()}

@@ -1,5 +1,6 @@
 """Unsupervised contact prediction beside its baselines: `esm1b evaluate contacts`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 from esm1b.errors import UserError
 from esm1b.evaluation.contacts.regression import PUBLISHED_C, Regularisation
 from esm1b.evaluation.contacts.scores import (
-    ContactScores,
+    Precisions,
     map_table,
     score_contacts,
     summarise_contacts,
@@ -83,14 +84,18 @@ def evaluate_contacts(
             raise UserError(f"{data}: the proteins to fit have no contact; expected at least one")
         if regularisation == "cross-validate" and len({protein.group for protein in fitted}) < 2:
             raise UserError(f"{data}: one group to fit; cross-validation expects at least two")
-        scores = score_contacts(
+        rest = [protein for protein in proteins if protein.kind != "fit"]
+        precisions, fits = score_contacts(
             model,
-            proteins,
+            fitted,
+            rest,
             untrained=untrained,
             jacobian=jacobian,
             regularisation=regularisation,
             seed=seed,
         )
+        (trained,) = fits["trained"]
+        others = fits.get("untrained", [])
         kinds = [protein.kind for protein in proteins]
         protocol = {
             "contact": f"Cb-Cb < {CONTACT_DISTANCE:g} angstrom",
@@ -98,14 +103,14 @@ def evaluate_contacts(
             "length": "residues of the sequence, with or without coordinates",
             "features": "attention of every head, a + a^T, average product correction",
             "regression": "logistic, L1, scikit-learn liblinear",
-            "C": scores.trained.inverse_strength,
-            "coefficients_kept": int(np.count_nonzero(scores.trained.coefficients)),
+            "C": trained.inverse_strength,
+            "coefficients_kept": int(np.count_nonzero(trained.coefficients)),
             "fit_groups": len({protein.group for protein in fitted}),
             **{f"{kind}_proteins": kinds.count(kind) for kind in KINDS},
-            **_jacobian(scores),
+            **_jacobian(precisions),
             "untrained_networks": untrained,
-            "untrained_without_coefficient": sum(bool(fit.failed) for fit in scores.untrained),
-            **overlap(fitted, scores.proteins),
+            "untrained_without_coefficient": sum(bool(fit.failed) for fit in others),
+            **overlap(fitted, rest),
             "glycine": glycine if data.is_dir() else "as in the table",
             "regularisation": regularisation,
             "left_out_too_long": len(everything) - len(short_enough),
@@ -114,18 +119,18 @@ def evaluate_contacts(
             "device": model.device,
             "precision": precision,
         }
-        results, table = summarise_contacts(scores, unit_of(proteins), seed)
+        results, table = summarise_contacts(precisions, fits, rest, unit_of(proteins), seed)
         head = {
             "layers": model.shape.layers,
             "heads": model.shape.heads,
             "channel": "layer * heads + head",
-            **scores.trained.as_json(),
-            "coefficients": scores.trained.coefficients.tolist(),
-            "intercept": scores.trained.intercept,
+            **trained.as_json(),
+            "coefficients": trained.coefficients.tolist(),
+            "intercept": trained.intercept,
             "proteins": [protein.id for protein in fitted],
         }
         pq.write_table(table, directory / "proteins.parquet")
-        pq.write_table(map_table(scores), directory / MAPS_FILE)
+        pq.write_table(map_table(model, trained, rest), directory / MAPS_FILE)
         write_json(directory / REGRESSION_FILE, head)
         write_metrics(
             directory,
@@ -134,14 +139,14 @@ def evaluate_contacts(
             inputs=inputs,
             protocol=protocol,
             **results,
-            untrained_fits=[fit.as_json() for fit in scores.untrained],
+            untrained_fits=[fit.as_json() for fit in others],
         )
 
 
-def _jacobian(scores: ContactScores) -> dict[str, Any]:
-    if "jacobian" not in scores.precisions:
+def _jacobian(precisions: Mapping[str, Precisions]) -> dict[str, Any]:
+    if "jacobian" not in precisions:
         return {}
-    measured = np.isfinite(scores.precisions["jacobian"]).any(axis=1)
+    measured = np.isfinite(precisions["jacobian"]).any(axis=1)
     return {
         "jacobian": "centred over its four axes, symmetrised, Frobenius norm, average product "
         "correction; no regression",

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
@@ -21,9 +21,10 @@ from esm1b.evaluation.contacts.regression import (
     contact_probabilities,
     fit_contact_regression,
 )
+from esm1b.evaluation.networks import networks_of
 from esm1b.evaluation.structures.proteins import Protein, protein_columns, subsets_of
 from esm1b.evaluation.summary import Summary
-from esm1b.inference.model import Model, untrained_model
+from esm1b.inference.model import Model
 
 _log = logging.getLogger(__name__)
 
@@ -35,68 +36,41 @@ Precisions = NDArray[np.float64]
 """`[proteins, PRECISIONS]`, NaN where undefined or failed."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ContactScores:
-    """The precisions of every model on the proteins not used to fit, and the regressions.
-
-    `precisions` is by model, the trained one first; `maps` has the trained model's probabilities of
-    the first protein of the first groups of each kind.
-    """
-
-    proteins: Sequence[Protein]
-    precisions: Mapping[str, Precisions]
-    trained: ContactRegression
-    untrained: Sequence[ContactRegression]
-    maps: Sequence[tuple[Protein, NDArray[np.float64]]]
-
-    @property
-    def failures(self) -> dict[str, str | None]:
-        """The reason by network why it has no values, None where it has."""
-        reasons = [regression.failed for regression in self.untrained]
-        return {
-            "trained": self.trained.failed,
-            "untrained": reasons[0] if reasons and all(reasons) else None,
-        }
+Fits = Mapping[str, Sequence[ContactRegression]]
+"""The regressions by name of the networks, the trained one first."""
 
 
 def score_contacts(
     model: Model,
-    proteins: Sequence[Protein],
+    fit: Sequence[Protein],
+    rest: Sequence[Protein],
     *,
     untrained: int,
     jacobian: int,
     regularisation: Regularisation,
     seed: int,
-) -> ContactScores:
-    """Fit on the proteins of kind `fit` and score the others, for every network and baseline.
+) -> tuple[dict[str, Precisions], Fits]:
+    """Fit on the proteins `fit` and score the `rest`, for every network and baseline.
 
-    With `cross-validate` each network chooses its own C. The `untrained` networks are made one at a
-    time, to bound the memory. The trained one's categorical Jacobian scores at most `jacobian`
-    proteins, the first of each group, then the second, and so on.
+    With `cross-validate` each network chooses its own C. The trained one's categorical Jacobian
+    scores at most `jacobian` proteins, the first of each group, then the second, and so on.
     """
-    fit = [protein for protein in proteins if protein.kind == "fit"]
-    rest = [protein for protein in proteins if protein.kind != "fit"]
     nothing = np.full((len(rest), len(PRECISIONS)), np.nan)
-
-    def measure(attend: Attend, label: str) -> tuple[ContactRegression, Precisions]:
+    fits: dict[str, list[ContactRegression]] = {}
+    found: dict[str, list[Precisions]] = {}
+    for name, network in networks_of(model, untrained, seed):
+        others = fits.setdefault(name, [])
+        label = name if name == "trained" else f"{name} {len(others) + 1}"
+        attend = network.attentions
         regression = fit_contact_regression(attend, fit, regularisation=regularisation, seed=seed)
+        others.append(regression)
         if regression.failed:
             _log.warning("%s: %s", label, regression.failed)
-            return regression, nothing
+            continue
         shown = tqdm(rest, desc=f"contacts, {label}", unit="protein", disable=None)
-        return regression, _precisions(
-            shown, lambda each: contact_probabilities(regression, attend(each.residues))
-        )
-
-    trained, found = measure(model.attentions, "trained")
-    precisions = {"trained": found}
-    others = [
-        measure(untrained_model(model, seed + number).attentions, f"untrained {number + 1}")
-        for number in range(untrained)
-    ]
-    if others:
-        kept = [found for regression, found in others if not regression.failed]
-        precisions["untrained"] = np.mean(kept or [nothing], axis=0)
+        scored = _precisions(shown, partial(_probabilities, regression, attend))
+        found.setdefault(name, []).append(scored)
+    precisions = {name: np.mean(found.get(name, [nothing]), axis=0) for name in fits}
     if jacobian:
         precisions["jacobian"] = _jacobian_precisions(model, rest, jacobian)
     prior = separation_prior(fit)
@@ -108,37 +82,34 @@ def score_contacts(
     }
     for name, score in baselines.items():
         precisions[name] = _precisions(rest, lambda each, score=score: score(each.residues.size))
-    return ContactScores(
-        proteins=rest,
-        precisions=precisions,
-        trained=trained,
-        untrained=[regression for regression, _ in others],
-        maps=[
-            (protein, contact_probabilities(trained, model.attentions(protein.residues)))
-            for protein in ([] if trained.failed else _proteins_to_draw(rest))
-        ],
-    )
+    return precisions, fits
 
 
 def summarise_contacts(
-    scores: ContactScores, unit: str, seed: int
+    precisions: Mapping[str, Precisions],
+    fits: Fits,
+    proteins: Sequence[Protein],
+    unit: str,
+    seed: int,
 ) -> tuple[dict[str, Any], pa.Table]:
     """Return `metrics` and `comparisons`, and the table with a row per protein and model.
 
     Baselines are compared on the same proteins; test is compared with unseen too. A precision that
     is not defined is null in the table.
     """
-    models = list(scores.precisions)
+    models = list(precisions)
     summary = Summary(
         values={
-            name: {model: (found[:, column],) for model, found in scores.precisions.items()}
+            name: {model: (found[:, column],) for model, found in precisions.items()}
             for column, name in enumerate(PRECISIONS)
         },
-        groups=np.array([protein.group for protein in scores.proteins], dtype=object),
-        subsets=subsets_of(scores.proteins),
+        groups=np.array([protein.group for protein in proteins], dtype=object),
+        subsets=subsets_of(proteins),
         unit=unit,
         seed=seed,
-        failures=scores.failures,
+        failures={
+            name: found[0].failed for name, found in fits.items() if all(f.failed for f in found)
+        },
     )
     comparisons = [
         summary.comparison(*each) for each in product(_COMPARED, summary.subsets, models[1:])
@@ -161,18 +132,21 @@ def summarise_contacts(
         ],
         "comparisons": comparisons,
     }
-    table = protein_columns(scores.proteins, models)
-    columns = np.concatenate(list(scores.precisions.values())).T
+    table = protein_columns(proteins, models)
+    columns = np.concatenate(list(precisions.values())).T
     for name, column in zip(PRECISIONS, columns, strict=True):
         table[name] = pa.array(column, from_pandas=True)
     return results, pa.table(table)
 
 
-def map_table(scores: ContactScores) -> pa.Table:
-    """Return a row per drawn protein; `probability` is its map, row by row."""
-    drawn = [protein for protein, _ in scores.maps]
+def map_table(model: Model, regression: ContactRegression, proteins: Sequence[Protein]) -> pa.Table:
+    """Return the probabilities of the first protein of the first groups of each kind.
+
+    A row per protein; `probability` is its map, row by row.
+    """
+    drawn = [] if regression.failed else _proteins_to_draw(proteins)
+    maps = [_probabilities(regression, model.attentions, protein).ravel() for protein in drawn]
     indices = pa.list_(pa.int32())
-    maps = [probabilities.ravel() for _, probabilities in scores.maps]
     return pa.table(
         {
             "id": pa.array([protein.id for protein in drawn], pa.string()),
@@ -195,6 +169,12 @@ def _precisions(
         for protein in proteins
     )
     return np.array([[row[name] for name in PRECISIONS] for row in rows])
+
+
+def _probabilities(
+    regression: ContactRegression, attend: Attend, protein: Protein
+) -> NDArray[np.float64]:
+    return contact_probabilities(regression, attend(protein.residues))
 
 
 def _jacobian_precisions(model: Model, proteins: Sequence[Protein], count: int) -> Precisions:

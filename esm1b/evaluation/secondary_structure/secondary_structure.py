@@ -1,8 +1,8 @@
 """Three-state secondary structure by a linear probe: `esm1b evaluate secondary-structure`."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
 from esm1b.evaluation.inputs import describe_inputs
+from esm1b.evaluation.networks import networks_of
 from esm1b.evaluation.results import write_metrics
 from esm1b.evaluation.secondary_structure.data import read_labelled_proteins
 from esm1b.evaluation.secondary_structure.linear_probe import LinearProbe
@@ -38,7 +39,7 @@ from esm1b.evaluation.structures.proteins import (
     share_groups,
     unit_of,
 )
-from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
+from esm1b.inference.model import Device, Precision, load_model
 from esm1b.outputs import atomic_directory
 
 _log = logging.getLogger(__name__)
@@ -100,10 +101,16 @@ def evaluate_secondary_structure(
             short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
         )
         split = _split(proteins, maximum_residues, seed, data)
-        represent = partial(network_windows, layer=number, batch_tokens=batch_tokens)
+        kinds: Iterable[tuple[str, Features]] = chain(
+            (
+                (name, network_windows(network, layer=number, batch_tokens=batch_tokens))
+                for name, network in networks_of(model, untrained, seed)
+            ),
+            [("one_hot_window", one_hot_windows)],
+        )
         probes: list[tuple[str, LinearProbe]] = []
         counts: dict[str, list[NDArray[np.float64]]] = {}
-        for name, features in _features(model, represent, untrained, seed):
+        for name, features in kinds:
             probe, confusion = confusion_of_probe(features, split, label=name)
             probes.append((name, probe))
             counts.setdefault(name, []).append(confusion)
@@ -150,16 +157,6 @@ def evaluate_secondary_structure(
                 for name, probe in probes
             ],
         )
-
-
-def _features(
-    model: Model, represent: Callable[[Model], Features], untrained: int, seed: int
-) -> Iterator[tuple[str, Features]]:
-    """Yield every kind of feature with the name of its model; untrained networks one at a time."""
-    yield "trained", represent(model)
-    for number in range(untrained):
-        yield "untrained", represent(untrained_model(model, seed + number))
-    yield "one_hot_window", one_hot_windows
 
 
 def _sizes(proteins: Sequence[Protein], split: ProbeSplit) -> dict[str, int]:

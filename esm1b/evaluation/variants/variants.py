@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 from esm1b.errors import UserError
 from esm1b.evaluation.inputs import describe_inputs
+from esm1b.evaluation.networks import networks_of
 from esm1b.evaluation.results import VARIANTS_FILE, write_metrics
 from esm1b.evaluation.variants.assays import Columns, read_assay
 from esm1b.evaluation.variants.scores import MODELS, score_assay, variant_table
 from esm1b.evaluation.variants.sources import find_assays
 from esm1b.evaluation.variants.summary import summarise, summarise_assay
-from esm1b.inference.model import Device, Precision, load_model, untrained_model
+from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.outputs import atomic_directory
 from esm1b.scoring.variant_scores import Convention
 from esm1b.scoring.weighted_passes import Window
@@ -96,9 +97,9 @@ def evaluate_variants(
             wild_type=wild_type,
             reference=reference,
         )
-        networks = {"trained": [model]}
-        if untrained:
-            networks["untrained"] = [untrained_model(model, seed + n) for n in range(untrained)]
+        networks: dict[str, list[Model]] = {}
+        for name, network in networks_of(model, untrained, seed):
+            networks.setdefault(name, []).append(network)
         wild_types = sorted({source.wild_type for source in sources})
         results, tables = [], []
         left_out: dict[str, str] = {}
