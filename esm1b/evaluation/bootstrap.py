@@ -129,7 +129,7 @@ def _group_sums(
     unique, index = np.unique(names, return_inverse=True)
     defined = np.isfinite(values)
     sums, totals = (
-        np.bincount(index, weights=np.where(defined, each, 0), minlength=len(unique))
+        np.bincount(index, np.where(defined, each, 0), len(unique)).astype(np.float64)
         for each in (values, weights)
     )
     return sums, totals

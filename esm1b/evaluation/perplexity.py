@@ -7,7 +7,6 @@ references of synthetic families answer.
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +28,7 @@ from esm1b.evaluation.cross_entropy import (
 from esm1b.evaluation.held_out import open_held_out
 from esm1b.evaluation.inputs import describe_inputs
 from esm1b.evaluation.networks import networks_of
-from esm1b.evaluation.results import write_metrics
+from esm1b.evaluation.results import Interval, write_metrics
 from esm1b.evaluation.summary import Summary
 from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.outputs import atomic_directory
@@ -119,8 +118,9 @@ def evaluate_perplexity(
             if truth is not None and corruption == "mask-only":
                 scores |= score_truth(truth, masked, append_eos=model.append_eos)
             for row, suffix in enumerate(_CLASSES):
-                rows = {name: (score[row], targets) for name, score in scores.items()}
-                values[f"perplexity_{masks}{suffix}"] = rows
+                values[f"perplexity_{masks}{suffix}"] = {
+                    name: (score[row], targets) for name, score in scores.items()
+                }
         # The masking that came last is the clean one, which the rest is about.
         clean = f"perplexity_{masks}_20"
         nats = {name: score for name, (score, _) in values[clean].items()}
@@ -139,8 +139,8 @@ def evaluate_perplexity(
             for name, suffix in product(values[f"perplexity_{masks}"], _CLASSES):
                 metric = f"perplexity_{masks}{suffix}"
                 interval = summary.resampled(values[metric][name], source.subset)
-                ends = {end: math.exp(getattr(interval, end)) for end in ("value", "low", "high")}
-                perplexity = replace(interval, **ends)
+                value, low, high = map(math.exp, (interval.value, interval.low, interval.high))
+                perplexity = Interval(value=value, low=low, high=high, n=interval.n)
                 metrics.append(
                     summary.metric(
                         metric, name, source.subset, unit="perplexity", interval=perplexity

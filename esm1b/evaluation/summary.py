@@ -100,6 +100,7 @@ class Summary:
     def resampled(self, values: Sequence[Values], subset: str) -> Interval:
         """Return the interval of `values`, in either form that `values` of the summary have."""
         chosen = self.subsets[subset]
-        bootstrap = bootstrap_mean if len(values) == 1 else bootstrap_ratio
-        samples = [each[chosen] for each in values]
-        return bootstrap(*samples, self.groups[chosen], seed=self.seed)
+        samples, groups = [each[chosen] for each in values], self.groups[chosen]
+        if len(samples) == 1:
+            return bootstrap_mean(samples[0], groups, seed=self.seed)
+        return bootstrap_ratio(samples[0], samples[1], groups, seed=self.seed)

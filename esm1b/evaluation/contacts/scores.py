@@ -74,14 +74,13 @@ def score_contacts(
     if jacobian:
         precisions["jacobian"] = _jacobian_precisions(model, rest, jacobian)
     prior = separation_prior(fit)
-    baselines: dict[str, Callable[[int], NDArray[np.float64]]] = {
-        "mean_map": lambda length: mean_map(fit, prior, length),
-        "separation_prior": lambda length: separation_map(prior, length),
+    baselines: dict[str, Callable[[Protein], NDArray[np.float64]]] = {
+        "mean_map": lambda protein: mean_map(fit, prior, protein.residues.size),
+        "separation_prior": lambda protein: separation_map(prior, protein.residues.size),
         # Equal scores everywhere count by expectation: the density of contacts.
-        "random_pairs": lambda length: np.zeros((length, length)),
+        "random_pairs": lambda protein: np.zeros((protein.residues.size,) * 2),
     }
-    for name, score in baselines.items():
-        precisions[name] = _precisions(rest, lambda each, score=score: score(each.residues.size))
+    precisions |= {name: _precisions(rest, score) for name, score in baselines.items()}
     return precisions, fits
 
 

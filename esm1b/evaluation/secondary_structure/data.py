@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def _protein(where: str, identifier: str, row: Row, columns: Sequence[str]) -> P
     seen_in = _which(_OBSERVED, columns)
     # An empty cell is not taken for "all": whoever states what counts states it in every row.
     observed = cell_text(row, seen_in, where) if seen_in else "1" * len(sequence or "")
-    cells = {
+    cells: dict[str, Any] = {
         **{"id": identifier, "group": group, "kind": None, "sequence": sequence},
         **{"observed": observed, "contact_i": [], "contact_j": [], "ss3": ss3},
     }

@@ -100,6 +100,6 @@ def _read_protein(file: Path, chain_name: str | None, glycine: Glycine) -> Prote
         group=identifier,
         kind=None,
         residues=encode(chain.sequence),
-        observed=~np.isnan(beta).any(axis=1),
+        observed=np.asarray(~np.isnan(beta).any(axis=1)),
         contacts=contact_pairs(beta),
     )

@@ -63,7 +63,7 @@ def share_groups(proteins: Sequence[Protein]) -> list[Protein]:
         sequence = protein.residues.tobytes()
         joined.add(sequence)
         joined.merge(protein.group, sequence)
-    first = {}
+    first: dict[str, str] = {}
     for part in joined.subsets():
         names = [member for member in part if isinstance(member, str)]
         first |= dict.fromkeys(names, min(names))
