@@ -16,7 +16,7 @@ from scipy.stats import bootstrap
 from esm1b.evaluation.results import Interval
 
 Values = NDArray[np.float64]
-Groups = Sequence[str] | NDArray[np.object_]
+Groups = Sequence[Any] | NDArray[np.object_]
 
 _RESAMPLES: Final = 2000
 _ENDS: Final = (2.5, 97.5)  # percentiles
@@ -50,12 +50,12 @@ def bootstrap_ratio(
 ) -> Interval:
     """Return `sum(numerators) / sum(denominators)`, resampled by group.
 
-    The pooled form: the weight of an item is its denominator (its residues, say). Groups with a
-    denominator of zero are left out.
+    The pooled form: the weight of an item is its denominator (its residues, say). Items without a
+    numerator (NaN) and groups with a denominator of zero are left out.
     """
-    above, below = _group_sums(groups, numerators, denominators)
+    sums, totals = _group_sums(groups, numerators, denominators)
     return _interval(
-        (above[below != 0], below[below != 0]),
+        (sums[totals != 0], totals[totals != 0]),
         lambda above, below, axis: above.sum(axis) / below.sum(axis),
         seed,
         paired=True,
@@ -70,12 +70,10 @@ def bootstrap_mean_of_categories(
     A group counts in a category with the mean of its values there. Groups are resampled with all
     their values; a category without any group in a draw is left out of that draw.
     """
-    defined = np.isfinite(values)
     names = np.array(categories, dtype=object)
     samples: list[Values] = []
-    for category in np.unique(names[defined]):
-        chosen = defined & (names == category)
-        sums, counts = _group_sums(groups, np.where(chosen, values, 0), chosen)
+    for category in np.unique(names[np.isfinite(values)]):
+        sums, counts = _group_sums(groups, np.where(names == category, values, np.nan))
         samples += [sums / np.maximum(counts, 1), (counts > 0).astype(np.float64)]
     if not samples:
         return Interval(value=np.nan, low=np.nan, high=np.nan, n=0)
@@ -118,16 +116,23 @@ def bootstrap_counts(
 
 def group_means(values: Values, groups: Groups | None = None) -> Values:
     """Return the mean of each group that has a value, NaN left out, groups in sorted order."""
-    defined = np.isfinite(values)
-    sums, counts = _group_sums(groups, np.where(defined, values, 0), defined)
+    sums, counts = _group_sums(groups, values)
     means: Values = sums[counts > 0] / counts[counts > 0]
     return means
 
 
-def _group_sums(groups: Groups | None, *values: NDArray[Any]) -> list[NDArray[Any]]:
-    names = np.arange(len(values[0])) if groups is None else np.array(groups, dtype=object)
+def _group_sums(
+    groups: Groups | None, values: Values, weights: Values | float = 1.0
+) -> tuple[Values, Values]:
+    """Return the sums of values and weights by group, sorted, without the items that are NaN."""
+    names = np.arange(len(values)) if groups is None else np.array(groups, dtype=object)
     unique, index = np.unique(names, return_inverse=True)
-    return [np.bincount(index, weights=each, minlength=len(unique)) for each in values]
+    defined = np.isfinite(values)
+    sums, totals = (
+        np.bincount(index, np.where(defined, each, 0), len(unique)).astype(np.float64)
+        for each in (values, weights)
+    )
+    return sums, totals
 
 
 def _interval(

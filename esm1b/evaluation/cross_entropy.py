@@ -50,14 +50,10 @@ class MaskedSequences:
 
         They are given at the masked positions of each batch, `[rows, positions]`.
         """
-        kept = [
-            (batch.targets >= _AMINO_ACIDS.start) & (batch.targets < _AMINO_ACIDS.stop)
-            for batch in self.batches
-        ]
-        owners = np.concatenate([each[keep] for each, keep in zip(self.owners, kept, strict=True)])
-        weights = np.concatenate(
-            [rows[:, keep] for rows, keep in zip(values, kept, strict=True)], axis=1
-        )
+        targets = np.concatenate([batch.targets for batch in self.batches])
+        kept = (targets >= _AMINO_ACIDS.start) & (targets < _AMINO_ACIDS.stop)
+        owners = np.concatenate(self.owners)[kept]
+        weights = np.concatenate(values, axis=1)[:, kept]
         # Counted, not taken from the largest owner: a short sequence may have nothing masked.
         return np.stack([np.bincount(owners, row, minlength=self.sequences) for row in weights])
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,49 +16,38 @@ if TYPE_CHECKING:  # Snakemake reads this module at every start, and would wait 
 CHECKSUMS_FILE: Final = "inputs.sha256"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What an evaluation is computed from.
+def describe_inputs(
+    directory: Path, model: "ModelDirectory", options: Mapping[str, Any], **data: Path | None
+) -> dict[str, Any]:
+    """Return for `metrics.json` what an evaluation is computed from, with versions and digests.
 
-    Attributes:
-        description: names and digests of model and data, versions and options, for `metrics.json`.
-        checksums: `folder_checksums` of the folder among the inputs; empty without one.
+    If a folder is among the data, its `folder_checksums` go to `inputs.sha256` in `directory`.
+
+    Args:
+        directory: output directory of the evaluation.
+        model: the trained model.
+        options: options of the evaluation.
+        **data: files or one folder; None where one is not given.
+
+    Raises:
+        UserError: a file cannot be read.
     """
-
-    description: Mapping[str, Any]
-    checksums: bytes = b""
-
-    @classmethod
-    def of(
-        cls, model: "ModelDirectory", options: Mapping[str, Any], **data: Path | None
-    ) -> "Inputs":
-        """Describe a model, options, and files or one folder (each None where it is not given).
-
-        Raises:
-            UserError: a file cannot be read.
-        """
-        entries: dict[str, Any] = {}
-        checksums = b""
-        try:
-            entries["model"] = {"name": model.name, "sha256": model.digest()}
-            for what, path in data.items():
-                if path is None:
-                    continue
-                entries[what] = {"name": path.absolute().name}
-                if path.is_dir():
-                    checksums = folder_checksums(path)
-                    entries[what] |= {"files": len(files_of(path)), "sha256": _sha256(checksums)}
-                else:
-                    entries[what] |= {"sha256": sha256_file(path)}
-        except OSError as error:
-            raise UserError(one_line(error)) from error
-        description = {**entries, "versions": versions(), "options": dict(options)}
-        return cls(description=description, checksums=checksums)
-
-    def write_checksums(self, directory: Path) -> None:
-        """Write `inputs.sha256` if a folder is among the inputs."""
-        if self.checksums:
-            (directory / CHECKSUMS_FILE).write_bytes(self.checksums)
+    entries: dict[str, Any] = {}
+    try:
+        entries["model"] = {"name": model.name, "sha256": model.digest()}
+        for what, path in data.items():
+            if path is None:
+                continue
+            entries[what] = {"name": path.absolute().name}
+            if path.is_dir():
+                checksums = folder_checksums(path)
+                (directory / CHECKSUMS_FILE).write_bytes(checksums)
+                entries[what] |= {"files": len(files_of(path)), "sha256": _sha256(checksums)}
+            else:
+                entries[what] |= {"sha256": sha256_file(path)}
+    except OSError as error:
+        raise UserError(one_line(error)) from error
+    return {**entries, "versions": versions(), "options": dict(options)}
 
 
 def files_of(path: Path) -> list[Path]:

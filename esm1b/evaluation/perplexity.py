@@ -7,6 +7,7 @@ references of synthetic families answer.
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from esm1b.batches.masking import VALIDATION_SEED, Corruption
 from esm1b.corpus.tokens.dataset import TokenDataset
-from esm1b.evaluation.bootstrap import Values, bootstrap_ratio
+from esm1b.evaluation.bootstrap import Values
 from esm1b.evaluation.cross_entropy import (
     CrossEntropy,
     mask_sequences,
@@ -24,19 +25,21 @@ from esm1b.evaluation.cross_entropy import (
     score_network,
     score_truth,
 )
-from esm1b.evaluation.held_out import HeldOut, open_held_out
-from esm1b.evaluation.inputs import Inputs
-from esm1b.evaluation.results import Interval, result_entry, write_metrics
-from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
+from esm1b.evaluation.held_out import open_held_out
+from esm1b.evaluation.inputs import describe_inputs
+from esm1b.evaluation.networks import networks_of
+from esm1b.evaluation.results import Interval, write_metrics
+from esm1b.evaluation.summary import Summary
+from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.outputs import atomic_directory
 from esm1b.synthetic.dataset import TRUTH_FILE
-from esm1b.weights.model_directory import ModelDirectory
 
 _CORRUPTIONS: Final[Mapping[str, Corruption]] = {
     "training_masks": "training",
     "mask_positions": "mask-only",
 }
-_OVER_33, _OVER_20 = 0, 1  # rows of a cross-entropy
+_CLASSES: Final = ("", "_20")  # of the rows of a cross-entropy: 33 tokens, 20 amino acids
+_GAP: Final = "fraction of the cross-entropy between site-independent and exact optimum"
 
 
 def evaluate_perplexity(
@@ -86,16 +89,16 @@ def evaluate_perplexity(
             **{"sequences": sequences, "draws": draws, "untrained": untrained, "seed": seed},
             **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
         }
-        inputs = Inputs.of(
-            ModelDirectory(model_directory),
+        inputs = describe_inputs(
+            directory,
+            model.directory,
             options,
             **source.files,
             truth=truth / TRUTH_FILE if truth is not None and truth.is_dir() else truth,
         )
         sequences = min(sequences, len(held_out))
-        networks = [untrained_model(model, seed + number) for number in range(untrained)]
-
-        metrics: list[dict[str, Any]] = []
+        networks = list(networks_of(model, untrained, seed))
+        values: dict[str, dict[str, tuple[Values, ...]]] = {}
         for masks, corruption in _CORRUPTIONS.items():
             masked = mask_sequences(
                 held_out,
@@ -106,33 +109,57 @@ def evaluate_perplexity(
                 batch_tokens=batch_tokens,
             )
             targets = masked.targets()
-            scores: dict[str, CrossEntropy] = {
-                "trained": score_network(model, masked),
-            }
-            if networks:
-                others = [score_network(each, masked) for each in networks]
-                scores["untrained"] = np.mean(others, axis=0)
+            found: dict[str, list[CrossEntropy]] = {}
+            for name, network in networks:
+                found.setdefault(name, []).append(score_network(network, masked))
+            scores = {name: np.mean(each, axis=0) for name, each in found.items()}
             if source.training is not None:
                 scores["residue_frequencies"] = score_frequencies(source.training, masked)
             if truth is not None and corruption == "mask-only":
                 scores |= score_truth(truth, masked, append_eos=model.append_eos)
-            metrics += _perplexities(masks, scores, targets, seed, source)
+            for row, suffix in enumerate(_CLASSES):
+                values[f"perplexity_{masks}{suffix}"] = {
+                    name: (score[row], targets) for name, score in scores.items()
+                }
         # The masking that came last is the clean one, which the rest is about.
-        nats = {name: score[_OVER_20] for name, score in scores.items()}
+        clean = f"perplexity_{masks}_20"
+        nats = {name: score for name, (score, _) in values[clean].items()}
         if truth is not None:
-            metrics.append(_gap_closed(nats, seed, source))
+            site, optimum = nats["site_independent"], nats["exact_optimum"]
+            values["gap_closed"] = {"trained": (site - nats["trained"], site - optimum)}
+        summary = Summary(
+            values=values,
+            groups=np.arange(sequences).astype(object),
+            subsets={source.subset: np.ones(sequences, dtype=bool)},
+            unit=source.unit,
+            seed=seed,
+        )
+        metrics = []
+        for masks in _CORRUPTIONS:
+            for name, suffix in product(values[f"perplexity_{masks}"], _CLASSES):
+                metric = f"perplexity_{masks}{suffix}"
+                interval = summary.resampled(values[metric][name], source.subset)
+                value, low, high = map(math.exp, (interval.value, interval.low, interval.high))
+                perplexity = Interval(value=value, low=low, high=high, n=interval.n)
+                metrics.append(
+                    summary.metric(
+                        metric, name, source.subset, unit="perplexity", interval=perplexity
+                    )
+                )
+        if truth is not None:
+            metrics.append(summary.metric("gap_closed", "trained", source.subset, unit=_GAP))
         table = {
             "sequence": np.arange(sequences, dtype=np.int64),
             **({} if source.ids is None else {"id": source.ids}),
             "length": held_out.lengths[:sequences],
             "masked_positions": targets.astype(np.int64),
-            **{f"nats_{name}": values for name, values in nats.items()},
+            **{f"nats_{name}": score for name, score in nats.items()},
         }
         pq.write_table(pa.table(table), directory / "sequences.parquet")
         write_metrics(
             directory,
             evaluation="perplexity",
-            model=model_directory,
+            model=model.directory,
             inputs=inputs,
             protocol={
                 **_protocol(held_out, model, draws, targets),
@@ -142,7 +169,13 @@ def evaluate_perplexity(
                 "precision": precision,
             },
             metrics=metrics,
-            comparisons=_comparisons(nats, targets, seed, source),
+            comparisons=[
+                summary.comparison(
+                    clean, source.subset, name, called="cross_entropy_mask_positions_20"
+                )
+                for name in nats
+                if name != "trained"
+            ],
         )
 
 
@@ -160,56 +193,3 @@ def _protocol(held_out: TokenDataset, model: Model, draws: int, targets: Values)
         "cropped": int((lengths > model.longest_sequence).sum()),
         "tokens_fingerprint": held_out.fingerprint,
     }
-
-
-def _perplexities(
-    masks: str,
-    scores: Mapping[str, CrossEntropy],
-    targets: Values,
-    seed: int,
-    source: HeldOut,
-) -> list[dict[str, Any]]:
-    entries = []
-    for model, score in scores.items():
-        for suffix, row in (("", _OVER_33), ("_20", _OVER_20)):
-            nats = bootstrap_ratio(score[row], targets, seed=seed)
-            value, low, high = map(math.exp, (nats.value, nats.low, nats.high))
-            interval = Interval(value=value, low=low, high=high, n=nats.n)
-            identity = _identity(f"perplexity_{masks}{suffix}", model, source)
-            entries.append(result_entry(identity, interval, unit="perplexity", n_unit=source.unit))
-    return entries
-
-
-def _gap_closed(nats: Mapping[str, Values], seed: int, source: HeldOut) -> dict[str, Any]:
-    """Return the share of the way from site-independent to exact cross-entropy that is covered."""
-    site = nats["site_independent"]
-    return result_entry(
-        _identity("gap_closed", "trained", source),
-        bootstrap_ratio(site - nats["trained"], site - nats["exact_optimum"], seed=seed),
-        unit="fraction of the cross-entropy between site-independent and exact optimum",
-        n_unit=source.unit,
-    )
-
-
-def _comparisons(
-    nats: Mapping[str, Values], targets: Values, seed: int, source: HeldOut
-) -> list[dict[str, Any]]:
-    return [
-        result_entry(
-            {
-                "name": "cross_entropy_mask_positions_20",
-                "subset": source.subset,
-                "model": "trained",
-                "against": against,
-                "against_subset": source.subset,
-            },
-            bootstrap_ratio(nats["trained"] - values, targets, seed=seed),
-            n_unit=source.unit,
-        )
-        for against, values in nats.items()
-        if against != "trained"
-    ]
-
-
-def _identity(name: str, model: str, source: HeldOut) -> dict[str, str]:
-    return {"name": name, "model": model, "subset": source.subset}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from esm1b.errors import UserError
-from esm1b.evaluation.inputs import Inputs
 from esm1b.files import read_json, write_json
 from esm1b.weights.model_directory import ModelDirectory
 
@@ -64,15 +63,11 @@ def result_entry(
 
 
 def write_metrics(
-    directory: Path, *, evaluation: str, model: Path, inputs: Inputs, **content: Any
+    directory: Path, *, evaluation: str, model: ModelDirectory, **content: Any
 ) -> None:
-    """Write `metrics.json`: `protocol`, `metrics`, `comparisons` and more keys of an evaluation.
-
-    Beside it, `inputs.sha256` lists the files of a folder of inputs.
-    """
-    head = {"evaluation": evaluation, "model": ModelDirectory(model).description}
-    write_json(directory / METRICS_FILE, {**head, "inputs": inputs.description, **content})
-    inputs.write_checksums(directory)
+    """Write `metrics.json`: `inputs`, `protocol`, `metrics`, `comparisons` and more keys."""
+    head = {"evaluation": evaluation, "model": model.description}
+    write_json(directory / METRICS_FILE, {**head, **content})
 
 
 @dataclass(frozen=True, kw_only=True)

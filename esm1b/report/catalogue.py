@@ -32,6 +32,7 @@ SUBSET_NAMES: Final[Mapping[str, str]] = {
     "unseen": "never seen",
     "not_fitted": "test and never seen",
     "validation": "validation",
+    "fasta": "FASTA",
     "assays": "all assays",
 }
 RANGES: Final[Mapping[str, str]] = {

@@ -20,7 +20,6 @@ from esm1b.plotting import INK, LINE, OTHER, PAPER, SOFT, TRAINED, WIDTH, render
 from esm1b.report.catalogue import FACTS, MODEL_NAMES, STATE_NAMES, SUBSET_NAMES, model_name
 from esm1b.report.variant_panels import variant_panels
 
-_COLORS: Final = {"validation": INK, "assays": INK, "test": INK, "unseen": OTHER}
 # Readable on a light and on a dark page, since pixels are not recoloured.
 _PROBABILITY: Final = "#2a86a6"
 _NOT_COUNTED: Final = (0.5, 0.5, 0.5, 0.13)
@@ -60,7 +59,7 @@ def evaluation_figure(kind: str, evaluation: Evaluation) -> str:
         if panels:
             row = parts[1, 0].subplots(1, len(panels), squeeze=False)[0]
             for panel, axes in zip(panels, row, strict=True):
-                panel(axes)
+                panel(axes, evaluation)
 
     return render(kind, WIDTH, sum(heights), draw)
 
@@ -103,19 +102,20 @@ def _draw_metric(axes: Axes, kind: str, evaluation: Evaluation) -> None:
     """Draw a row per model: a dot and a 95 % interval for each subset, the value beside it."""
     facts = FACTS[kind]
     models = evaluation.models(facts.name)
-    subsets = [subset for subset in _COLORS if subset in evaluation.subsets(facts.name)]
+    subsets = [each for each in evaluation.subsets(facts.name) if each != "not_fitted"]
     spread = 0.34 if len(subsets) > 1 else 0.0
     markers = []
     for place, subset in enumerate(subsets):
         offset = spread * (place - (len(subsets) - 1) / 2)
+        color = OTHER if subset == "unseen" else INK
         for row, model in enumerate(models):
-            color = TRAINED if model == "trained" and place == 0 else _COLORS[subset]
-            fill = color if place == 0 else PAPER
+            ink = TRAINED if model == "trained" and place == 0 else color
             number = evaluation.metric(facts.name, model, subset)
             if number is not None:
-                _draw_interval(axes, row + offset, number, color, fill, facts.decimals)
-        marker = Line2D([], [], color=_COLORS[subset], marker="o", linestyle="none", markersize=5.5)
-        marker.set(markerfacecolor=PAPER if place else _COLORS[subset], label=SUBSET_NAMES[subset])
+                fill = PAPER if place else ink
+                _draw_interval(axes, row + offset, number, ink, fill, facts.decimals)
+        marker = Line2D([], [], color=color, marker="o", linestyle="none", markersize=5.5)
+        marker.set(markerfacecolor=PAPER if place else color, label=SUBSET_NAMES[subset])
         markers.append(marker)
     axes.set_yticks(range(len(models)), [model_name(model) for model in models])
     axes.set_ylim(len(models) - 0.4, -0.6)

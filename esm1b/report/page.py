@@ -94,9 +94,8 @@ def write_report(
         summary = summarise(f"{run['name']}: {run['sentence']}", measured, checks)
         (directory / "summary.txt").write_text(summary, encoding="utf-8")
         results = {"run": run["name"], "updates": run["updates"]}
-        write_json(
-            directory / "results.json", {**results, "positive_control": control if checks else None}
-        )
+        results["positive_control"] = control if checks else None
+        write_json(directory / "results.json", results)
 
 
 def _read_training(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,21 +11,11 @@ import esm1b
 from esm1b.config import ModelConfig, PretrainingConfig, describe
 from esm1b.errors import UserError
 from esm1b.files import read_json
+from esm1b.pretraining.audit.times_seen import Audit
 from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
 
-_AUDIT_KEYS: Final = {
-    "updates",
-    "sequences",
-    "whole_epochs",
-    "sequences_of_epoch",
-    "times_seen",
-    "skipped",
-    "updates_compared",
-    "lines_compared",
-    "failures",
-    "tokens_fingerprint",
-}
+_AUDIT_KEYS: Final = {each.name for each in fields(Audit)} - {"counts", "ids"}
 
 
 def run_facts(
@@ -72,7 +63,7 @@ def read_audit(path: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         UserError: the file is not an audit, or is about a run on other tokens.
     """
     content = read_json(path)
-    if not isinstance(content, dict) or not content.keys() >= _AUDIT_KEYS:
+    if not isinstance(content, dict) or not content.keys() >= {*_AUDIT_KEYS, "tokens_fingerprint"}:
         raise UserError(f"{path}: expected the audit.json that audit wrote")
     fingerprint = model.get("tokens_fingerprint")
     if fingerprint is not None and content["tokens_fingerprint"] != fingerprint:

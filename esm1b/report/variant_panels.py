@@ -1,7 +1,7 @@
 """Panels of the figure of mutations: the correlation in each assay, and epistasis."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,15 +16,11 @@ _SUBSETS: Final = {"assays": TRAINED, "test": TRAINED, "unseen": OTHER}
 _MOST_POINTS: Final = 1500  # of a subset
 
 
-def variant_panels(evaluation: Evaluation) -> list[Callable[[Axes], None]]:
+def variant_panels(evaluation: Evaluation) -> list[Callable[[Axes, Evaluation], None]]:
     """Return what draws the panels that the evaluation has data for."""
-    panels: list[Callable[[Axes], None]] = []
-    assays = evaluation.content["assays"]
-    if len(assays) > 1:
-        panels.append(lambda axes: _draw_assays(axes, evaluation))
-    if evaluation.models("spearman_epistasis") and evaluation.directory is not None:
-        panels.append(lambda axes: _draw_epistasis(axes, evaluation))
-    return panels
+    has_effects = bool(evaluation.models("spearman_epistasis")) and evaluation.directory is not None
+    assays = [_draw_assays] if len(evaluation.content["assays"]) > 1 else []
+    return [*assays, *([_draw_epistasis] if has_effects else [])]
 
 
 def _draw_assays(axes: Axes, evaluation: Evaluation) -> None:
@@ -59,9 +55,7 @@ def _draw_epistasis(axes: Axes, evaluation: Evaluation) -> None:
     names = ["assay", "epistasis", "epistasis_trained"]
     table = pq.read_table(evaluation.directory / VARIANTS_FILE, columns=names)
     assay, measured, predicted = (table[name].to_numpy(zero_copy_only=False) for name in names)
-    kinds: Mapping[str, Any] = {
-        entry["name"]: entry["kind"] or "assays" for entry in evaluation.content["assays"]
-    }
+    kinds = {each["name"]: each["kind"] or "assays" for each in evaluation.content["assays"]}
     subset = np.array([kinds[name] for name in assay])
     for name, color in _SUBSETS.items():
         chosen = np.flatnonzero((subset == name) & np.isfinite(measured.astype(float)))

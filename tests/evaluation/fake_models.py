@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from esm1b.alphabet import AMINO_ACIDS, encode
 from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA
 from esm1b.model.shape import EncoderShape
+from esm1b.weights.model_directory import ModelDirectory
 
 SHAPE = EncoderShape(layers=1, width=8, heads=3, feed_forward=8, maximum_tokens=64)
 
@@ -88,6 +89,10 @@ class FakeModel:
     shape: EncoderShape = SHAPE
     longest_sequence: int = SHAPE.maximum_tokens - 2
     device: str = "cpu"
+
+    @property
+    def directory(self) -> ModelDirectory:
+        return ModelDirectory(Path("absent", "model"))
 
     def layer_numbers(self, layers: Sequence[int]) -> list[int]:
         return [layer % (self.shape.layers + 1) for layer in layers]

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from esm1b.evaluation.structures.files import ProteinChain, read_chain
 
 Atoms = dict[str, NDArray[np.float64]]
 
@@ -39,6 +42,24 @@ class Header:
     sequence: Sequence[str] = ()  # residue names
     chain: str = "A"  # whose residues they are
     parents: dict[str, str] = field(default_factory=dict)
+
+
+SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
+HEADER = Header(sequence=[NAMES[letter] for letter in SEQUENCE])
+
+
+def read(folder: Path, content: str) -> ProteinChain:
+    """Return the chain of a structure file with this content."""
+    (folder / "9abc.pdb").write_text(content)
+    chain = read_chain(folder / "9abc.pdb")
+    assert chain is not None
+    return chain
+
+
+def lacks_two(chain: ProteinChain) -> bool:
+    """Return whether it is `SEQUENCE`, all but residues 10 and 11 of it with coordinates."""
+    observed = np.isfinite(chain.backbone[:, 1]).all(axis=1)
+    return chain.sequence == SEQUENCE and observed.tolist() == [k not in (9, 10) for k in range(24)]
 
 
 def helix(residues: int) -> list[Atoms]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.evaluation.inputs import Inputs, content_digest, files_of, folder_checksums
+from esm1b.evaluation.inputs import content_digest, describe_inputs, files_of, folder_checksums
 from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
 
@@ -71,15 +71,16 @@ def test_any_change_in_a_folder_is_another_digest(folder: Path) -> None:
 def test_inputs_are_named_with_their_digests(
     folder: Path, model: ModelDirectory, tmp_path: Path
 ) -> None:
-    inputs = Inputs.of(model, {"seed": 0}, data=folder, table=folder / "b.pdb", truth=None)
-    assert inputs.description == {
+    inputs = describe_inputs(
+        tmp_path, model, {"seed": 0}, data=folder, table=folder / "b.pdb", truth=None
+    )
+    assert inputs == {
         "model": {"name": "esm2_t6", "sha256": model.digest()},
         "data": {"name": "st", "files": 2, "sha256": content_digest(folder)},
         "table": {"name": "b.pdb", "sha256": WORLD},
         "versions": versions(),
         "options": {"seed": 0},
     }
-    inputs.write_checksums(tmp_path)
     # the digest of the list is that of the folder
     assert content_digest(tmp_path / "inputs.sha256") == content_digest(folder)
 
@@ -87,10 +88,10 @@ def test_inputs_are_named_with_their_digests(
 def test_without_a_folder_there_is_no_list(
     folder: Path, model: ModelDirectory, tmp_path: Path
 ) -> None:
-    Inputs.of(model, {}, table=folder / "b.pdb").write_checksums(tmp_path)
+    describe_inputs(tmp_path, model, {}, table=folder / "b.pdb")
     assert not (tmp_path / "inputs.sha256").exists()
 
 
 def test_a_file_that_vanished_is_told(model: ModelDirectory, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.csv: No such file or directory$"):
-        Inputs.of(model, {}, data=tmp_path / "absent.csv")
+        describe_inputs(tmp_path, model, {}, data=tmp_path / "absent.csv")

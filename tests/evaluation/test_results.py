@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.evaluation.inputs import Inputs
 from esm1b.evaluation.results import (
     Interval,
     parse_evaluation,
@@ -36,8 +35,8 @@ def test_metrics_are_written_as_the_report_reads_them(tmp_path: Path) -> None:
     write_metrics(
         tmp_path,
         evaluation="contacts",
-        model=tmp_path,
-        inputs=Inputs(description={"options": {"seed": 0}}),
+        model=ModelDirectory(tmp_path),
+        inputs={"options": {"seed": 0}},
         protocol={"C": 0.15},
         metrics=[metric(FULL)],
         comparisons=[result_entry(COMPARISON, FULL, n_unit="protein")],
@@ -84,8 +83,8 @@ def evaluated(directory: Path, model: Path, inputs: dict[str, Any]) -> Path:
     write_metrics(
         directory,
         evaluation="contacts",
-        model=model,
-        inputs=Inputs(description=inputs),
+        model=ModelDirectory(model),
+        inputs=inputs,
         protocol={},
         metrics=[],
         comparisons=[],

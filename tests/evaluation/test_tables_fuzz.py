@@ -15,11 +15,10 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from esm1b.alphabet import AMINO_ACIDS, decode
+from esm1b.alphabet import AMINO_ACIDS
 from esm1b.errors import UserError
 from esm1b.evaluation.secondary_structure.data import read_labelled_proteins
-from esm1b.evaluation.structures.proteins import Protein
-from esm1b.evaluation.structures.table import read_structures
+from tests.evaluation.structure_rows import structure_row, structure_rows
 
 VARIANTS = 1000
 SPLITS = {"train": "fit", "valid": "validation", "test": "test"}
@@ -206,18 +205,12 @@ def variant(make: Callable[[random.Random], Table], seed: int) -> tuple[Table, T
     return meant, table
 
 
-def content(protein: Protein | dict[str, Any]) -> dict[str, Any]:
-    """Return what a protein was read as, by the names of the columns."""
-    if isinstance(protein, dict):
-        return protein
-    return {
-        "id": protein.id,
-        "group": protein.group,
-        "split": protein.kind,
-        "sequence": decode(protein.residues),
-        "ss3": protein.ss3,
-        "resolved": "".join("1" if seen else "0" for seen in protein.observed),
-    }
+def labelled_rows(path: Path) -> list[dict[str, Any]]:
+    """Return what was read from a table of labels, by the names of its columns."""
+    names = {"id": "id", "group": "group", "kind": "split", "sequence": "sequence"}
+    names |= {"ss3": "ss3", "observed": "resolved"}
+    rows = [structure_row(protein) for protein in read_labelled_proteins(path)]
+    return [{name: row[column] for column, name in names.items()} for row in rows]
 
 
 def explained(table: Table, column: str, cell: Any) -> bool:
@@ -236,23 +229,23 @@ def explained(table: Table, column: str, cell: Any) -> bool:
 
 
 def outcome(
-    read: Callable[[Path], Sequence[Any]], path: Path
+    read: Callable[[Path], list[dict[str, Any]]], path: Path
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return what was read, and the message of a refusal."""
     try:
-        return [content(protein) for protein in read(path)], None
+        return read(path), None
     except UserError as error:
         return [], str(error)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "read"), [(labelled, read_labelled_proteins), (structures, read_structures)]
+    ("make", "read"), [(labelled, labelled_rows), (structures, structure_rows)]
 )
 def test_a_table_is_used_as_it_is_meant_or_told(
     tmp_path: Path,
     make: Callable[[random.Random], Table],
-    read: Callable[[Path], Sequence[Any]],
+    read: Callable[[Path], list[dict[str, Any]]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     outcomes: Counter[str] = Counter()

@@ -1,8 +1,11 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from esm1b.evaluation.results import parse_evaluation
+from esm1b.report.evaluation_figures import evaluation_figure
 from esm1b.weights.model_directory import ModelDirectory
 from tests.report import examples
 from tests.report.rendered import render_page, rows_of, strong_rows, tables_of
@@ -29,6 +32,14 @@ def test_perplexities_of_every_model_come_with_the_difference(tmp_path: Path) ->
     assert trained[1] == "9.50 8.55 to 10.45"
     assert trained[-1] == ""
     assert untrained[-1] == f"{MINUS}0.250 {MINUS}0.300 to {MINUS}0.200"
+
+
+def test_perplexities_of_a_fasta_are_those_of_its_sequences(tmp_path: Path) -> None:
+    content = json.loads(json.dumps(examples.perplexity()).replace("validation", "fasta"))
+    page = render_page(tmp_path, content)
+    assert rows_of(tables_of(page, "model")[0])[1][:2] == ["trained model", "9.50 8.55 to 10.45"]
+    assert '<div class="units">FASTA, 50 clusters</div>' in page
+    assert ">9.50<" in evaluation_figure("perplexity", parse_evaluation(content))
 
 
 @pytest.mark.parametrize("unseen", [True, False])

@@ -1,6 +1,6 @@
 """Unsupervised contact prediction beside its baselines: `esm1b evaluate contacts`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,18 @@ import pyarrow.parquet as pq
 from esm1b.errors import UserError
 from esm1b.evaluation.contacts.regression import PUBLISHED_C, Regularisation
 from esm1b.evaluation.contacts.scores import (
-    ContactScores,
+    Precisions,
     map_table,
     score_contacts,
     summarise_contacts,
 )
-from esm1b.evaluation.inputs import Inputs
+from esm1b.evaluation.inputs import describe_inputs
 from esm1b.evaluation.results import MAPS_FILE, REGRESSION_FILE, write_metrics
 from esm1b.evaluation.structures.geometry import CONTACT_DISTANCE, MINIMUM_SEPARATION, Glycine
 from esm1b.evaluation.structures.proteins import (
-    Protein,
     draw_kinds,
     fitting_length,
     overlap,
-    proteins_of,
     share_groups,
     unit_of,
 )
@@ -31,7 +29,6 @@ from esm1b.evaluation.structures.table import KINDS, read_structures
 from esm1b.files import write_json
 from esm1b.inference.model import Device, Precision, load_model
 from esm1b.outputs import atomic_directory
-from esm1b.weights.model_directory import ModelDirectory
 
 
 def evaluate_contacts(
@@ -72,14 +69,14 @@ def evaluate_contacts(
         UserError: the data are not usable or leave nothing to test.
     """
     with atomic_directory(output, "contacts", [model_directory, data]) as directory:
-        everything = share_groups(proteins_of(read_structures(data, glycine=glycine), data))
+        everything = share_groups(read_structures(data, glycine=glycine))
         model = load_model(model_directory, device=device, precision=precision)
         options: dict[str, Any] = {
             **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
             **{"untrained": untrained, "jacobian": jacobian, "seed": seed},
             **{"device": device, "precision": precision},
         }
-        inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
+        inputs = describe_inputs(directory, model.directory, options, data=data)
         short_enough = fitting_length(everything, model.longest_sequence)
         proteins = draw_kinds(short_enough, fit_proteins=fit_proteins, seed=seed, source=data)
         fitted = [protein for protein in proteins if protein.kind == "fit"]
@@ -87,17 +84,33 @@ def evaluate_contacts(
             raise UserError(f"{data}: the proteins to fit have no contact; expected at least one")
         if regularisation == "cross-validate" and len({protein.group for protein in fitted}) < 2:
             raise UserError(f"{data}: one group to fit; cross-validation expects at least two")
-        scores = score_contacts(
+        rest = [protein for protein in proteins if protein.kind != "fit"]
+        precisions, fits = score_contacts(
             model,
-            proteins,
+            fitted,
+            rest,
             untrained=untrained,
             jacobian=jacobian,
             regularisation=regularisation,
             seed=seed,
         )
+        (trained,) = fits["trained"]
+        others = fits.get("untrained", [])
+        kinds = [protein.kind for protein in proteins]
         protocol = {
-            **_protocol(proteins, scores),
-            **overlap(fitted, scores.proteins),
+            "contact": f"Cb-Cb < {CONTACT_DISTANCE:g} angstrom",
+            "minimum_separation": MINIMUM_SEPARATION,
+            "length": "residues of the sequence, with or without coordinates",
+            "features": "attention of every head, a + a^T, average product correction",
+            "regression": "logistic, L1, scikit-learn liblinear",
+            "C": trained.inverse_strength,
+            "coefficients_kept": int(np.count_nonzero(trained.coefficients)),
+            "fit_groups": len({protein.group for protein in fitted}),
+            **{f"{kind}_proteins": kinds.count(kind) for kind in KINDS},
+            **_jacobian(precisions),
+            "untrained_networks": untrained,
+            "untrained_without_coefficient": sum(bool(fit.failed) for fit in others),
+            **overlap(fitted, rest),
             "glycine": glycine if data.is_dir() else "as in the table",
             "regularisation": regularisation,
             "left_out_too_long": len(everything) - len(short_enough),
@@ -106,54 +119,34 @@ def evaluate_contacts(
             "device": model.device,
             "precision": precision,
         }
-        results, table = summarise_contacts(scores, unit_of(proteins), seed)
+        results, table = summarise_contacts(precisions, fits, rest, unit_of(proteins), seed)
         head = {
             "layers": model.shape.layers,
             "heads": model.shape.heads,
             "channel": "layer * heads + head",
-            **scores.trained.as_json(),
-            "coefficients": scores.trained.coefficients.tolist(),
-            "intercept": scores.trained.intercept,
+            **trained.as_json(),
+            "coefficients": trained.coefficients.tolist(),
+            "intercept": trained.intercept,
             "proteins": [protein.id for protein in fitted],
         }
         pq.write_table(table, directory / "proteins.parquet")
-        pq.write_table(map_table(scores), directory / MAPS_FILE)
+        pq.write_table(map_table(model, trained, rest), directory / MAPS_FILE)
         write_json(directory / REGRESSION_FILE, head)
         write_metrics(
             directory,
             evaluation="contacts",
-            model=model_directory,
+            model=model.directory,
             inputs=inputs,
             protocol=protocol,
             **results,
-            untrained_fits=[fit.as_json() for fit in scores.untrained],
+            untrained_fits=[fit.as_json() for fit in others],
         )
 
 
-def _protocol(proteins: Sequence[Protein], scores: ContactScores) -> dict[str, Any]:
-    fit_groups = {protein.group for protein in proteins if protein.kind == "fit"}
-    return {
-        "contact": f"Cb-Cb < {CONTACT_DISTANCE:g} angstrom",
-        "minimum_separation": MINIMUM_SEPARATION,
-        "length": "residues of the sequence, with or without coordinates",
-        "features": "attention of every head, a + a^T, average product correction",
-        "regression": "logistic, L1, scikit-learn liblinear",
-        "C": scores.trained.inverse_strength,
-        "coefficients_kept": int(np.count_nonzero(scores.trained.coefficients)),
-        "fit_groups": len(fit_groups),
-        **{f"{kind}_proteins": sum(protein.kind == kind for protein in proteins) for kind in KINDS},
-        **_jacobian(scores),
-        "untrained_networks": len(scores.untrained),
-        "untrained_without_coefficient": sum(
-            regression.failed is not None for regression in scores.untrained
-        ),
-    }
-
-
-def _jacobian(scores: ContactScores) -> dict[str, Any]:
-    if "jacobian" not in scores.precisions:
+def _jacobian(precisions: Mapping[str, Precisions]) -> dict[str, Any]:
+    if "jacobian" not in precisions:
         return {}
-    measured = np.isfinite(scores.precisions["jacobian"]).any(axis=1)
+    measured = np.isfinite(precisions["jacobian"]).any(axis=1)
     return {
         "jacobian": "centred over its four axes, symmetrised, Frobenius norm, average product "
         "correction; no regression",

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
@@ -21,115 +21,94 @@ from esm1b.evaluation.contacts.regression import (
     contact_probabilities,
     fit_contact_regression,
 )
-from esm1b.evaluation.structures.proteins import Protein
-from esm1b.evaluation.structures.summary import ProteinSummary
-from esm1b.inference.model import Model, untrained_model
+from esm1b.evaluation.networks import networks_of
+from esm1b.evaluation.structures.proteins import Protein, protein_columns, subsets_of
+from esm1b.evaluation.summary import Summary
+from esm1b.inference.model import Model
 
 _log = logging.getLogger(__name__)
 
 # The other precisions are reported with their intervals, without a comparison.
 _COMPARED: Final = ("precision_at_contacts", "precision_at_L_long")
-_MAPS: Final = {"test": 4, "unseen": 2}  # number of groups of a kind with a map for the figures
+_GROUPS_DRAWN: Final = {"test": 4, "unseen": 2}  # of each kind, as maps in the figures
 
 Precisions = NDArray[np.float64]
 """`[proteins, PRECISIONS]`, NaN where undefined or failed."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ContactScores:
-    """The precisions of every model on the proteins not used to fit, and the regressions.
-
-    `precisions` is by model, the trained one first; `failures` holds by model the reason why it has
-    no values; `maps` holds by protein id the trained model's probabilities, for the first protein
-    of the first groups of each kind.
-    """
-
-    proteins: Sequence[Protein]
-    precisions: Mapping[str, Precisions]
-    failures: Mapping[str, str | None]
-    trained: ContactRegression
-    untrained: Sequence[ContactRegression]
-    maps: Mapping[str, NDArray[np.float64]]
+Fits = Mapping[str, Sequence[ContactRegression]]
+"""The regressions by name of the networks, the trained one first."""
 
 
 def score_contacts(
     model: Model,
-    proteins: Sequence[Protein],
+    fit: Sequence[Protein],
+    rest: Sequence[Protein],
     *,
     untrained: int,
     jacobian: int,
     regularisation: Regularisation,
     seed: int,
-) -> ContactScores:
-    """Fit on the proteins of kind `fit` and score the others, for every network and baseline.
+) -> tuple[dict[str, Precisions], Fits]:
+    """Fit on the proteins `fit` and score the `rest`, for every network and baseline.
 
-    With `cross-validate` each network chooses its own C. The `untrained` networks are made one at a
-    time, to bound the memory. The trained one's categorical Jacobian scores at most `jacobian`
-    proteins, the first of each group, then the second, and so on.
+    With `cross-validate` each network chooses its own C. The trained one's categorical Jacobian
+    scores at most `jacobian` proteins, the first of each group, then the second, and so on.
     """
-    fit = [protein for protein in proteins if protein.kind == "fit"]
-    rest = [protein for protein in proteins if protein.kind != "fit"]
     nothing = np.full((len(rest), len(PRECISIONS)), np.nan)
-
-    def measure(attend: Attend, label: str) -> tuple[ContactRegression, Precisions]:
+    fits: dict[str, list[ContactRegression]] = {}
+    found: dict[str, list[Precisions]] = {}
+    for name, network in networks_of(model, untrained, seed):
+        others = fits.setdefault(name, [])
+        label = name if name == "trained" else f"{name} {len(others) + 1}"
+        attend = network.attentions
         regression = fit_contact_regression(attend, fit, regularisation=regularisation, seed=seed)
+        others.append(regression)
         if regression.failed:
             _log.warning("%s: %s", label, regression.failed)
-            return regression, nothing
+            continue
         shown = tqdm(rest, desc=f"contacts, {label}", unit="protein", disable=None)
-        return regression, _precisions(
-            shown, lambda each: contact_probabilities(regression, attend(each.residues))
-        )
-
-    regression, precisions = measure(model.attentions, "trained")
-    others = [
-        measure(untrained_model(model, seed + number).attentions, f"untrained {number + 1}")
-        for number in range(untrained)
-    ]
-    kept = [found for fitted, found in others if not fitted.failed]
+        scored = _precisions(shown, partial(_probabilities, regression, attend))
+        found.setdefault(name, []).append(scored)
+    precisions = {name: np.mean(found.get(name, [nothing]), axis=0) for name in fits}
+    if jacobian:
+        precisions["jacobian"] = _jacobian_precisions(model, rest, jacobian)
     prior = separation_prior(fit)
-    of_untrained = {"untrained": np.mean(kept, axis=0) if kept else nothing} if others else {}
-    return ContactScores(
-        proteins=rest,
-        precisions={
-            "trained": precisions,
-            **of_untrained,
-            **({"jacobian": _jacobian_precisions(model, rest, jacobian)} if jacobian else {}),
-            "mean_map": _precisions(rest, lambda each: mean_map(fit, prior, each.residues.size)),
-            "separation_prior": _precisions(
-                rest, lambda each: separation_map(prior, each.residues.size)
-            ),
-            # Equal scores everywhere count by expectation: the density of contacts.
-            "random_pairs": _precisions(rest, lambda each: np.zeros((each.residues.size,) * 2)),
-        },
-        failures={
-            "trained": regression.failed,
-            "untrained": others[0][0].failed if others and not kept else None,
-        },
-        trained=regression,
-        untrained=[fitted for fitted, _ in others],
-        maps={
-            protein.id: contact_probabilities(regression, model.attentions(protein.residues))
-            for protein in ([] if regression.failed else _proteins_to_draw(rest))
-        },
-    )
+    baselines: dict[str, Callable[[Protein], NDArray[np.float64]]] = {
+        "mean_map": lambda protein: mean_map(fit, prior, protein.residues.size),
+        "separation_prior": lambda protein: separation_map(prior, protein.residues.size),
+        # Equal scores everywhere count by expectation: the density of contacts.
+        "random_pairs": lambda protein: np.zeros((protein.residues.size,) * 2),
+    }
+    precisions |= {name: _precisions(rest, score) for name, score in baselines.items()}
+    return precisions, fits
 
 
 def summarise_contacts(
-    scores: ContactScores, unit: str, seed: int
+    precisions: Mapping[str, Precisions],
+    fits: Fits,
+    proteins: Sequence[Protein],
+    unit: str,
+    seed: int,
 ) -> tuple[dict[str, Any], pa.Table]:
     """Return `metrics` and `comparisons`, and the table with a row per protein and model.
 
     Baselines are compared on the same proteins; test is compared with unseen too. A precision that
     is not defined is null in the table.
     """
-    models = list(scores.precisions)
-    values = {
-        name: {model: (found[:, column],) for model, found in scores.precisions.items()}
-        for column, name in enumerate(PRECISIONS)
-    }
-    summary = ProteinSummary(
-        proteins=scores.proteins, values=values, unit=unit, seed=seed, failures=scores.failures
+    models = list(precisions)
+    summary = Summary(
+        values={
+            name: {model: (found[:, column],) for model, found in precisions.items()}
+            for column, name in enumerate(PRECISIONS)
+        },
+        groups=np.array([protein.group for protein in proteins], dtype=object),
+        subsets=subsets_of(proteins),
+        unit=unit,
+        seed=seed,
+        failures={
+            name: found[0].failed for name, found in fits.items() if all(f.failed for f in found)
+        },
     )
     comparisons = [
         summary.comparison(*each) for each in product(_COMPARED, summary.subsets, models[1:])
@@ -152,29 +131,30 @@ def summarise_contacts(
         ],
         "comparisons": comparisons,
     }
-    table = summary.columns(models)
-    columns = np.concatenate(list(scores.precisions.values())).T
+    table = protein_columns(proteins, models)
+    columns = np.concatenate(list(precisions.values())).T
     for name, column in zip(PRECISIONS, columns, strict=True):
         table[name] = pa.array(column, from_pandas=True)
     return results, pa.table(table)
 
 
-def map_table(scores: ContactScores) -> pa.Table:
-    """Return a row per drawn protein; `probability` is its map, row by row."""
-    drawn = [protein for protein in scores.proteins if protein.id in scores.maps]
+def map_table(model: Model, regression: ContactRegression, proteins: Sequence[Protein]) -> pa.Table:
+    """Return the probabilities of the first protein of the first groups of each kind.
+
+    A row per protein; `probability` is its map, row by row.
+    """
+    drawn = [] if regression.failed else _proteins_to_draw(proteins)
+    maps = [_probabilities(regression, model.attentions, protein).ravel() for protein in drawn]
+    indices = pa.list_(pa.int32())
     return pa.table(
         {
             "id": pa.array([protein.id for protein in drawn], pa.string()),
             "kind": pa.array([protein.kind for protein in drawn], pa.string()),
             "length": pa.array([protein.residues.size for protein in drawn], pa.int32()),
-            "observed": pa.array(
-                [protein.observed.tolist() for protein in drawn], pa.list_(pa.bool_())
-            ),
-            "contact_i": pa.array([protein.contacts[0] for protein in drawn], pa.list_(pa.int32())),
-            "contact_j": pa.array([protein.contacts[1] for protein in drawn], pa.list_(pa.int32())),
-            "probability": pa.array(
-                [scores.maps[protein.id].ravel() for protein in drawn], pa.list_(pa.float32())
-            ),
+            "observed": pa.array([each.observed.tolist() for each in drawn], pa.list_(pa.bool_())),
+            "contact_i": pa.array([protein.contacts[0] for protein in drawn], indices),
+            "contact_j": pa.array([protein.contacts[1] for protein in drawn], indices),
+            "probability": pa.array(maps, pa.list_(pa.float32())),
         }
     )
 
@@ -188,6 +168,12 @@ def _precisions(
         for protein in proteins
     )
     return np.array([[row[name] for name in PRECISIONS] for row in rows])
+
+
+def _probabilities(
+    regression: ContactRegression, attend: Attend, protein: Protein
+) -> NDArray[np.float64]:
+    return contact_probabilities(regression, attend(protein.residues))
 
 
 def _jacobian_precisions(model: Model, proteins: Sequence[Protein], count: int) -> Precisions:
@@ -211,10 +197,7 @@ def _jacobian_precisions(model: Model, proteins: Sequence[Protein], count: int) 
 def _proteins_to_draw(proteins: Sequence[Protein]) -> list[Protein]:
     """Return the first protein of the first groups of each kind: not selected by appearance."""
     chosen = []
-    for kind, count in _MAPS.items():
-        first_of_group: dict[str, Protein] = {}
-        for protein in proteins:
-            if protein.kind == kind:
-                first_of_group.setdefault(protein.group, protein)
-        chosen += [first_of_group[group] for group in sorted(first_of_group)[:count]]
+    for kind, count in _GROUPS_DRAWN.items():
+        first = {protein.group: protein for protein in proteins[::-1] if protein.kind == kind}
+        chosen += [first[group] for group in sorted(first)[:count]]
     return chosen

@@ -1,6 +1,7 @@
 """Sequences with three-state secondary structure, from a table."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.proteins import Protein, protein_of
-from esm1b.evaluation.structures.table import cell_text, check_columns, find_problems, row_label
+from esm1b.evaluation.structures.proteins import Protein
+from esm1b.evaluation.structures.table import cell_text, check_columns, protein_of, row_label
 from esm1b.table_file import Row, read_table
 
 _KINDS_BY_SPLIT: Final[Mapping[str, str]] = {
@@ -79,26 +80,20 @@ def _protein(where: str, identifier: str, row: Row, columns: Sequence[str]) -> P
     seen_in = _which(_OBSERVED, columns)
     # An empty cell is not taken for "all": whoever states what counts states it in every row.
     observed = cell_text(row, seen_in, where) if seen_in else "1" * len(sequence or "")
-    structure: dict[str, Any] = {
-        "id": identifier,
-        "group": group,
-        "kind": None,
-        "sequence": sequence,
-        "observed": observed,
-        "contact_i": [],
-        "contact_j": [],
-        "ss3": ss3,
+    cells: dict[str, Any] = {
+        **{"id": identifier, "group": group, "kind": None, "sequence": sequence},
+        **{"observed": observed, "contact_i": [], "contact_j": [], "ss3": ss3},
     }
-    for problem in find_problems(structure, observed=seen_in or "observed"):
-        raise UserError(f"{where}: {problem}")
+    protein = protein_of(cells, where, observed=seen_in or "observed")
     if ss3 is None:
         raise UserError(f"{where}: ss3 is empty; expected H, E or C per residue")
     stated_in = _which(_SPLIT, columns)
     split = cell_text(row, stated_in, where) if stated_in else None
-    if split is not None and split.lower() not in _KINDS_BY_SPLIT:
+    if split is None:
+        return protein
+    if split.lower() not in _KINDS_BY_SPLIT:
         raise UserError(f"{where}: {stated_in} is {split!r}; expected train, valid or test")
-    kind = None if split is None else _KINDS_BY_SPLIT[split.lower()]
-    return protein_of({**structure, "kind": kind}, where)
+    return replace(protein, kind=_KINDS_BY_SPLIT[split.lower()])
 
 
 def _which(names: Sequence[str], columns: Sequence[str]) -> str | None:

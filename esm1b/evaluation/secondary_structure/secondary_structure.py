@@ -1,8 +1,8 @@
 """Three-state secondary structure by a linear probe: `esm1b evaluate secondary-structure`."""
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from esm1b.alphabet import SECONDARY_STRUCTURE
 from esm1b.errors import UserError
-from esm1b.evaluation.inputs import Inputs
+from esm1b.evaluation.inputs import describe_inputs
+from esm1b.evaluation.networks import networks_of
 from esm1b.evaluation.results import write_metrics
 from esm1b.evaluation.secondary_structure.data import read_labelled_proteins
 from esm1b.evaluation.secondary_structure.linear_probe import LinearProbe
@@ -28,7 +29,7 @@ from esm1b.evaluation.secondary_structure.probes import (
     network_windows,
     one_hot_windows,
 )
-from esm1b.evaluation.secondary_structure.summary import Confusions, summarise_structure
+from esm1b.evaluation.secondary_structure.summary import summarise_structure
 from esm1b.evaluation.structures.proteins import (
     Protein,
     draw_kinds,
@@ -38,9 +39,8 @@ from esm1b.evaluation.structures.proteins import (
     share_groups,
     unit_of,
 )
-from esm1b.inference.model import Device, Model, Precision, load_model, untrained_model
+from esm1b.inference.model import Device, Precision, load_model
 from esm1b.outputs import atomic_directory
-from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -92,25 +92,43 @@ def evaluate_secondary_structure(
         (number,) = model.layer_numbers([layer])
         options: dict[str, Any] = {
             **{"untrained": untrained, "seed": seed, "maximum_residues": maximum_residues},
-            **{
-                "layer": layer,
-                "batch_tokens": batch_tokens,
-                "device": device,
-                "precision": precision,
-            },
+            **{"layer": layer, "batch_tokens": batch_tokens},
+            **{"device": device, "precision": precision},
         }
-        inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
+        inputs = describe_inputs(directory, model.directory, options, data=data)
         short_enough = fitting_length(everything, model.longest_sequence)
         proteins = draw_kinds(
             short_enough, fit_proteins=round(_FIT_SHARE * len(short_enough)), seed=seed, source=data
         )
         split = _split(proteins, maximum_residues, seed, data)
-        represent = partial(network_windows, layer=number, batch_tokens=batch_tokens)
-        probes, confusions = _measure(model, split, represent, untrained, seed)
+        kinds: Iterable[tuple[str, Features]] = chain(
+            (
+                (name, network_windows(network, layer=number, batch_tokens=batch_tokens))
+                for name, network in networks_of(model, untrained, seed)
+            ),
+            [("one_hot_window", one_hot_windows)],
+        )
+        probes: list[tuple[str, LinearProbe]] = []
+        counts: dict[str, list[NDArray[np.float64]]] = {}
+        for name, features in kinds:
+            probe, confusion = confusion_of_probe(features, split, label=name)
+            probes.append((name, probe))
+            counts.setdefault(name, []).append(confusion)
+        # The mean of the counts: the untrained networks together are an average one.
+        confusions = {name: np.mean(each, axis=0) for name, each in counts.items()}
+        majority = majority_class(split.fitted)
+        confusions["majority_class"] = confusion_of_majority(majority, split.rest)
         is_last = number == model.shape.layers
-        features = "after the last layer norm" if is_last else f"of layer {number}"
+        place = "after the last layer norm" if is_last else f"of layer {number}"
         protocol = {
-            **_protocol(proteins, split, features, probes[0][1].penalty),
+            "states": SECONDARY_STRUCTURE,
+            "features": f"representations {place}, frozen",
+            "representation_window": REPRESENTATION_WINDOW,
+            "probe": "multinomial logistic regression on standardised features, L2",
+            "penalty": probes[0][1].penalty,
+            "one_hot_window": WINDOW,
+            "majority_class": SECONDARY_STRUCTURE[majority],
+            **_sizes(proteins, split),
             **overlap(split.fitted, split.rest),
             "layer": number,
             "left_out_too_long": len(everything) - len(short_enough),
@@ -126,7 +144,7 @@ def evaluate_secondary_structure(
         write_metrics(
             directory,
             evaluation="secondary_structure",
-            model=model_directory,
+            model=model.directory,
             inputs=inputs,
             protocol=protocol,
             **results,
@@ -141,43 +159,8 @@ def evaluate_secondary_structure(
         )
 
 
-def _measure(
-    model: Model,
-    split: ProbeSplit,
-    represent: Callable[[Model], Features],
-    untrained: int,
-    seed: int,
-) -> tuple[list[tuple[str, LinearProbe]], Confusions]:
-    """Fit a probe on every kind of feature; untrained networks are made one at a time."""
-    probes: list[tuple[str, LinearProbe]] = []
-    counts: dict[str, list[NDArray[np.float64]]] = {}
-
-    def measure(name: str, features: Features) -> None:
-        probe, confusion = confusion_of_probe(features, split, label=name)
-        probes.append((name, probe))
-        counts.setdefault(name, []).append(confusion)
-
-    measure("trained", represent(model))
-    for number in range(untrained):
-        measure("untrained", represent(untrained_model(model, seed + number)))
-    measure("one_hot_window", one_hot_windows)
-    # The mean of the counts: the untrained networks together are an average one.
-    confusions = {name: np.mean(each, axis=0) for name, each in counts.items()}
-    confusions["majority_class"] = confusion_of_majority(majority_class(split.fitted), split.rest)
-    return probes, confusions
-
-
-def _protocol(
-    proteins: Sequence[Protein], split: ProbeSplit, features: str, penalty: float
-) -> dict[str, Any]:
+def _sizes(proteins: Sequence[Protein], split: ProbeSplit) -> dict[str, int]:
     return {
-        "states": SECONDARY_STRUCTURE,
-        "features": f"representations {features}, frozen",
-        "representation_window": REPRESENTATION_WINDOW,
-        "probe": "multinomial logistic regression on standardised features, L2",
-        "penalty": penalty,
-        "one_hot_window": WINDOW,
-        "majority_class": SECONDARY_STRUCTURE[majority_class(split.fitted)],
         "fit_proteins": len(split.fitted),
         "fit_proteins_choosing_the_penalty": len(split.held_out),
         "fit_groups": len({protein.group for protein in split.fitted}),

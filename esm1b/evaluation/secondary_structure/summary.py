@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from esm1b.alphabet import SECONDARY_STRUCTURE
-from esm1b.evaluation.structures.proteins import Protein
-from esm1b.evaluation.structures.summary import ProteinSummary
+from esm1b.evaluation.structures.proteins import Protein, protein_columns, subsets_of
+from esm1b.evaluation.summary import Summary
 
 Confusions = Mapping[str, NDArray[np.float64]]
 """By model, the trained one first: counts `[proteins, true state, predicted state]`."""
@@ -24,24 +24,27 @@ def summarise_structure(
     The results are `metrics`, `comparisons` (the trained network's accuracy minus every other
     model's) and `confusion`, the counts of all proteins: rows are true states, columns predicted.
     """
-    models, fractions = list(confusions), {m: _fractions(c) for m, c in confusions.items()}
-    names = list(fractions["trained"])
-    summary = ProteinSummary(
-        proteins=proteins,
-        values={name: {model: fractions[model][name] for model in models} for name in names},
+    models = list(confusions)
+    values = {model: _fractions(confusion) for model, confusion in confusions.items()}
+    names = list(values["trained"])
+    subsets = subsets_of(proteins)
+    if len(subsets) == 2:
+        subsets["not_fitted"] = np.ones(len(proteins), dtype=bool)
+    summary = Summary(
+        values={name: {model: values[model][name] for model in models} for name in names},
+        groups=np.array([protein.group for protein in proteins], dtype=object),
+        subsets=subsets,
         unit=unit,
         seed=seed,
     )
-    if len(summary.subsets) == 2:
-        summary.subsets["not_fitted"] = np.ones(len(proteins), dtype=bool)
     results = {
         "metrics": [
             summary.metric(name, model, subset)
-            for subset, model, name in product(summary.subsets, models, names)
+            for subset, model, name in product(subsets, models, names)
         ],
         "comparisons": [
             summary.comparison("three_state_accuracy", *each)
-            for each in product(summary.subsets, models[1:])
+            for each in product(subsets, models[1:])
         ],
         "confusion": {
             subset: {
@@ -51,38 +54,31 @@ def summarise_structure(
                 }
                 for model, confusion in confusions.items()
             }
-            for subset, chosen in summary.subsets.items()
+            for subset, chosen in subsets.items()
         },
     }
-    stacked = np.concatenate(list(confusions.values()))
+    stacked = _fractions(np.concatenate(list(confusions.values())))
+    (accuracies,) = stacked["three_state_accuracy"]
+    correct, residues = stacked["three_state_accuracy_per_residue"]
     table = {
-        **summary.columns(models),
-        "residues": pa.array(stacked.sum(axis=(1, 2)).round().astype(np.int32)),
-        "correct": pa.array(np.trace(stacked, axis1=1, axis2=2)),
-        "three_state_accuracy": pa.array(_accuracies(stacked), from_pandas=True),
+        **protein_columns(proteins, models),
+        "residues": pa.array(residues.round().astype(np.int32)),
+        "correct": pa.array(correct),
+        "three_state_accuracy": pa.array(accuracies, from_pandas=True),
     }
     return results, pa.table(table)
 
 
 def _fractions(confusion: NDArray[np.float64]) -> dict[str, tuple[NDArray[np.float64], ...]]:
     """Return by metric the accuracy of each protein, or its correct and all residues to pool."""
+    correct, residues = np.trace(confusion, axis1=1, axis2=2), confusion.sum(axis=(1, 2))
+    with np.errstate(invalid="ignore"):
+        accuracies = correct / residues  # NaN without a known label
     return {
-        "three_state_accuracy": (_accuracies(confusion),),
-        "three_state_accuracy_per_residue": (
-            np.trace(confusion, axis1=1, axis2=2),
-            confusion.sum(axis=(1, 2)),
-        ),
+        "three_state_accuracy": (accuracies,),
+        "three_state_accuracy_per_residue": (correct, residues),
         **{
             f"recall_{state}": (confusion[:, index, index], confusion[:, index].sum(axis=1))
             for index, state in enumerate(SECONDARY_STRUCTURE)
         },
     }
-
-
-def _accuracies(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the accuracy of each protein `[proteins]`; NaN without a known label."""
-    counted = confusion.sum(axis=(1, 2))
-    correct = np.trace(confusion, axis1=1, axis2=2)
-    accuracies = np.full(len(counted), np.nan)
-    np.divide(correct, counted, out=accuracies, where=counted > 0)
-    return accuracies

@@ -1,9 +1,9 @@
 """`chains.csv`: which chain of which structure file is used."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import compress, takewhile
 from pathlib import Path
 from typing import Final
 
@@ -43,10 +43,13 @@ def read_choices(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
         raise UserError(f"{folder}: holds {names}; expected one table of chains")
     chosen: dict[Path, _Row] = {}
     unknown = []
-    index = _FileIndex(files)
+    index: dict[tuple[int, str], list[Path]] = {}
+    for file in files:
+        for key in _keys(file.name, is_file=True):
+            index.setdefault(key, []).append(file)
     for table in tables:
         for row in _rows(table):
-            found = index.find(row.file)
+            found = _find(index, row.file)
             if len(found) > 1:
                 names = ", ".join(str(file) for file in found[:3])
                 raise UserError(f"{table}: {row.label} is each of {names}; expected one file")
@@ -60,12 +63,17 @@ def read_choices(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
                     f"{earlier.chain!r}; expected one chain of {found[0].name}"
                 )
         if unknown:
-            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
             raise UserError(
-                f"{table}: no structure file for {', '.join(unknown[:3])}{more}; "
+                f"{table}: no structure file for {first_named(unknown)}; "
                 f"expected names of files in {folder}"
             )
     return {file: row.chain for file, row in chosen.items()}
+
+
+def first_named(names: Sequence[str]) -> str:
+    """Return the first three names and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _rows(table: Path) -> Iterator[_Row]:
@@ -88,23 +96,13 @@ def _rows(table: Path) -> Iterator[_Row]:
             yield _Row(label=f"row {number} ({file})", file=file, chain=row.get("chain", ""))
 
 
-class _FileIndex:
-    """Structure files by their names, from the exact one to the entry that it stands for."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files: dict[tuple[int, str], list[Path]] = {}
-        for file in files:
-            for key in _keys(file.name, is_file=True):
-                self._files.setdefault(key, []).append(file)
-
-    def find(self, wanted: str) -> Sequence[Path]:
-        """Return the files that fit best: one, or several that fit equally, or none."""
-        parts = wanted.replace("\\", "/").split("/")
-        keys = _keys(parts[-1], is_file=False)
-        found = next((self._files[key] for key in keys if key in self._files), [])
-        agreements = [_common_tail(parts[:-1], file.parent.parts) for file in found]
-        best = max(agreements, default=0)
-        return [file for file, each in zip(found, agreements, strict=True) if each == best]
+def _find(index: Mapping[tuple[int, str], Sequence[Path]], wanted: str) -> list[Path]:
+    """Return the files that fit best: one, or several that fit equally, or none."""
+    parts = wanted.replace("\\", "/").split("/")
+    keys = _keys(parts[-1], is_file=False)
+    found = next((index[key] for key in keys if key in index), [])
+    agreements = [_common_tail(parts[:-1], file.parent.parts) for file in found]
+    return list(compress(found, (each == max(agreements) for each in agreements)))
 
 
 def _keys(name: str, *, is_file: bool) -> list[tuple[int, str]]:

@@ -1,28 +1,28 @@
-"""The structure table of a folder of PDB and mmCIF files."""
+"""The proteins of a folder of PDB and mmCIF files."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from tqdm import tqdm
 
+from esm1b.alphabet import encode
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.chain_choice import CHOICES, read_choices
+from esm1b.evaluation.structures.chain_choice import CHOICES, first_named, read_choices
 from esm1b.evaluation.structures.files import MINIMUM_RESIDUES, read_chain, structure_name
 from esm1b.evaluation.structures.geometry import Glycine, beta_carbons, contact_pairs
+from esm1b.evaluation.structures.proteins import Protein
 from esm1b.evaluation.structures.residues import chain_label
 
 _log = logging.getLogger(__name__)
 
 # What lies beside structures and is told from them at a glance.
 _OTHERS: Final = (".fa", ".fasta", ".json", ".md", ".txt")
-_MOST_NAMED: Final = 3
 
 
-def read_folder(folder: Path, *, glycine: Glycine) -> list[dict[str, Any]]:
-    """Return the rows of the structure table of a folder of structure files, sorted by id.
+def read_folder(folder: Path, *, glycine: Glycine) -> list[Protein]:
+    """Return the proteins of a folder of structure files, sorted by id.
 
     What cannot be used is left out with a warning that names file and reason, and counted, except
     a file that `chains.csv` names.
@@ -33,28 +33,28 @@ def read_folder(folder: Path, *, glycine: Glycine) -> list[dict[str, Any]]:
     """
     files = _structure_files(folder)
     chosen = read_choices(folder, files)
-    rows: dict[str, dict[str, Any]] = {}
+    proteins: dict[str, Protein] = {}
     left_out: list[str] = []
     for file in tqdm(files, desc="structures", unit="file", disable=None):
         try:
-            row = _read_row(file, chosen.get(file), glycine)
+            protein = _read_protein(file, chosen.get(file), glycine)
         except UserError as error:
             if file in chosen:
                 raise
             left_out.append(str(error))
             continue
-        if row["id"] in rows:
-            raise UserError(f"{file}: {row['id']} is in {folder} twice; expected it once")
-        rows[row["id"]] = row
+        if protein.id in proteins:
+            raise UserError(f"{file}: {protein.id} is in {folder} twice; expected it once")
+        proteins[protein.id] = protein
     for reason in left_out:
         _log.warning("left out: %s", reason)
     if left_out:
         _log.warning("%s: %d of %d files were left out", folder, len(left_out), len(files))
-    if not rows:
+    if not proteins:
         raise UserError(
             f"{folder}: none of {len(files)} files can be used; the first is {left_out[0]}"
         )
-    return [rows[identifier] for identifier in sorted(rows)]
+    return [proteins[identifier] for identifier in sorted(proteins)]
 
 
 def _structure_files(folder: Path) -> list[Path]:
@@ -75,7 +75,7 @@ def _structure_files(folder: Path) -> list[Path]:
         and not (path.parent == folder and path.name.lower() == CHOICES)
     ]
     if others:
-        named = _named([str(path.relative_to(folder)) for path in others])
+        named = first_named([str(path.relative_to(folder)) for path in others])
         _log.warning("%s: passed over %d files of another kind: %s", folder, len(others), named)
     if not files:
         raise UserError(
@@ -85,13 +85,8 @@ def _structure_files(folder: Path) -> list[Path]:
     return files
 
 
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
-
-
-def _read_row(file: Path, chain_name: str | None, glycine: Glycine) -> dict[str, Any]:
-    """Return the row of a file; for `chain_name` and errors see `read_chain`."""
+def _read_protein(file: Path, chain_name: str | None, glycine: Glycine) -> Protein:
+    """Return the protein in a file; for `chain_name` and errors see `read_chain`."""
     chain = read_chain(file, chain_name)
     if chain is None:
         raise UserError(f"{file}: no protein chain of {MINIMUM_RESIDUES} residues or more")
@@ -99,15 +94,12 @@ def _read_row(file: Path, chain_name: str | None, glycine: Glycine) -> dict[str,
         label = chain_label(chain.name)
         raise UserError(f"{file}: {label}: no residue has Cb, or N, CA and C to place one")
     beta = beta_carbons(chain.sequence, chain.backbone, glycine=glycine)
-    first, second = contact_pairs(beta)
     identifier = f"{structure_name(file)}_{chain.name}"
-    return {
-        "id": identifier,
-        "group": identifier,
-        "kind": None,
-        "sequence": chain.sequence,
-        "observed": "".join("0" if np.isnan(atom).any() else "1" for atom in beta),
-        "contact_i": first.tolist(),
-        "contact_j": second.tolist(),
-        "ss3": None,
-    }
+    return Protein(
+        id=identifier,
+        group=identifier,
+        kind=None,
+        residues=encode(chain.sequence),
+        observed=np.asarray(~np.isnan(beta).any(axis=1)),
+        contacts=contact_pairs(beta),
+    )

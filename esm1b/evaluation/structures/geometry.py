@@ -49,16 +49,16 @@ def beta_carbons(
     return beta
 
 
-def contact_pairs(beta: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return i and j, counted from 0, of the pairs with `j - i >= 6` closer than 8 angstrom.
+def contact_pairs(beta: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return i and j of the pairs with `j - i >= 6` closer than 8 angstrom, `[2, contacts]`.
 
-    Residues with NaN in `beta` `[length, 3]` have no contact. Pairs are in order of i, then j.
+    They are counted from 0 and in order of i, then j. Residues with NaN in `beta` `[length, 3]`
+    have no contact.
     """
     distances = np.linalg.norm(beta[:, None] - beta[None, :], axis=-1)
     with np.errstate(invalid="ignore"):
         touching = np.triu(distances < CONTACT_DISTANCE, MINIMUM_SEPARATION)
-    first, second = np.nonzero(touching)
-    return first.astype(np.int32), second.astype(np.int32)
+    return np.array(np.nonzero(touching))
 
 
 def pair_mask(

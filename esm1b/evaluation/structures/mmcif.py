@@ -22,44 +22,37 @@ _NEEDED: Final = re.compile(
 
 
 class _Site(NamedTuple):
-    """A row of atom_site; the items in `_SITE` have this order."""
+    """A row of atom_site, by the names of its items."""
 
-    group: str
-    element: str
-    label_name: str
-    auth_name: str
-    location: str
-    label_residue: str
-    auth_residue: str
-    asym: str
-    chain: str
-    entity: str
-    place: str
-    auth_number: str
-    insertion: str
-    x: str
-    y: str
-    z: str
+    group_pdb: str
+    type_symbol: str
+    label_atom_id: str
+    auth_atom_id: str
+    label_alt_id: str
+    label_comp_id: str
+    auth_comp_id: str
+    label_asym_id: str
+    auth_asym_id: str
+    label_entity_id: str
+    label_seq_id: str
+    auth_seq_id: str
+    pdbx_pdb_ins_code: str
+    cartn_x: str
+    cartn_y: str
+    cartn_z: str
     occupancy: str
-    model: str
+    pdbx_pdb_model_num: str
 
     @property
     def name(self) -> str:
         """The atom's name."""
-        return self.label_name or self.auth_name
+        return self.label_atom_id or self.auth_atom_id
 
     @property
     def residue(self) -> str:
         """The residue's name."""
-        return self.label_residue or self.auth_residue
+        return self.label_comp_id or self.auth_comp_id
 
-
-_SITE: Final = (
-    *("group_PDB", "type_symbol", "label_atom_id", "auth_atom_id", "label_alt_id"),
-    *("label_comp_id", "auth_comp_id", "label_asym_id", "auth_asym_id", "label_entity_id"),
-    *("label_seq_id", "auth_seq_id", "pdbx_PDB_ins_code", "Cartn_x", "Cartn_y", "Cartn_z"),
-    *("occupancy", "pdbx_PDB_model_num"),
-)
 
 _Stated = dict[int, list[str]]
 """Residue names of an entity by place, from 1; several where residue types share a place."""
@@ -109,7 +102,7 @@ def contents_of(items: Items, *, is_unfinished: bool = False) -> Contents:
     """
     entity_of_asym = dict(_rows(items, "struct_asym", "id", "entity_id"))
     entities = _entities(items)
-    sites = [_Site(*row) for row in _rows(items, "atom_site", *_SITE)]
+    sites = [_Site(*row) for row in _rows(items, "atom_site", *_Site._fields)]
     atoms: dict[str, list[Atom]] = {}
     stated: dict[str, list[str]] = {}
     damaged: dict[str, str] = {}
@@ -117,15 +110,15 @@ def contents_of(items: Items, *, is_unfinished: bool = False) -> Contents:
     chains = _first_model(sites)
     for chain, rows in chains.items():
         alphas = [site for site in rows if site.name == "CA" and site.residue != "CA"]
-        bound = [site for site in alphas if site.group != "HETATM"] or alphas
-        is_numbered = all(site.place.isdecimal() for site in bound)
+        bound = [site for site in alphas if site.group_pdb != "HETATM"] or alphas
+        is_numbered = all(site.label_seq_id.isdecimal() for site in bound)
         if is_numbered:
             numbered.add(chain)
-        elif not any(site.auth_number for site in bound):
+        elif not any(site.auth_seq_id for site in bound):
             damaged[chain] = "atom_site has neither label_seq_id nor auth_seq_id"
         names: _Stated = {}
         if bound and entities:
-            entity = bound[0].entity or entity_of_asym.get(bound[0].asym, "")
+            entity = bound[0].label_entity_id or entity_of_asym.get(bound[0].label_asym_id, "")
             try:
                 names = _stated(entities, entity)
             except StructureError as error:
@@ -192,12 +185,14 @@ def _stated(entities: Mapping[str, _Stated], entity: str) -> _Stated:
 
 def _first_model(sites: Sequence[_Site]) -> dict[str, list[_Site]]:
     """Return the rows of the first model by the author's chain, or else by label_asym_id."""
-    model = next((site.model for site in sites if site.model), "")
-    has_author = any(site.chain for site in sites)
+    model = next((site.pdbx_pdb_model_num for site in sites if site.pdbx_pdb_model_num), "")
+    has_author = any(site.auth_asym_id for site in sites)
     by_chain: dict[str, list[_Site]] = {}
     for site in sites:
-        if site.model in ("", model):
-            by_chain.setdefault(site.chain if has_author else site.asym, []).append(site)
+        if site.pdbx_pdb_model_num in ("", model):
+            by_chain.setdefault(site.auth_asym_id if has_author else site.label_asym_id, []).append(
+                site
+            )
     return by_chain
 
 
@@ -210,24 +205,26 @@ def _atoms(sites: Sequence[_Site], names: _Stated, *, is_numbered: bool) -> Iter
         is_numbered: True if label_seq_id tells the residues apart
     """
     for site in sites:
-        place = (site.place, "") if is_numbered else (site.auth_number, site.insertion)
+        place = (
+            (site.label_seq_id, "") if is_numbered else (site.auth_seq_id, site.pdbx_pdb_ins_code)
+        )
         if not (place[0].isdecimal() if is_numbered else place[0]):
             continue
-        is_stated = is_numbered and site.residue in names.get(int(site.place), ())
+        is_stated = is_numbered and site.residue in names.get(int(site.label_seq_id), ())
         yield Atom(
             place=place,
             residue=site.residue,
             name=site.name,
-            element=site.element.upper(),
-            location=site.location,
+            element=site.type_symbol.upper(),
+            location=site.label_alt_id,
             occupancy=cif.as_number(site.occupancy, 1.0),
             position=_position(site),
-            loose=site.group == "HETATM" and not is_stated,
+            loose=site.group_pdb == "HETATM" and not is_stated,
         )
 
 
 def _position(site: _Site) -> tuple[float, float, float]:
-    texts = (site.x, site.y, site.z)
+    texts = (site.cartn_x, site.cartn_y, site.cartn_z)
     x, y, z = (cif.as_number(text, math.nan) for text in texts)
     if not math.isfinite(x + y + z):
         if all(texts):

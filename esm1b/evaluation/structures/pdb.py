@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from statistics import mode
 from typing import Final
 
-from esm1b.evaluation.structures.residues import UNKNOWN, Atom, Contents, StructureError
+from esm1b.evaluation.structures.residues import (
+    UNKNOWN,
+    Atom,
+    Contents,
+    StructureError,
+    number_in,
+)
 
 _COORDINATES_END: Final = 54  # columns of an atom record; some programs write no more
 _OF_ATOMS: Final = ("ANISOU", "SIGATM", "SIGUIJ")  # records that follow that of their atom
@@ -100,7 +106,7 @@ def _atom(line: str, count: int) -> Atom:
         # Without an element, the alpha carbon's name begins one column after calcium's.
         element=element if element.isalpha() else line[12:14].strip().upper(),
         location=line[16].strip(),
-        occupancy=_occupancy(line[54:60]),
+        occupancy=number_in(float, line[54:60], 1.0),
         position=_position(line, count),
         loose=line[:6].upper() == "HETATM",
     )
@@ -120,18 +126,8 @@ def _position(line: str, count: int) -> tuple[float, float, float]:
     return UNKNOWN if not math.isfinite(x + y + z) else (x, y, z)
 
 
-def _occupancy(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 1.0
-
-
 def _number(atom: Atom, otherwise: float) -> float:
-    try:
-        return int(atom.place[0])
-    except ValueError:
-        return otherwise
+    return number_in(int, atom.place[0], otherwise)
 
 
 def _polymer_bound(chain: _Chain) -> list[Atom]:
@@ -142,15 +138,11 @@ def _polymer_bound(chain: _Chain) -> list[Atom]:
 
 def _names(rows: Sequence[str]) -> list[str]:
     """Return the residue names of SEQRES records in the order of their serial numbers."""
-    return [name for row in _ordered(rows) for name in row[19:70].upper().split()]
-
-
-def _ordered(rows: Sequence[str]) -> list[str]:
     distinct = list(dict.fromkeys(rows))
     serials = [row[7:10].strip() for row in distinct]
     if all(serial.isdecimal() for serial in serials) and len(set(serials)) == len(serials):
         distinct.sort(key=lambda row: int(row[7:10]))
-    return distinct
+    return [name for row in distinct for name in row[19:70].upper().split()]
 
 
 def _damage(rows: Sequence[str]) -> str | None:

@@ -2,19 +2,17 @@
 
 import hashlib
 import logging
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.cluster.hierarchy import DisjointSet
 
-from esm1b.alphabet import encode
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.table import row_label
 
 _log = logging.getLogger(__name__)
 
@@ -45,32 +43,6 @@ class Protein:
         return contact_map
 
 
-def proteins_of(rows: Sequence[Mapping[str, Any]], source: Path) -> list[Protein]:
-    """Return the proteins of the structure table `source`; for errors see `protein_of`."""
-    return [protein_of(row, row_label(source, row["id"])) for row in rows]
-
-
-def protein_of(row: Mapping[str, Any], where: str) -> Protein:
-    """Return the protein of a row of the structure table.
-
-    Raises:
-        UserError: the sequence has a character that is not a residue; `where` names the row.
-    """
-    try:
-        residues = encode(row["sequence"])
-    except ValueError as error:
-        raise UserError(f"{where}: sequence: {error}") from error
-    return Protein(
-        id=row["id"],
-        group=row["group"],
-        kind=row["kind"],
-        residues=residues,
-        observed=np.frombuffer(row["observed"].encode(), dtype=np.uint8) == ord("1"),
-        contacts=np.array([row["contact_i"], row["contact_j"]], dtype=np.int64),
-        ss3=row["ss3"],
-    )
-
-
 def fitting_length(proteins: Sequence[Protein], longest: int) -> list[Protein]:
     """Return the proteins of at most `longest` residues: the model has no positions for more."""
     kept = [protein for protein in proteins if protein.residues.size <= longest]
@@ -86,23 +58,16 @@ def share_groups(proteins: Sequence[Protein]) -> list[Protein]:
     It has the name of the first of them. Equal sequences are one item of evidence, and must not
     stand on both sides of a split that is drawn.
     """
-    names = sorted({protein.group for protein in proteins})
-    group = _numbered(names, (protein.group for protein in proteins))
-    sequence = _numbered((), (protein.residues.tobytes() for protein in proteins))
-    size = len(names) + len(proteins)  # nodes: the groups, then the sequences
-    links = coo_array((np.ones(len(group)), (group, sequence + len(names))), shape=(size, size))
-    _, part = connected_components(links, directed=False)
-    first = {part[number]: name for number, name in reversed(list(enumerate(names)))}
-    return [
-        replace(protein, group=first[part[number]])
-        for protein, number in zip(proteins, group, strict=True)
-    ]
-
-
-def _numbered(first: Iterable[Hashable], values: Iterable[Hashable]) -> NDArray[np.int64]:
-    """Return the number of each value among the different ones, those of `first` coming first."""
-    numbers = {value: number for number, value in enumerate(first)}
-    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+    joined = DisjointSet(protein.group for protein in proteins)
+    for protein in proteins:
+        sequence = protein.residues.tobytes()
+        joined.add(sequence)
+        joined.merge(protein.group, sequence)
+    first: dict[str, str] = {}
+    for part in joined.subsets():
+        names = [member for member in part if isinstance(member, str)]
+        first |= dict.fromkeys(names, min(names))
+    return [replace(protein, group=first[protein.group]) for protein in proteins]
 
 
 def overlap(fitted: Sequence[Protein], tested: Sequence[Protein]) -> dict[str, int]:
@@ -174,6 +139,24 @@ def unit_of(proteins: Sequence[Protein]) -> str:
         for name, group in members.items()
     )
     return "protein" if is_protein else "family"
+
+
+def subsets_of(proteins: Sequence[Protein]) -> dict[str, NDArray[np.bool_]]:
+    """Return which proteins are of kind test, and which unseen, `[proteins]`, if there are any."""
+    kinds = np.array([protein.kind for protein in proteins])
+    return {name: kinds == name for name in ("test", "unseen") if (kinds == name).any()}
+
+
+def protein_columns(proteins: Sequence[Protein], models: Sequence[str]) -> dict[str, Any]:
+    """Return the first columns of a table with a row for each model and, within it, protein."""
+    rows = [(model, protein) for model in models for protein in proteins]
+    return {
+        "id": [protein.id for _, protein in rows],
+        "group": [protein.group for _, protein in rows],
+        "kind": [protein.kind for _, protein in rows],
+        "length": pa.array([protein.residues.size for _, protein in rows], pa.int32()),
+        "model": [model for model, _ in rows],
+    }
 
 
 def keyed_order(seed: int, name: str) -> bytes:

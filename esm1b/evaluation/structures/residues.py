@@ -1,10 +1,11 @@
 """Atom records of a chain, and the residues that they make."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain as chained
-from typing import Final, NamedTuple
+from operator import attrgetter
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from Bio.Data.PDBData import protein_letters_3to1, protein_letters_3to1_extended
@@ -14,6 +15,9 @@ from esm1b.evaluation.structures.alignment import bonded_segments
 
 UNKNOWN: Final = (math.nan, math.nan, math.nan)
 
+Number = TypeVar("Number", int, float)
+
+_occupancy = attrgetter("occupancy")
 _BACKBONE: Final = ("N", "CA", "C", "CB")
 # What simulation programs call histidine, cystine and aspartic acid; no residues of the archive.
 _OF_FORCE_FIELDS: Final = {"HID": "H", "HIE": "H", "HSD": "H", "HSP": "H", "CYX": "C", "ASH": "D"}
@@ -77,6 +81,14 @@ class Residue:
     atoms: NDArray[np.float64]
 
 
+def number_in(kind: Callable[[str], Number], text: str, otherwise: Number) -> Number:
+    """Return the number that a text is, or the other one where it is none."""
+    try:
+        return kind(text)
+    except ValueError:
+        return otherwise
+
+
 def chain_label(name: str) -> str:
     """Return what a chain is called in messages."""
     return f"chain {name}" if name else "unnamed chain"
@@ -118,7 +130,7 @@ def protein_residues(atoms: Sequence[Atom], parents: Mapping[str, str]) -> list[
         }
         if types:
             after = found[-1].number + 1 if found else 1
-            found.append(_best_conformer(types, _integer(number, after), parents))
+            found.append(_best_conformer(types, number_in(int, number, after), parents))
     bound = [index for index, residue in enumerate(found) if not residue.loose]
     kept = [
         residue
@@ -128,13 +140,6 @@ def protein_residues(atoms: Sequence[Atom], parents: Mapping[str, str]) -> list[
         or (residue.letter != "X" and bound and index < bound[-1])
     ]
     return kept if any(residue.letter != "X" for residue in kept) else []
-
-
-def _integer(text: str, otherwise: int) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return otherwise
 
 
 def _best_conformer(
@@ -156,10 +161,6 @@ def _best_conformer(
         loose=best.loose,
         atoms=np.array([_position(types[best.residue], name, best.location) for name in _BACKBONE]),
     )
-
-
-def _occupancy(atom: Atom) -> float:
-    return atom.occupancy
 
 
 def _position(

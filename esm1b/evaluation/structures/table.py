@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
-from esm1b.alphabet import SECONDARY_STRUCTURE
+from esm1b.alphabet import SECONDARY_STRUCTURE, encode
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.folder import read_folder
 from esm1b.evaluation.structures.geometry import MINIMUM_SEPARATION, Glycine
+from esm1b.evaluation.structures.proteins import Protein
 from esm1b.table_file import Row, read_table
 
 KINDS: Final = ("fit", "test", "unseen")
@@ -39,8 +41,8 @@ STRUCTURE_SCHEMA: Final = pa.schema(
 )
 
 
-def read_structures(path: Path, *, glycine: Glycine = "impute") -> list[dict[str, Any]]:
-    """Return the rows of the structure table at `path`, or of a folder of structure files.
+def read_structures(path: Path, *, glycine: Glycine = "impute") -> list[Protein]:
+    """Return the proteins of the structure table at `path`, or of a folder of structure files.
 
     A table has the columns of `STRUCTURE_SCHEMA`, `ss3` if it is known, and perhaps others; as
     text, contacts are lists such as `[0, 5]`. For its formats see `read_table`.
@@ -53,10 +55,11 @@ def read_structures(path: Path, *, glycine: Glycine = "impute") -> list[dict[str
     entity_poly_seq), or that of the residues with coordinates where it states none. A residue is
     observed if it has a Cb, or N, CA and C to place one.
 
-    Rows are sorted by id. From a folder, `group` is the id, `kind` and `ss3` are null.
+    Proteins are sorted by id. From a folder, `group` is the id, `kind` and `ss3` are None.
 
     Raises:
-        UserError: the folder has no structures, a file cannot be read, or the table is not one.
+        UserError: the folder has no structures, a file cannot be read, the table is not one, or a
+            row contradicts itself.
     """
     if path.is_dir():
         return read_folder(path, glycine=glycine)
@@ -70,28 +73,46 @@ def read_structures(path: Path, *, glycine: Glycine = "impute") -> list[dict[str
             f"columns {', '.join(names)}"
         )
     check_columns(path, [name for name in names if name != "ss3"], columns, rows=len(rows))
-    return _valid_rows(path, rows)
-
-
-def _valid_rows(path: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the `rows` of a table with exactly the columns of the schema, sorted by id.
-
-    Raises:
-        UserError: a row contradicts itself; `path` is named as the file.
-    """
-    valid: dict[str, dict[str, Any]] = {}
+    proteins: dict[str, Protein] = {}
     for number, row in enumerate(rows, start=1):
         where = row_label(path, number if row["id"] is None else row["id"])
-        structure: dict[str, Any] = {
+        cells = {
             name: (contact_list if name.startswith("contact_") else cell_text)(row, name, where)
-            for name in STRUCTURE_SCHEMA.names
+            for name in names
         }
-        for problem in find_problems(structure):
-            raise UserError(f"{where}: {problem}")
-        if structure["id"] in valid:
+        protein = protein_of(cells, where)
+        if protein.id in proteins:
             raise UserError(f"{where}: the id occurs twice; expected it once")
-        valid[structure["id"]] = structure
-    return [valid[identifier] for identifier in sorted(valid)]
+        proteins[protein.id] = protein
+    return [proteins[identifier] for identifier in sorted(proteins)]
+
+
+def protein_of(row: Mapping[str, Any], where: str, *, observed: str = "observed") -> Protein:
+    """Return the protein of a row of the structure table.
+
+    Args:
+        row: cells by the columns of `STRUCTURE_SCHEMA`.
+        where: file and row, for messages.
+        observed: name of the column of observed residues, for messages.
+
+    Raises:
+        UserError: the row contradicts itself, or the sequence has a character that is no residue.
+    """
+    for problem in _problems(row, observed):
+        raise UserError(f"{where}: {problem}")
+    try:
+        residues = encode(row["sequence"])
+    except ValueError as error:
+        raise UserError(f"{where}: sequence: {error}") from error
+    return Protein(
+        id=row["id"],
+        group=row["group"],
+        kind=row["kind"],
+        residues=residues,
+        observed=np.frombuffer(row["observed"].encode(), dtype=np.uint8) == ord("1"),
+        contacts=np.array([row["contact_i"], row["contact_j"]], dtype=np.int64),
+        ss3=row["ss3"],
+    )
 
 
 def row_label(path: Path, name: object) -> str:
@@ -140,12 +161,8 @@ def check_columns(path: Path, needed: Sequence[str], columns: Sequence[str], *, 
         raise UserError(f"{path}: has no rows; expected at least one protein")
 
 
-def find_problems(row: Mapping[str, Any], *, observed: str = "observed") -> Iterator[str]:
-    """Yield the contradictions within a row of the structure table.
-
-    Only the first is reliable: later ones may follow from it. Messages call the column of observed
-    residues `observed`.
-    """
+def _problems(row: Mapping[str, Any], observed: str) -> Iterator[str]:
+    """Yield the contradictions within a row; later ones may follow from the first."""
     named = {"observed": observed}
     for column in STRUCTURE_SCHEMA.names:
         if row[column] is None and column not in ("kind", "ss3"):

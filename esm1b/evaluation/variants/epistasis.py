@@ -8,7 +8,6 @@ log p(single) - log p(single) + log p(wild type) exactly, in either order; the t
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,21 +30,12 @@ _Effect = tuple[int, Mutation, float]
 """A mutation whose effect is added to a row, and its sign."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Epistasis:
-    """Double mutants of an assay in which both single mutants are measured too.
+def measured_epistasis(assay: Assay, *, most: int, seed: int) -> tuple[NDArray[np.int64], Values]:
+    """Return double mutants in which both single mutants are measured too, and their epistasis.
 
-    Attributes:
-        rows: places of the double mutants in the assay, `[doubles]`.
-        measured: effect of each less those of its single mutants, `[doubles]`.
+    The first are their places in the assay, `[doubles]`; the second is the effect of each less
+    those of its single mutants, `[doubles]`. At most `most` are drawn, by their names and the seed.
     """
-
-    rows: NDArray[np.int64]
-    measured: Values
-
-
-def measured_epistasis(assay: Assay, *, most: int, seed: int) -> Epistasis:
-    """Return the epistasis of at most `most` double mutants, drawn by their names and the seed."""
     effects = {
         variant.mutations: effect
         for variant, effect in zip(assay.variants, assay.measured, strict=True)
@@ -60,7 +50,7 @@ def measured_epistasis(assay: Assay, *, most: int, seed: int) -> Epistasis:
     singles = [
         sum(effects[each,] for each in assay.variants[row].mutations) for row in rows.tolist()
     ]
-    return Epistasis(rows=rows, measured=assay.measured[rows] - np.array(singles))
+    return rows, assay.measured[rows] - np.array(singles)
 
 
 def predicted_epistasis(

@@ -1,8 +1,9 @@
 """Results of assays: the metrics of each, and means over all of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress, product
 from typing import Any, Final
 
 import numpy as np
@@ -10,12 +11,11 @@ import numpy as np
 from esm1b.evaluation.bootstrap import (
     Values,
     bootstrap_counts,
-    bootstrap_difference,
     bootstrap_mean,
     bootstrap_mean_of_categories,
-    bootstrap_ratio,
 )
-from esm1b.evaluation.results import Interval, result_entry
+from esm1b.evaluation.results import Interval
+from esm1b.evaluation.summary import Summary
 from esm1b.evaluation.variants.assays import Assay, AssaySource
 from esm1b.evaluation.variants.metrics import (
     OF_EFFECTS,
@@ -82,7 +82,7 @@ class AssayResult:
 
 def summarise_assay(scored: ScoredAssay, *, seed: int) -> AssayResult:
     """Return the metrics of every model; those of untrained networks are means over them."""
-    assay, predictions, epistasis = scored.assay, scored.predictions, scored.epistasis.measured
+    assay, predictions, epistasis = scored.assay, scored.predictions, scored.epistasis
     measured, fit = assay.measured, assay.fit
     metrics = {
         name: _each(partial(function, measured), predictions)
@@ -116,119 +116,99 @@ def summarise(results: Sequence[AssayResult], *, seed: int) -> dict[str, Any]:
     assays of one protein in one category are averaged, then proteins, then categories. The Spearman
     correlation of a single assay is resampled over its positions.
     """
-    subsets = {
-        name: [result for result in results if result.subset == name]
-        for name in ("assays", "test", "unseen")
-        if any(result.subset == name for result in results)
-    }
+    kinds = np.array([result.subset for result in results])
+    subsets = {name: kinds == name for name in ("assays", "test", "unseen") if name in kinds}
     models = list(results[0].intervals)
-    summaries = {name: _Subset(name, found, seed) for name, found in subsets.items()}
-    content: dict[str, Any] = {
-        "metrics": [entry for each in summaries.values() for entry in each.metrics(models)],
-        "comparisons": [
-            each.comparison(model) for each in summaries.values() for model in models[1:]
-        ],
-        "categories": [entry for each in summaries.values() for entry in each.categories(models)],
-        "assays": [result.entry() for result in results],
-    }
-    if {"test", "unseen"} <= set(summaries):
-        content["comparisons"].append(summaries["test"].lead_over(summaries["unseen"]))
-    return content
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    ones = np.ones(len(results))
+    summary = Summary(
+        values={
+            name: {model: (_values(results, name, model), ones) for model in models}
+            for name in names
+        },
+        groups=np.array([result.source.protein for result in results], dtype=object),
+        subsets=subsets,
+        unit="family",
+        seed=seed,
+    )
+    content: dict[str, Any] = {"metrics": [], "comparisons": [], "categories": []}
+    for subset, chosen in subsets.items():
+        of_subset = replace(summary, unit="protein" if subset == "assays" else "family")
+        some = list(compress(results, chosen))
+        alone = some[0] if len(some) == 1 else None
+        leads = alone.leads if alone else {}
+        content["metrics"] += _metrics(of_subset, subset, some, alone)
+        content["categories"] += _categories(of_subset, subset, some)
+        content["comparisons"] += [
+            of_subset.comparison(
+                _MAIN,
+                subset,
+                against,
+                interval=leads.get(against),
+                n_unit="position" if leads else None,
+            )
+            for against in models[1:]
+        ]
+    if {"test", "unseen"} <= set(subsets):
+        content["comparisons"].append(summary.comparison(_MAIN, "test", "trained", "unseen"))
+    return {**content, "assays": [result.entry() for result in results]}
 
 
-@dataclass(frozen=True)
-class _Subset:
-    name: str
-    results: Sequence[AssayResult]
-    seed: int
+def _metrics(
+    summary: Summary, subset: str, results: Sequence[AssayResult], alone: AssayResult | None
+) -> Iterator[dict[str, Any]]:
+    """Yield every metric of every model that has it, and its mean by category.
 
-    @property
-    def unit(self) -> str:
-        return "protein" if self.name == "assays" else "family"
+    They are of the `results` of a subset; `alone` is the only one, or None.
+    """
+    models, groups = list(results[0].intervals), summary.groups[summary.subsets[subset]]
+    names = [name for name in summary.values if any(name in each.metrics for each in results)]
+    depths = [name for name in names if _DEPTH in name]
+    for name, model in product(names, models):
+        is_measured = any(model in each.metrics.get(name, {}) for each in results)
+        if is_measured and (name not in depths or len(depths) > 1):
+            of_positions = alone.intervals if alone and name == _MAIN else {}
+            yield summary.metric(
+                name,
+                model,
+                subset,
+                unit=_UNITS.get(name, "correlation"),
+                interval=of_positions.get(model),
+                n_unit="position" if of_positions else None,
+            )
+    categories = [result.source.category for result in results]
+    for name in (*OF_EFFECTS, *OF_FITNESS) if None not in categories else ():
+        for model in models if name in names else ():
+            values = _values(results, name, model)
+            yield summary.metric(
+                f"{name}_by_category",
+                model,
+                subset,
+                unit=_UNITS.get(name, "correlation"),
+                interval=bootstrap_mean_of_categories(
+                    values, groups, categories, seed=summary.seed
+                ),
+            )
 
-    @property
-    def proteins(self) -> list[str]:
-        return [result.source.protein for result in self.results]
 
-    def values(self, metric: str, model: str) -> Values:
-        """Return a metric of each assay `[assays]`, NaN where it has none."""
-        return np.array([each.metrics.get(metric, {}).get(model, np.nan) for each in self.results])
+def _categories(
+    summary: Summary, subset: str, results: Sequence[AssayResult]
+) -> Iterator[dict[str, Any]]:
+    """Yield the mean over proteins of the main metric in each category."""
+    found = [result.source.category for result in results]
+    groups = summary.groups[summary.subsets[subset]]
+    for category in sorted({name for name in found if name is not None}):
+        chosen = np.array([name == category for name in found])
+        for model in results[0].intervals:
+            values = np.where(chosen, _values(results, _MAIN, model), np.nan)
+            interval = bootstrap_mean(values, groups, seed=summary.seed)
+            entry = summary.metric(_MAIN, model, subset, unit="correlation", interval=interval)
+            yield {"category": category, **entry}
 
-    def metrics(self, models: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield every metric of every model that has it, and its mean by category."""
-        names = list(dict.fromkeys(name for result in self.results for name in result.metrics))
-        depths = [name for name in names if _DEPTH in name]
-        for name in names:
-            for model in models:
-                is_measured = any(model in each.metrics.get(name, {}) for each in self.results)
-                if is_measured and (name not in depths or len(depths) > 1):
-                    yield self._entry(name, model, self._mean(name, model))
-        if any(result.source.category is None for result in self.results):
-            return
-        for name in (*OF_EFFECTS, *OF_FITNESS):
-            for model in models if name in names else ():
-                interval = bootstrap_mean_of_categories(
-                    self.values(name, model),
-                    self.proteins,
-                    [str(result.source.category) for result in self.results],
-                    seed=self.seed,
-                )
-                yield self._entry(f"{name}_by_category", model, interval)
 
-    def categories(self, models: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield the mean over proteins of the main metric in each category."""
-        found = [result.source.category for result in self.results]
-        for category in sorted({name for name in found if name is not None}):
-            chosen = np.array([name == category for name in found])
-            for model in models:
-                values = np.where(chosen, self.values(_MAIN, model), np.nan)
-                interval = bootstrap_mean(values, self.proteins, seed=self.seed)
-                entry = self._entry(_MAIN, model, interval)
-                yield {"category": category, **entry, "n_unit": self.unit}
-
-    def comparison(self, against: str) -> dict[str, Any]:
-        """Return the main metric of the trained model less that of another, paired by protein."""
-        if len(self.results) == 1:
-            interval = self.results[0].leads[against]
-        else:
-            lead = self.values(_MAIN, "trained") - self.values(_MAIN, against)
-            interval = self._resampled(lead)
-        return result_entry(self._pair(against, self.name), interval, n_unit=self._unit_of(_MAIN))
-
-    def lead_over(self, other: "_Subset") -> dict[str, Any]:
-        """Return the trained model's main metric less that on other proteins."""
-        samples = [(each.values(_MAIN, "trained"), each.proteins) for each in (self, other)]
-        interval = bootstrap_difference(*samples, seed=self.seed)
-        return result_entry(self._pair("trained", other.name), interval, n_unit=self.unit)
-
-    def _mean(self, name: str, model: str) -> Interval:
-        if name == _MAIN and len(self.results) == 1:
-            return self.results[0].intervals[model]
-        return self._resampled(self.values(name, model))
-
-    def _resampled(self, values: Values) -> Interval:
-        """Return the plain mean over assays, resampled by protein."""
-        defined = np.isfinite(values)
-        groups = np.array(self.proteins, dtype=object)[defined]
-        ones = np.ones(defined.sum())
-        return bootstrap_ratio(values[defined], ones, groups, seed=self.seed)
-
-    def _unit_of(self, name: str) -> str:
-        return "position" if name == _MAIN and len(self.results) == 1 else self.unit
-
-    def _entry(self, name: str, model: str, interval: Interval) -> dict[str, Any]:
-        unit = _UNITS.get(name.removesuffix("_by_category"), "correlation")
-        identity = {"name": name, "model": model, "subset": self.name}
-        return result_entry(identity, interval, unit=unit, n_unit=self._unit_of(name))
-
-    def _pair(self, against: str, against_subset: str) -> dict[str, str]:
-        return {
-            "name": _MAIN,
-            "subset": self.name,
-            "model": "trained",
-            "against": against,
-            "against_subset": against_subset,
-        }
+def _values(results: Sequence[AssayResult], metric: str, model: str) -> Values:
+    """Return a metric of each assay `[assays]`, NaN where it has none."""
+    return np.array([each.metrics.get(metric, {}).get(model, np.nan) for each in results])
 
 
 def _position_intervals(

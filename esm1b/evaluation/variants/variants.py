@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from esm1b.errors import UserError
-from esm1b.evaluation.inputs import Inputs
+from esm1b.evaluation.inputs import describe_inputs
+from esm1b.evaluation.networks import networks_of
 from esm1b.evaluation.results import VARIANTS_FILE, write_metrics
 from esm1b.evaluation.variants.assays import Columns, read_assay
-from esm1b.evaluation.variants.scores import MODELS, Scoring, variant_table
+from esm1b.evaluation.variants.scores import MODELS, score_assay, variant_table
 from esm1b.evaluation.variants.sources import find_assays
 from esm1b.evaluation.variants.summary import summarise, summarise_assay
-from esm1b.inference.model import Device, Precision, load_model, untrained_model
+from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.outputs import atomic_directory
 from esm1b.scoring.variant_scores import Convention
 from esm1b.scoring.weighted_passes import Window
-from esm1b.weights.model_directory import ModelDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -89,25 +89,18 @@ def evaluate_variants(
     with atomic_directory(output, "variant-effects", read) as directory:
         sources = find_assays(data, columns, wild_type=wild_type, reference=reference)
         model = load_model(model_directory, device=device, precision=precision)
-        inputs = Inputs.of(
-            ModelDirectory(model_directory),
+        inputs = describe_inputs(
+            directory,
+            model.directory,
             options,
             data=data,
             wild_type=wild_type,
             reference=reference,
         )
-        scoring = Scoring(
-            networks={
-                "trained": [model],
-                "untrained": [untrained_model(model, seed + number) for number in range(untrained)],
-            },
-            wild_types=sorted({source.wild_type for source in sources}),
-            convention=convention,
-            window=window,
-            epistasis=epistasis,
-            batch_tokens=batch_tokens,
-            seed=seed,
-        )
+        networks: dict[str, list[Model]] = {}
+        for name, network in networks_of(model, untrained, seed):
+            networks.setdefault(name, []).append(network)
+        wild_types = sorted({source.wild_type for source in sources})
         results, tables = [], []
         left_out: dict[str, str] = {}
         for source in tqdm(sources, desc="assays", unit="assay", disable=None):
@@ -119,7 +112,16 @@ def evaluate_variants(
                 left_out[source.name] = str(error)
                 _log.warning("left out: %s", error)
                 continue
-            scored = scoring.of(assay)
+            scored = score_assay(
+                assay,
+                networks,
+                wild_types,
+                convention=convention,
+                window=window,
+                epistasis=epistasis,
+                batch_tokens=batch_tokens,
+                seed=seed,
+            )
             results.append(summarise_assay(scored, seed=seed))
             tables.append(variant_table(scored))
         if not results:
@@ -140,7 +142,7 @@ def evaluate_variants(
             "longest_sequence": model.longest_sequence,
             "ndcg_and_recall": "of the top 10 %",
             "mcc": "predictions of at least the median count as fit",
-            "residue_frequencies": f"{len(scoring.wild_types)} wild types of the data",
+            "residue_frequencies": f"{len(wild_types)} wild types of the data",
             "epistasis": epistasis,
             "untrained_networks": untrained,
             "seed": seed,
@@ -151,7 +153,7 @@ def evaluate_variants(
         write_metrics(
             directory,
             evaluation="variants",
-            model=model_directory,
+            model=model.directory,
             inputs=inputs,
             protocol=protocol,
             **summarise(results, seed=seed),

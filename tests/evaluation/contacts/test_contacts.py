@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from esm1b.errors import UserError
-from esm1b.evaluation.contacts import contacts, scores
+from esm1b.evaluation import networks
+from esm1b.evaluation.contacts import contacts
 from esm1b.evaluation.contacts.contacts import evaluate_contacts
 from esm1b.evaluation.contacts.precision import PRECISIONS
 from esm1b.evaluation.inputs import content_digest
@@ -42,7 +43,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
             return FakeModel(seed=seed + 1)
 
         monkeypatch.setattr(contacts, "load_model", lambda *_, **__: FakeModel(attend=attend))
-        monkeypatch.setattr(scores, "untrained_model", untrained_model)
+        monkeypatch.setattr(networks, "untrained_model", untrained_model)
         table = rows if isinstance(rows, Path) else write_table(tmp_path / "table.parquet", rows)
         evaluate_contacts(tmp_path / "model", table, tmp_path / "out", **options)
         return json.loads((tmp_path / "out" / "metrics.json").read_text())

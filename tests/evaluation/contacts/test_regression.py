@@ -11,14 +11,14 @@ from esm1b.evaluation.contacts.regression import (
     contact_probabilities,
     fit_contact_regression,
 )
-from esm1b.evaluation.structures.proteins import Protein, proteins_of
+from esm1b.evaluation.structures.proteins import Protein
 from esm1b.evaluation.structures.table import read_structures
 from tests.evaluation.fake_models import FakeModel, examples, truth_of, write_table
 
 
 def proteins(tmp_path: Path, families: int = 6) -> list[Protein]:
     path = write_table(tmp_path / "table.parquet", examples({"fit": families}))
-    return proteins_of(read_structures(path), path)
+    return read_structures(path)
 
 
 def test_the_head_that_attends_to_contacts_is_found(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from esm1b.alphabet import FIRST_AMINO_ACID, encode
 from esm1b.cli import app
 from esm1b.errors import UserError
+from esm1b.evaluation import networks
 from esm1b.evaluation.inputs import content_digest
 from esm1b.evaluation.secondary_structure import secondary_structure
 from esm1b.evaluation.secondary_structure.probes import (
@@ -64,7 +65,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
         monkeypatch.setattr(
             secondary_structure, "load_model", lambda *_, **__: FakeModel(represent=represent)
         )
-        monkeypatch.setattr(secondary_structure, "untrained_model", untrained_model)
+        monkeypatch.setattr(networks, "untrained_model", untrained_model)
         evaluate_secondary_structure(tmp_path / "model", data, tmp_path / "out", **options)
         return json.loads((tmp_path / "out" / "metrics.json").read_text())
 

@@ -8,9 +8,8 @@ import pytest
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.binary_cif import decoded
 from esm1b.evaluation.structures.files import read_chain
-from tests.evaluation.structure_text import NAMES, rows
+from tests.evaluation.structure_text import NAMES, SEQUENCE, rows
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
 INTEGERS = [{"kind": "ByteArray", "type": 3}]
 
 

@@ -6,10 +6,9 @@ import pytest
 
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.chain_choice import read_choices
-from esm1b.evaluation.structures.table import read_structures
-from tests.evaluation.structure_text import pdb_text, rows
+from tests.evaluation.structure_rows import structure_rows
+from tests.evaluation.structure_text import SEQUENCE, pdb_text, rows
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
 PDB = pdb_text(
     [
         *[replace(atom, chain="P") for atom in rows("ACDE")],
@@ -35,9 +34,9 @@ def choices(folder: Path, table: str, files: Sequence[str]) -> dict[str, str]:
 )
 def test_a_table_chooses_the_chain(tmp_path: Path, table: str) -> None:
     (tmp_path / "9abc.pdb").write_text(PDB)
-    assert read_structures(tmp_path)[0]["id"] == "9abc_B"  # the first of 20 residues
+    assert structure_rows(tmp_path)[0]["id"] == "9abc_B"  # the first of 20 residues
     (tmp_path / "Chains.CSV").write_text(table, encoding="utf-8", newline="")
-    assert read_structures(tmp_path)[0]["id"] == "9abc_A"
+    assert structure_rows(tmp_path)[0]["id"] == "9abc_A"
 
 
 def test_a_chosen_chain_must_be_there(tmp_path: Path) -> None:
@@ -46,7 +45,7 @@ def test_a_chosen_chain_must_be_there(tmp_path: Path) -> None:
         (tmp_path / "chains.csv").write_text(f"pdb_id,chain\n9abc,{chain}\n")
         message = rf"9abc\.pdb: no protein chain '{chain}'; expected one of P, B, A"
         with pytest.raises(UserError, match=message):
-            read_structures(tmp_path)
+            structure_rows(tmp_path)
 
 
 @pytest.mark.parametrize(

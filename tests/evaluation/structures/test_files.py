@@ -10,10 +10,16 @@ import pytest
 
 from esm1b.errors import UserError
 from esm1b.evaluation.structures.files import ProteinChain, read_chain, structure_name
-from tests.evaluation.structure_text import NAMES, Header, cif_text, pdb_text, rows
+from tests.evaluation.structure_text import (
+    HEADER,
+    NAMES,
+    SEQUENCE,
+    Header,
+    cif_text,
+    pdb_text,
+    rows,
+)
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
-HEADER = Header(sequence=[NAMES[letter] for letter in SEQUENCE])
 PDB = pdb_text(rows(SEQUENCE), HEADER)
 CIF = cif_text(rows(SEQUENCE), HEADER)
 

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA, read_structures
-from tests.evaluation.structure_text import NAMES, Header, Row, cif_text, helix, pdb_text, rows
+from tests.evaluation.structure_rows import structure_rows
+from tests.evaluation.structure_text import HEADER, SEQUENCE, Row, cif_text, helix, pdb_text, rows
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
-HEADER = Header(sequence=[NAMES[letter] for letter in SEQUENCE])
 PDB = pdb_text(rows(SEQUENCE), HEADER)
 RNA = [
     Row(name=name, residue="A", number=number, position=np.array([number, 0.0, 0.0]))
@@ -29,8 +27,7 @@ def test_a_folder_of_both_formats_plain_and_compressed(tmp_path: Path) -> None:
     )
     (tmp_path / "9ghi.ent").write_text(pdb_text(rows(SEQUENCE)))
     (tmp_path / "notes.txt").write_text("no structure")
-    read = read_structures(tmp_path)
-    assert all(list(row) == STRUCTURE_SCHEMA.names for row in read)
+    read = structure_rows(tmp_path)
     assert [row["id"] for row in read] == ["9abc_A", "9def_A", "9ghi_A"]
     for row in read:
         assert row["group"] == row["id"]
@@ -51,7 +48,7 @@ def test_contacts_of_a_hairpin_of_two_helices(tmp_path: Path) -> None:
     ]
     atoms = rows(SEQUENCE, backbone=[*there, *back])
     (tmp_path / "9abc.cif").write_text(cif_text(atoms, HEADER))
-    (row,) = read_structures(tmp_path, glycine="ca")
+    (row,) = structure_rows(tmp_path, glycine="ca")
     at = {
         (atom.place or 0) - 1: atom.position
         for atom in atoms
@@ -72,7 +69,7 @@ def test_missing_residues_are_in_the_sequence_and_not_observed(tmp_path: Path, t
     atoms = [atom for atom in rows(SEQUENCE, first=-1) if atom.place not in (1, 10, 11, 24)]
     suffix = "pdb" if text is pdb_text else "cif"
     (tmp_path / f"9abc.{suffix}").write_text(text(atoms, HEADER))
-    (row,) = read_structures(tmp_path)
+    (row,) = structure_rows(tmp_path)
     assert row["sequence"] == SEQUENCE
     assert row["observed"] == "011111111001111111111110"
 
@@ -88,7 +85,7 @@ def test_suffixes_in_any_case_and_compressed(
     (tmp_path / "sixth.pdb.bz2").write_bytes(bz2.compress(PDB.encode()))
     (tmp_path / "seventh.Cif.xz").write_bytes(lzma.compress(cif))
     (tmp_path / "chain.b.ent").write_text(PDB)
-    read = read_structures(tmp_path)
+    read = structure_rows(tmp_path)
     assert [row["id"] for row in read] == [
         *("OTHER_A", "chain.b_A", "fifth_A", "fourth_A", "seventh_A", "sixth_A", "third_A")
     ]
@@ -110,7 +107,7 @@ def test_what_cannot_be_used_is_left_out_named_and_counted(
     )
     (tmp_path / "half.cif").write_text(cif_text(rows(SEQUENCE), HEADER)[:4000])
     (tmp_path / "half.pdb.bz2").write_bytes(bz2.compress(PDB.encode())[:-9])
-    assert [row["id"] for row in read_structures(tmp_path)] == ["good_A"]
+    assert [row["id"] for row in structure_rows(tmp_path)] == ["good_A"]
     folder = str(tmp_path)
     messages = [record.getMessage().replace(folder, "st") for record in caplog.records]
     assert messages == [
@@ -135,7 +132,7 @@ def test_files_of_another_kind_are_named(tmp_path: Path, caplog: pytest.LogCaptu
         (tmp_path / name).touch()
     for name in ("chains.fasta", ".hidden.xyz", "chains.csv"):
         (tmp_path / name).write_text("pdb_id,chain\n")
-    assert len(read_structures(tmp_path)) == 1
+    assert len(structure_rows(tmp_path)) == 1
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: passed over 4 files of another kind: a.pdbqt, b.mmtf, d.zip and 1 more"
     ]
@@ -144,7 +141,7 @@ def test_files_of_another_kind_are_named(tmp_path: Path, caplog: pytest.LogCaptu
 def test_a_folder_without_structures(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("nothing")
     with pytest.raises(UserError, match="holds no structure; expected files named"):
-        read_structures(tmp_path)
+        structure_rows(tmp_path)
 
 
 def test_a_folder_without_a_protein(tmp_path: Path) -> None:
@@ -153,20 +150,20 @@ def test_a_folder_without_a_protein(tmp_path: Path) -> None:
         UserError,
         match=r"none of 1 files can be used; the first is .*9abc\.pdb: no protein chain of 20",
     ):
-        read_structures(tmp_path)
+        structure_rows(tmp_path)
 
 
 def test_one_id_twice(tmp_path: Path) -> None:
     (tmp_path / "9abc.pdb").write_text(pdb_text(rows(SEQUENCE)))
     (tmp_path / "9abc.cif").write_text(cif_text(rows(SEQUENCE)))
     with pytest.raises(UserError, match=r"9abc_A is in .* twice"):
-        read_structures(tmp_path)
+        structure_rows(tmp_path)
 
 
 def test_one_residue_with_a_place_for_cb_is_enough(tmp_path: Path) -> None:
     atoms = [atom for atom in rows(SEQUENCE) if atom.name == "CA" or atom.place == 1]
     (tmp_path / "9abc.pdb").write_text(pdb_text(atoms, HEADER))
-    assert read_structures(tmp_path)[0]["observed"] == "1" + "0" * 23
+    assert structure_rows(tmp_path)[0]["observed"] == "1" + "0" * 23
 
 
 def test_a_chosen_file_must_be_usable(tmp_path: Path) -> None:
@@ -174,11 +171,11 @@ def test_a_chosen_file_must_be_usable(tmp_path: Path) -> None:
     (tmp_path / "9abc.pdb").write_text(pdb_text(RNA))
     (tmp_path / "chains.csv").write_text("pdb_id,chain\n9abc,A\n")
     with pytest.raises(UserError, match=r"9abc\.pdb: holds no protein residue"):
-        read_structures(tmp_path)
+        structure_rows(tmp_path)
 
 
 def test_hidden_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "old.pdb").write_text("")
     with pytest.raises(UserError, match="holds no structure"):
-        read_structures(tmp_path)
+        structure_rows(tmp_path)

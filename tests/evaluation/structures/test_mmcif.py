@@ -6,28 +6,21 @@ import numpy as np
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.files import ProteinChain, read_chain
-from tests.evaluation.structure_text import NAMES, Header, cif_text, rows, with_item
+from tests.evaluation.structure_text import (
+    HEADER,
+    SEQUENCE,
+    cif_text,
+    lacks_two,
+    read,
+    rows,
+    with_item,
+)
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
-HEADER = Header(sequence=[NAMES[letter] for letter in SEQUENCE])
 SHOWN = [atom for atom in rows(SEQUENCE, first=101) if atom.place not in (10, 11)]
 CIF = cif_text(SHOWN, HEADER)
 ASYM = "loop_\n_struct_asym.id\n_struct_asym.entity_id\nA 1\nB 2\n#\n"
 OTHER = "".join(f"2 {place} GLY n\n" for place in range(1, 31))
 TWO_ENTITIES = with_item(CIF, "label_entity_id", None).replace("1 1 MET", f"{OTHER}1 1 MET")
-
-
-def read(folder: Path, content: str) -> ProteinChain:
-    (folder / "9abc.cif").write_text(content)
-    chain = read_chain(folder / "9abc.cif")
-    assert chain is not None
-    return chain
-
-
-def is_whole(chain: ProteinChain) -> bool:
-    observed = np.isfinite(chain.backbone[:, 1]).all(axis=1)
-    return chain.sequence == SEQUENCE and observed.tolist() == [k not in (9, 10) for k in range(24)]
 
 
 @pytest.mark.parametrize("value", [None, ".", "?"])
@@ -41,7 +34,7 @@ def is_whole(chain: ProteinChain) -> bool:
     ],
 )
 def test_an_item_that_is_absent_or_null(tmp_path: Path, item: str, value: str | None) -> None:
-    assert is_whole(read(tmp_path, with_item(CIF, item, value)))
+    assert lacks_two(read(tmp_path, with_item(CIF, item, value)))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +59,7 @@ def test_an_item_that_is_absent_or_null(tmp_path: Path, item: str, value: str | 
     ],
 )  # fmt: skip
 def test_what_the_format_allows(tmp_path: Path, content: str) -> None:
-    assert is_whole(read(tmp_path, content))
+    assert lacks_two(read(tmp_path, content))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +86,7 @@ def test_what_the_format_allows(tmp_path: Path, content: str) -> None:
     ],
 )
 def test_what_is_not_told_is_refused(tmp_path: Path, content: str, reason: str) -> None:
-    with pytest.raises(UserError, match=rf"9abc\.cif: .*{reason}") as caught:
+    with pytest.raises(UserError, match=rf"9abc\.pdb: .*{reason}") as caught:
         read(tmp_path, content)
     assert "\n" not in str(caught.value)
 
@@ -101,7 +94,7 @@ def test_what_is_not_told_is_refused(tmp_path: Path, content: str, reason: str) 
 def test_some_residues_without_their_place(tmp_path: Path) -> None:
     """Then the author's numbers and the letters decide."""
     atoms = [replace(atom, place=None) if atom.place == 9 else atom for atom in SHOWN]
-    assert is_whole(read(tmp_path, cif_text(atoms, HEADER)))
+    assert lacks_two(read(tmp_path, cif_text(atoms, HEADER)))
 
 
 def test_an_unknown_coordinate_is_of_an_unknown_atom(tmp_path: Path) -> None:
@@ -109,7 +102,7 @@ def test_an_unknown_coordinate_is_of_an_unknown_atom(tmp_path: Path) -> None:
         chain = read(tmp_path, CIF.replace(" 2.280 ", f" {unknown} ", 1))  # CA of the first residue
         assert chain.sequence == SEQUENCE
         assert np.isnan(chain.backbone[0]).all(axis=1).tolist() == [False, True, False, False]
-    assert is_whole(read(tmp_path, CIF.replace(" 2.280 ", " 2.280(3) ")))
+    assert lacks_two(read(tmp_path, CIF.replace(" 2.280 ", " 2.280(3) ")))
 
 
 def test_the_author_names_the_chains(tmp_path: Path) -> None:

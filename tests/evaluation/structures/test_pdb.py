@@ -6,26 +6,11 @@ import numpy as np
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.files import ProteinChain, read_chain
-from tests.evaluation.structure_text import NAMES, Header, pdb_text, rows
+from tests.evaluation.structure_text import HEADER, SEQUENCE, lacks_two, pdb_text, read, rows
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
-HEADER = Header(sequence=[NAMES[letter] for letter in SEQUENCE])
 SHOWN = [atom for atom in rows(SEQUENCE) if atom.place not in (10, 11)]
 PDB = pdb_text(SHOWN, HEADER)
 FIRST, SECOND = PDB.splitlines(keepends=True)[:2]  # SEQRES
-
-
-def read(folder: Path, content: str) -> ProteinChain:
-    (folder / "9abc.pdb").write_text(content)
-    chain = read_chain(folder / "9abc.pdb")
-    assert chain is not None
-    return chain
-
-
-def is_whole(chain: ProteinChain) -> bool:
-    observed = np.isfinite(chain.backbone[:, 1]).all(axis=1)
-    return chain.sequence == SEQUENCE and observed.tolist() == [k not in (9, 10) for k in range(24)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +38,7 @@ def is_whole(chain: ProteinChain) -> bool:
     ],
 )
 def test_what_is_not_needed_stops_nothing(tmp_path: Path, content: str) -> None:
-    assert is_whole(read(tmp_path, content))
+    assert lacks_two(read(tmp_path, content))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +54,7 @@ def test_what_is_not_needed_stops_nothing(tmp_path: Path, content: str) -> None:
     ],
 )
 def test_the_stated_sequence_in_another_form(tmp_path: Path, stated: str) -> None:
-    assert is_whole(read(tmp_path, PDB.replace(FIRST + SECOND, stated)))
+    assert lacks_two(read(tmp_path, PDB.replace(FIRST + SECOND, stated)))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from esm1b.evaluation.structures.files import read_chain
 from esm1b.evaluation.structures.geometry import impute_beta_carbons
-from esm1b.evaluation.structures.table import read_structures
+from tests.evaluation.structure_rows import structure_rows
 from tests.evaluation.structure_text import NAMES
 
 REAL_DATA = os.environ.get("ESM1B_REAL_DATA")
@@ -59,7 +59,7 @@ def test_biopython_reads_the_same() -> None:
 
 
 def test_real_entries_agree_with_their_description() -> None:
-    read = {row["id"]: row for row in read_structures(FOLDER)}
+    read = {row["id"]: row for row in structure_rows(FOLDER)}
     sequences = {
         record.split("\n", 1)[0]: record.split("\n", 1)[1].replace("\n", "")
         for record in (FOLDER / "chains.fasta").read_text().split(">")[1:]

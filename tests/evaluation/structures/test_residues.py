@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.files import ProteinChain, read_chain
-from tests.evaluation.structure_text import NAMES, Header, Row, cif_text, helix, pdb_text, rows
+from tests.evaluation.structure_text import (
+    HEADER,
+    SEQUENCE,
+    Header,
+    Row,
+    cif_text,
+    helix,
+    pdb_text,
+    read,
+    rows,
+)
 
-SEQUENCE = "MKVLAGSTWYHERDNQFCIPAGLK"
-HEADER = Header(sequence=[NAMES[letter] for letter in SEQUENCE])
 both_formats = pytest.mark.parametrize("text", [pdb_text, cif_text])
-
-
-def read(folder: Path, content: str) -> ProteinChain:
-    (folder / "9abc.pdb").write_text(content)
-    chain = read_chain(folder / "9abc.pdb")
-    assert chain is not None
-    return chain
 
 
 def calcium(number: int, z: float, **changes: Any) -> Row:

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from esm1b.errors import UserError
-from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA, read_structures
+from esm1b.evaluation.structures.table import STRUCTURE_SCHEMA
+from tests.evaluation.structure_rows import structure_rows
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -32,8 +33,7 @@ def written(tmp_path: Path, *table: dict[str, Any]) -> Path:
 
 def test_a_table_is_read_sorted_by_id(tmp_path: Path) -> None:
     path = written(tmp_path, row(id="p2", ss3=None, kind=None), row(id="p1", ss3="HHHEEECC-"))
-    read = read_structures(path)
-    assert all(list(row) == STRUCTURE_SCHEMA.names for row in read)
+    read = structure_rows(path)
     assert [row["id"] for row in read] == ["p1", "p2"]
 
 
@@ -41,7 +41,7 @@ def test_structure_may_be_absent_and_other_columns_present(tmp_path: Path) -> No
     path = tmp_path / "table.parquet"
     given = {key: [value] for key, value in row(extra=1).items() if key != "ss3"}
     pq.write_table(pa.table(given), path)
-    assert read_structures(path) == [row(ss3=None)]
+    assert structure_rows(path) == [row(ss3=None)]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_row_that_contradicts_itself(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(UserError, match=rf"table\.parquet: {reason}"):
-        read_structures(written(tmp_path, row(**changes)))
+        structure_rows(written(tmp_path, row(**changes)))
 
 
 def as_csv(path: Path, delimiter: str, *table: dict[str, Any]) -> Path:
@@ -83,9 +83,9 @@ def as_csv(path: Path, delimiter: str, *table: dict[str, Any]) -> Path:
 @pytest.mark.parametrize(("name", "delimiter"), [("table.csv", ","), ("TABLE.TSV", "\t")])
 def test_a_table_as_text_is_the_same(tmp_path: Path, name: str, delimiter: str) -> None:
     rows = [row(ss3=None, kind=None), row(id="p2", contact_i=[], contact_j=[])]
-    assert read_structures(as_csv(tmp_path / name, delimiter, *rows)) == rows
+    assert structure_rows(as_csv(tmp_path / name, delimiter, *rows)) == rows
     # as NumPy writes them
-    assert read_structures(
+    assert structure_rows(
         as_csv(tmp_path / name, delimiter, row(contact_i="[0 1]", contact_j="[7\n  7]"))
     ) == [row(contact_i=[0, 1], contact_j=[7, 7])]
 
@@ -102,7 +102,7 @@ def test_a_table_as_text_is_the_same(tmp_path: Path, name: str, delimiter: str) 
 def test_contacts_as_text_are_lists(tmp_path: Path, contacts: str, reason: str) -> None:
     path = as_csv(tmp_path / "table.csv", ",", row(contact_i=contacts))
     with pytest.raises(UserError, match=rf"table\.csv: row p1: {reason}"):
-        read_structures(path)
+        structure_rows(path)
 
 
 def test_a_table_is_told_what_it_lacks(tmp_path: Path) -> None:
@@ -112,24 +112,24 @@ def test_a_table_is_told_what_it_lacks(tmp_path: Path) -> None:
         UserError,
         match="lacks the columns group, kind, observed, contact_i, contact_j; it has id, sequence",
     ):
-        read_structures(path)
+        structure_rows(path)
 
 
 def test_bad_tables(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no rows"):
-        read_structures(written(tmp_path))
+        structure_rows(written(tmp_path))
     with pytest.raises(UserError, match="row p1: the id occurs twice"):
-        read_structures(written(tmp_path, row(), row()))
+        structure_rows(written(tmp_path, row(), row()))
     with pytest.raises(UserError, match="no such file or folder"):
-        read_structures(tmp_path / "absent.parquet")
+        structure_rows(tmp_path / "absent.parquet")
     (tmp_path / "text.parquet").write_text("id,sequence\n")
     with pytest.raises(UserError, match="lacks the columns group, kind, observed, contact_i"):
-        read_structures(tmp_path / "text.parquet")
+        structure_rows(tmp_path / "text.parquet")
     (tmp_path / "9abc.pdb").write_text("HEADER    HYDROLASE\nEND\n")
     with pytest.raises(UserError, match="is no structure table; expected a folder of structures"):
-        read_structures(tmp_path / "9abc.pdb")
+        structure_rows(tmp_path / "9abc.pdb")
     pq.write_table(
         pa.table({key: [1] for key in STRUCTURE_SCHEMA.names}), tmp_path / "numbers.parquet"
     )
     with pytest.raises(UserError, match=r"row 1: sequence is '1' \(int\); expected text"):
-        read_structures(tmp_path / "numbers.parquet")
+        structure_rows(tmp_path / "numbers.parquet")

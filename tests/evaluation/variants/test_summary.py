@@ -6,12 +6,13 @@ import pytest
 from scipy.stats import spearmanr
 
 from esm1b.evaluation.results import Interval, Number, parse_evaluation
-from esm1b.evaluation.variants.epistasis import Epistasis
 from esm1b.evaluation.variants.scores import ScoredAssay
 from esm1b.evaluation.variants.summary import AssayResult, summarise, summarise_assay
 from tests.evaluation.variants.made_assays import assay
 
-NOTHING = Epistasis(rows=np.zeros(0, dtype=np.int64), measured=np.zeros(0))
+NOTHING: dict[str, Any] = {
+    "doubles": np.zeros(0, dtype=np.int64), "epistasis": np.zeros(0), "predicted_epistasis": {},
+}  # fmt: skip
 POINT = Interval(value=0.5, low=0.4, high=0.6, n=7)
 
 
@@ -85,8 +86,7 @@ def scored(effects: dict[str, float], *predictions: Sequence[float]) -> ScoredAs
     return ScoredAssay(
         assay=made,
         predictions={"trained": trained[None], "untrained": np.array(untrained)},
-        epistasis=NOTHING,
-        predicted_epistasis={},
+        **NOTHING,
     )
 
 
@@ -125,8 +125,7 @@ def test_the_interval_within_an_assay_is_that_of_resampled_positions() -> None:
         ScoredAssay(
             assay=made,
             predictions={"trained": predicted[None]},
-            epistasis=NOTHING,
-            predicted_epistasis={},
+            **NOTHING,
         ),
         seed=0,
     ).intervals["trained"]
