@@ -143,9 +143,10 @@ def pretrain(
         deepspeed: JSON file with further DeepSpeed settings, such as bucket sizes
         loader_workers: threads per process that prepare batches ahead
         preload: read all tokens into memory at the start
-    Saving and stopping:
+    Saving:
         save_minutes: longest time between checkpoints in minutes, beside the recipe's interval in
             updates
+    Stopping:
         stop_after: time after which to save and exit with status 75, such as 23h30m (by default
             shortly before SLURM ends the job)
         start_limit: longest wait for the other processes at the start
