@@ -161,7 +161,8 @@ def pretrain(
         tokens: tokens directory, written by tokenize
         verify: compare the tokens with their digests before training
     Output:
-        checkpoints: directory for checkpoints and metrics; a run that is already there is resumed
+        checkpoints: directory for checkpoints and metrics; a run there is resumed
+        save_minutes: longest time between checkpoints, in minutes
         output: model directory to write at the end
         records: directory for copies of metrics, attempts and state at the end
         mirror: copy of the checkpoints elsewhere, such as s3://BUCKET/DIR
@@ -180,9 +181,7 @@ def pretrain(
         deepspeed: JSON file with further DeepSpeed settings, such as bucket sizes
         loader_workers: threads per process that prepare batches ahead
         preload: read all tokens into memory at the start
-    Saving and stopping:
-        save_minutes: longest time between checkpoints in minutes, beside the recipe's interval in
-            updates
+    Stopping:
         stop_after: time after which to save and exit with status 75, such as 23h30m (by default
             shortly before SLURM ends the job)
         start_limit: longest wait for the other processes at the start
