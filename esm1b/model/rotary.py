@@ -62,7 +62,8 @@ class PairedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as its base class calls it)
         """Return `[T, W]` from `[T, W]`."""
-        if len(input) < self.out_features:  # whichever is smaller is put in order
+        # Whichever is smaller is put in order; but the backward pass would keep copies of weights.
+        if torch.is_grad_enabled() or len(input) < self.out_features:
             return self._paired(super().forward(input), 1)
         return functional.linear(input, self._paired(self.weight, 0), self._paired(self.bias, 0))
 

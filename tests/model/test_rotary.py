@@ -65,7 +65,9 @@ def test_numbers_that_turn_together_are_neighbours(tokens: int) -> None:
     states = torch.randn(tokens, 12, generator=torch.Generator().manual_seed(0))
     expected = functional.linear(states, linear.weight, linear.bias)
     order = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
-    torch.testing.assert_close(linear(states), expected[:, order])
+    for is_training in (True, False):
+        with torch.set_grad_enabled(is_training):
+            torch.testing.assert_close(linear(states), expected[:, order])
 
 
 def test_bf16_is_rounded_once() -> None:

@@ -220,7 +220,7 @@ def test_one_gpu_moves_nothing_and_still_takes_jobs() -> None:
     assert "jobs of 24 h: 7; starts and saves not counted; one requeue less" in lines
 
 
-@pytest.mark.parametrize("name", ["config", "one-gpu-hour", "one-gpu-day", "esm1b"])
+@pytest.mark.parametrize("name", ["config", "one-gpu-hour", "one-gpu-day", "esm1b", "esm2"])
 def test_shipped_configurations(name: str) -> None:
     config = load_config(CONFIGURATIONS / f"{name}.yaml")
     result = estimate(config, assumed_data(config), gpu=find_gpu("H200"), gpus=1)

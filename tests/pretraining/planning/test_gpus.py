@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from esm1b.errors import UserError
@@ -57,6 +59,9 @@ def test_operations_of_a_token() -> None:
     assert flops_per_token(ESM1B, 1024) == 3_906_270_918 + 506_880 * 1024
     assert flops_per_token(ESM1B, 1024) / 1e9 == pytest.approx(4.43, abs=0.005)
     assert flops_per_token(ESM1B, 450) / 1e9 == pytest.approx(4.13, abs=0.005)
+    # without the table of positions and the layer norm before the layers
+    esm2 = replace(ESM1B, positions="rotary", layer_norm_before=False)
+    assert flops_per_token(esm2, 1024) == flops_per_token(ESM1B, 1024) - 6 * 2 * 1280
     # 6,433 parameters, tables (33 + 66) x 16 = 1,584, projection 528: 5,377 weights.
     assert flops_per_token(SMALL, 10) == 6 * 5377 + 12 * 2 * 16 * 10
 
