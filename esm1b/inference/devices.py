@@ -1,9 +1,11 @@
 """A model in several processes, one for each GPU, or sharing the cores of a machine without."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -11,12 +13,21 @@ from esm1b.errors import UserError
 from esm1b.inference.model import Device, Model, Precision, load_model
 from esm1b.worker_pool import WorkerPool, start_workers
 
+# Intel's library sums a small product in as many parts as there are threads, unless told to be
+# strict (MKL's developer guide, "Reproducibility Conditions"): 128 x 1280 times 1280 x 320 in
+# float32 had other last bits with one thread than with two. It reads this at its first product.
+_SAME_SUMS: Final = ("MKL_CBWR", "AUTO,STRICT")
+os.environ.setdefault(*_SAME_SUMS)
+
 
 @contextmanager
 def load_on_devices(
     path: Path, devices: int | str, *, device: Device = "auto", precision: Precision = "fp32"
 ) -> Iterator[WorkerPool[Model]]:
     """Yield processes that each hold the model of a directory, within the block.
+
+    Processes on a CPU divide the threads of this one. In float32 their number does not change the
+    results; in bf16 on a CPU the last bits depend on the threads of a process.
 
     Args:
         path: model directory.

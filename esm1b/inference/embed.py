@@ -62,7 +62,8 @@ def embed(
     Memory is bounded by the longest record and, for each of the `devices` (see `load_on_devices`),
     a few times 128 MB of representations. Finished rows go to `<output>.parts/`, from which the
     same call resumes after a kill, with any number of devices; the result is the same, byte for
-    byte. Until it is complete they take as much disk as it does, or a little more.
+    byte (in bf16 on a CPU with as many threads in each process). Until it is complete they take as
+    much disk as it does, or a little more.
 
     `fasta` may be `-`, standard input. Layer 0 is the input of the stack, -1 leaves the last norm.
     A kill costs the work of about `part_seconds`, and the chunks of 16 batches under way.

@@ -117,6 +117,20 @@ def test_all_gpus(model: Path, fasta: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(tables["cuda", "1"], tables["cpu", "1"], rtol=0, atol=1e-4)
 
 
+def test_sums_do_not_depend_on_the_number_of_threads() -> None:
+    program = """
+import esm1b.inference.devices
+import torch
+x, weights = torch.randn(128, 1280), torch.randn(320, 1280)
+products = []
+for threads in (1, 2, 3):
+    torch.set_num_threads(threads)
+    products.append(torch.nn.functional.linear(x, weights))
+assert all(torch.equal(product, products[0]) for product in products)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
+
+
 def test_one_device_is_this_process(model: Path) -> None:
     for devices in (1, "1", "all"):
         with load_on_devices(model, devices, device="cpu") as pool:
