@@ -68,7 +68,7 @@ class PairedLinear(nn.Linear):
         return functional.linear(input, self._paired(self.weight, 0), self._paired(self.bias, 0))
 
     def _paired(self, tensor: Tensor, dim: int) -> Tensor:
-        by_half = tensor.unflatten(dim, (self.heads, 2, -1))
+        by_half = torch.unflatten(tensor, dim, (self.heads, 2, -1))
         return by_half.transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
 
 
@@ -80,7 +80,7 @@ class Rotation:
 
     def turned(self, states: Tensor) -> Tensor:
         """Return `states` `[T, H, D]` in pairs turned, rounded to their precision once."""
-        pairs = states.to(self.turns.dtype).unflatten(-1, (-1, 2))
+        pairs = torch.unflatten(states.to(self.turns.dtype), -1, (-1, 2))
         if torch.compiler.is_compiling():  # real numbers, which alone are fused
             (first, second), (cosines, sines) = pairs.unbind(-1), self.turns.unbind(-1)
             halves = first * cosines - second * sines, second * cosines + first * sines

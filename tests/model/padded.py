@@ -25,9 +25,11 @@ def padded_logits(encoder: Encoder, tokens: Tensor) -> Tensor:
         assert isinstance(layer, EncoderLayer)
         attention, normed = layer.self_attn, layer.self_attn_layer_norm(x)
         query, key, value = (
-            functional.linear(normed, projection.weight, projection.bias)
-            .unflatten(-1, (encoder.shape.heads, -1))
-            .transpose(1, 2)
+            torch.unflatten(
+                functional.linear(normed, projection.weight, projection.bias),
+                -1,
+                (encoder.shape.heads, -1),
+            ).transpose(1, 2)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         if encoder.shape.is_rotary:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -55,7 +57,8 @@ def test_a_turn_is_the_complex_product() -> None:
     assert still == [1.0, 2.0, 3.0, 4.0]
     # 1 + 2i times e^(3i), and 3 + 4i times e^(0.03i)
     assert turned == pytest.approx([-1.2722325, -1.8388650, 2.8786680, 4.0881867], abs=1e-6)
-    compiled = torch.compile(plan.keys.turned, backend="eager", fullgraph=True)  # in real numbers
+    # in real numbers
+    compiled: Any = torch.compile(plan.keys.turned, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(states), plan.keys.turned(states), rtol=1e-15, atol=1e-15)
 
 
