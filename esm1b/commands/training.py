@@ -125,7 +125,7 @@ def pretrain(
         tokens: tokens directory, written by tokenize
         verify: compare the tokens with their digests before training
     Output:
-        checkpoints: directory for checkpoints and metrics; a run there is resumed
+        checkpoints: directory for checkpoints and metrics; resumed if not new
         save_minutes: longest time between checkpoints, in minutes
         output: model directory to write at the end
         records: directory for copies of metrics, attempts and state at the end
