@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.distributed
+from torch import nn
 
 from benchmarks.machine import describe_machine, peak_memory_bytes
 from benchmarks.network import add_network_options, initial_encoder
@@ -102,7 +103,9 @@ def _update(engine: Engine, batch: MicroBatch) -> float:
 
     DeepSpeed's update, which waits in the same place, takes two more copies of the gradient.
     """
-    masked_losses(engine.network.module, batch, engine.device, None).loss.backward()
+    network = engine.network.module
+    assert isinstance(network, nn.Module)
+    torch.autograd.backward(masked_losses(network, batch, engine.device, None).loss)
     began = perf_counter()
     engine._copied.wait()
     seconds = perf_counter() - began
@@ -117,8 +120,8 @@ def _pass(engine: Engine, batch: MicroBatch, directory: Path) -> tuple[int, dict
     """Return the bytes of a checkpoint, and seconds by name.
 
     `stall` is how long updates wait for a save in the background: until it has begun, until the
-    state is copied, and until it is committed and an old one removed. `background` is how long
-    that save takes from its beginning until it counts, without the wait for the end of an update.
+    state is copied, and until it is committed. `background` is how long that save takes from its
+    beginning until it counts, without the wait for the end of an update.
     """
     seconds = {}
     begin = partial(Save.begin, directory, engine, updates=1, skipped=[], place=Place())
@@ -147,8 +150,8 @@ def _pass(engine: Engine, batch: MicroBatch, directory: Path) -> tuple[int, dict
     seconds["update_while_saving"] = (perf_counter() - began) / updates
     began = perf_counter()
     seconds["background"] = save.commit()
-    remove(path)
     seconds["stall"] += perf_counter() - began
+    remove(path)
     return size, seconds
 
 

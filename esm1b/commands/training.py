@@ -161,7 +161,7 @@ def pretrain(
         tokens: tokens directory, written by tokenize
         verify: compare the tokens with their digests before training
     Output:
-        checkpoints: directory for checkpoints and metrics; a run there is resumed
+        checkpoints: directory for checkpoints and metrics; a run that is already there is resumed
         save_minutes: longest time between checkpoints, in minutes
         output: model directory to write at the end
         records: directory for copies of metrics, attempts and state at the end
@@ -185,7 +185,7 @@ def pretrain(
         stop_after: time after which to save and exit with status 75, such as 23h30m (by default
             shortly before SLURM ends the job)
         start_limit: longest wait for the other processes at the start
-        hang_limit: longest silence of a process, after which the run ends
+        hang_limit: longest silence of a process before the run ends
 
     Example:
         torchrun --standalone --nproc-per-node=2 --shutdown-timeout=600 \

@@ -4,17 +4,19 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from esm1b.config import PretrainingConfig
-from esm1b.errors import RunFailure, UserError
+from esm1b.errors import RunFailure, UserError, one_line
 from esm1b.pretraining.checkpoints.files import checkpoint_path, remove, saved_checkpoints
 from esm1b.pretraining.checkpoints.save import Save, SaveError
 from esm1b.pretraining.distributed.collectives import ActionError, on_first
 from esm1b.pretraining.distributed.place import Place
+from esm1b.pretraining.distributed.rendezvous import in_thread
 from esm1b.pretraining.engine.deepspeed_engine import Engine
 from esm1b.pretraining.skipped_updates import SkippedUpdate
 
@@ -54,6 +56,7 @@ class Saver:
     minutes: float | None = None
     seconds: float | None = field(default=None, init=False)
     _under_way: Save | None = field(default=None, init=False)
+    _removing: list[Future[None]] = field(default_factory=list, init=False)
     _begun: int = field(default=0, init=False)
     _begun_at: float = field(default_factory=lambda: time.monotonic(), init=False)
     _has_asked: bool = field(default=False, init=False)
@@ -90,6 +93,7 @@ class Saver:
             SaveError: too many saves in a row have failed.
         """
         self.finish(updates)
+        wait(self._removing)
         is_awaited = is_last or is_milestone(updates, self.recipe.milestone_interval)
         self._begun, self._begun_at = updates, time.monotonic()
         self._has_asked, self._next = False, None
@@ -104,7 +108,7 @@ class Saver:
                 return
 
     def finish(self, updates: int) -> None:
-        """Commit the save under way, if any, and remove old ones. Collective.
+        """Commit the save under way, if any, and let a thread remove old ones. Collective.
 
         Raises:
             SaveError: it has failed, and too many in a row before it.
@@ -118,11 +122,12 @@ class Saver:
         with self._counting_failures(updates):
             self.seconds = max(save.commit(), self.seconds or 0.0) or None
             self._failures = 0
-            self._remove_old()
+            if self.place.rank == 0:  # deleting gigabytes takes seconds
+                self._removing = [in_thread(self._remove_old)]
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """Let no thread write after the block.
+        """Let no thread write or remove anything after the block.
 
         Before a failure that all processes share, the save under way is finished. After any other
         error it stays unfinished, which the next start removes.
@@ -137,6 +142,7 @@ class Saver:
                     _log.warning("%s", error)
             raise
         finally:
+            wait(self._removing)
             if self._under_way is not None:
                 self._under_way.wait()
 
@@ -170,10 +176,9 @@ class Saver:
     def _remove_old(self) -> None:
         keep, every = self.recipe.checkpoints_kept, self.recipe.milestone_interval
         try:
-            on_first(lambda: remove_old(self.directory, keep=keep, every=every), self.place)
-        except ActionError as error:  # the new checkpoint is safe
-            if self.place.rank == 0:
-                _log.warning("an old checkpoint was not removed: %s", error)
+            remove_old(self.directory, keep=keep, every=every)
+        except OSError as error:  # the new checkpoint is safe
+            _log.warning("an old checkpoint was not removed: %s", one_line(error))
 
 
 def remove_old(directory: Path, *, keep: int, every: int | None) -> None:

@@ -119,7 +119,9 @@ def test_one_that_falls_due_while_another_is_written_follows_it(tmp_path: Path, 
 
 
 def test_the_newest_and_the_milestones_stay(tmp_path: Path, disk: Disk) -> None:
-    train(saving(tmp_path), range(1, 82))
+    keeper = saving(tmp_path)
+    with keeper.settled():
+        train(keeper, range(1, 82))
     assert disk.saved == [20, 30, 40, 60, 80]
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == [f"update-{update:08d}" for update in (30, 60, 80)]
@@ -138,7 +140,8 @@ def test_an_old_checkpoint_that_does_not_go_is_told_and_the_run_goes_on(
     keeper = saving(tmp_path)
     for update in (20, 40, 60):
         keeper.save(update, [])
-        keeper.finish(update)
+        with keeper.settled():
+            keeper.finish(update)
     assert disk.saved == [20, 40, 60]
     assert caplog.messages == [
         f"an old checkpoint was not removed: {tmp_path}/update-00000020: Device or resource busy"
