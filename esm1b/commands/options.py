@@ -72,7 +72,7 @@ OptionalBatchTokens = Annotated[
     Option(
         metavar="N",
         min=1,
-        help="number of tokens in one forward pass (2,304 on a CPU, 32,768 on a GPU)",
+        help="number of tokens in one forward pass (4,608 on a CPU, 32,768 on a GPU)",
         rich_help_panel="Hardware",
     ),
 ]
@@ -89,8 +89,9 @@ Device = Annotated[
     Option(help="device; auto: CUDA if there is a GPU", rich_help_panel="Hardware"),
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16"],
+    Literal["auto", "fp32", "bf16"],
     Option(
-        help="precision of the networks; results are written as fp32", rich_help_panel="Hardware"
+        help="precision of the networks; auto: fp32; results are written as fp32",
+        rich_help_panel="Hardware",
     ),
 ]

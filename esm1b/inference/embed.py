@@ -41,7 +41,7 @@ def embed(
     long_sequences: LongSequences = "error",
     batch_tokens: int = 8192,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     part_seconds: float = 60.0,
 ) -> None:
     """Write the representations of every record of `fasta` to a Parquet file.
@@ -90,7 +90,7 @@ def embed(
                 "layers": embedder.layers,
                 "per_residue": per_residue,
                 "batch_tokens": batch_tokens,
-                "precision": precision,
+                "precision": model.precision,
             }
             schema = embedder.schema(settings)
             parts = ResultParts(output, schema, "embeddings")

@@ -46,7 +46,7 @@ def evaluate_contacts(
     glycine: Glycine = "impute",
     seed: int = 0,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
 ) -> None:
     """Fit a contact regression on a model's attention and write its precision to `output`.
 
@@ -77,7 +77,7 @@ def evaluate_contacts(
         options: dict[str, Any] = {
             **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
             **{"untrained": untrained, "jacobian": jacobian, "seed": seed},
-            **{"device": device, "precision": precision},
+            **{"device": device, "precision": model.precision},
         }
         inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
         short_enough = fitting_length(everything, model.longest_sequence)
@@ -104,7 +104,7 @@ def evaluate_contacts(
             "longest_sequence": model.longest_sequence,
             "seed": seed,
             "device": model.device,
-            "precision": precision,
+            "precision": model.precision,
         }
         results, table = summarise_contacts(scores, unit_of(proteins), seed)
         head = {

@@ -59,7 +59,7 @@ def evaluate_secondary_structure(
     layer: int = -1,
     batch_tokens: int = 8192,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
 ) -> None:
     """Fit linear probes on frozen features and write their accuracy to `output`.
 
@@ -96,7 +96,7 @@ def evaluate_secondary_structure(
                 "layer": layer,
                 "batch_tokens": batch_tokens,
                 "device": device,
-                "precision": precision,
+                "precision": model.precision,
             },
         }
         inputs = Inputs.of(ModelDirectory(model_directory), options, data=data)
@@ -119,7 +119,7 @@ def evaluate_secondary_structure(
             "seed": seed,
             "batch_tokens": batch_tokens,
             "device": model.device,
-            "precision": precision,
+            "precision": model.precision,
         }
         results, table = summarise_structure(confusions, split.rest, unit_of(proteins), seed)
         pq.write_table(table, directory / "proteins.parquet")
