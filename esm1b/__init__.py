@@ -18,7 +18,7 @@ __all__ = ["__version__", "load"]
 
 
 def load(
-    path: Path | str, *, device: "Device" = "auto", precision: "Precision" = "fp32"
+    path: Path | str, *, device: "Device" = "auto", precision: "Precision" = "auto"
 ) -> "Model":
     """Return the model of a directory, ready for use: `esm1b.inference.model.load_model`."""
     from esm1b.inference.model import load_model  # or every command would wait for torch

@@ -23,7 +23,7 @@ def perplexity(
     seed: options.Seed = 0,
     batch_tokens: options.BatchTokens = 8192,
     device: options.Device = "auto",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
 ) -> None:
     """Measure exponentiated cross-entropy on held-out sequences, under fixed masks.
 
@@ -63,7 +63,7 @@ def contacts(
     jacobian: options.CountOrZero = 0,
     seed: options.Seed = 0,
     device: options.Device = "auto",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
 ) -> None:
     """Measure the contact precision of an L1 logistic regression on attention maps.
 
@@ -95,7 +95,7 @@ def secondary_structure(
     seed: options.Seed = 0,
     batch_tokens: options.BatchTokens = 8192,
     device: options.Device = "auto",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
 ) -> None:
     """Measure the three-state accuracy of a linear probe on frozen representations.
 
@@ -132,7 +132,7 @@ def variants(
     seed: options.Seed = 0,
     batch_tokens: options.OptionalBatchTokens = None,
     device: options.Device = "auto",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
 ) -> None:
     r"""Measure how well scores of mutations rank measured effects, as ProteinGym does.
 

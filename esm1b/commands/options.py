@@ -67,7 +67,7 @@ OptionalBatchTokens = Annotated[
     _hardware(
         metavar="N",
         min=1,
-        help="number of tokens in one forward pass (2,304 on a CPU, 32,768 on a GPU)",
+        help="number of tokens in one forward pass (4,608 on a CPU, 32,768 on a GPU)",
     ),
 ]
 Window = Annotated[
@@ -83,6 +83,6 @@ Device = Annotated[
     _hardware(help="device; auto: CUDA if there is a GPU; mps: Apple GPU, untested"),
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16"],
-    _hardware(help="precision of the networks; results are written as fp32"),
+    Literal["auto", "fp32", "bf16"],
+    _hardware(help="precision of the networks; auto: fp32; results are written as fp32"),
 ]

@@ -20,7 +20,7 @@ def embed(
     batch_tokens: options.BatchTokens = 8192,
     device: options.Device = "auto",
     devices: Annotated[str, Option(metavar="N|all")] = "1",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
 ) -> None:
     """Write the representations of every sequence to a Parquet file, one row each.
 
@@ -51,6 +51,7 @@ def contacts(
     pictures: Annotated[int, Option(metavar="N", min=0)] = 20,
     long_sequences: options.LongSequences = "error",
     device: options.Device = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Predict the contact map of every sequence, as numbers and as pictures.
 
@@ -79,7 +80,7 @@ def score(
     window: options.Window = "optimal",
     batch_tokens: options.OptionalBatchTokens = None,
     device: options.Device = "auto",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
 ) -> None:
     """Write the pseudo-log-likelihood and pseudo-perplexity of every sequence.
 
@@ -111,7 +112,7 @@ def variants(
     window: options.Window = "optimal",
     batch_tokens: options.OptionalBatchTokens = None,
     device: options.Device = "auto",
-    precision: options.Precision = "fp32",
+    precision: options.Precision = "auto",
 ) -> None:
     """Score the variants of a protein; the higher, the fitter.
 
@@ -140,6 +141,7 @@ def fill_mask(
     top: Annotated[int, Option(metavar="N", min=1, max=33)] = 5,
     long_sequences: options.LongSequences = "error",
     device: options.Device = "auto",
+    precision: options.Precision = "auto",
 ) -> None:
     """Print the most probable tokens at each <mask>, best first.
 
@@ -155,5 +157,6 @@ def fill_mask(
     from esm1b.inference.fill_mask import fill_mask as run
     from esm1b.inference.model import load_model
 
-    candidates = run(load_model(model, device=device), sequence, top, long_sequences=long_sequences)
+    loaded = load_model(model, device=device, precision=precision)
+    candidates = run(loaded, sequence, top, long_sequences=long_sequences)
     print(candidate_table(candidates))

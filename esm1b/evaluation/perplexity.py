@@ -54,7 +54,7 @@ def evaluate_perplexity(
     seed: int = 0,
     batch_tokens: int = 8192,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
 ) -> None:
     """Score a model on the held-out split of `tokens`, or on a FASTA file, and write the results.
 
@@ -87,7 +87,7 @@ def evaluate_perplexity(
         held_out = source.dataset
         options: dict[str, Any] = {
             **{"sequences": sequences, "draws": draws, "untrained": untrained, "seed": seed},
-            **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
+            **{"batch_tokens": batch_tokens, "device": device, "precision": model.precision},
         }
         inputs = describe_inputs(
             directory,
@@ -166,7 +166,7 @@ def evaluate_perplexity(
                 "untrained_networks": untrained,
                 "batch_tokens": batch_tokens,
                 "device": model.device,
-                "precision": precision,
+                "precision": model.precision,
             },
             metrics=metrics,
             comparisons=[

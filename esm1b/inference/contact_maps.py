@@ -17,7 +17,7 @@ from esm1b.alphabet import decode
 from esm1b.inference.contact_pictures import draw_contact_map
 from esm1b.inference.fasta_input import CheckedFasta, EncodedRecord, checked_fasta
 from esm1b.inference.long_sequences import LongSequences, windows_of
-from esm1b.inference.model import ContactMethod, Device, Model, load_model
+from esm1b.inference.model import ContactMethod, Device, Model, Precision, load_model
 from esm1b.inference.result_file import ResultParts, result_schema, write_results
 from esm1b.inference.resumable import compute_parts
 from esm1b.outputs import own_output, replace_directory
@@ -56,6 +56,7 @@ def predict_contacts(
     pictures: int = 20,
     long_sequences: LongSequences = "error",
     device: Device = "auto",
+    precision: Precision = "auto",
     part_seconds: float = 60.0,
 ) -> None:
     """Write the predicted contact map of every record of `fasta`, in the order of the file.
@@ -80,7 +81,7 @@ def predict_contacts(
         Stopped: a signal asked to stop; everything finished is saved.
     """
     with own_output(output, "contact-maps", [model_directory, Path(fasta)]):
-        model = load_model(model_directory, device=device)
+        model = load_model(model_directory, device=device, precision=precision)
         if method == "head":
             model.fitted_contact_head()  # before the whole input is checked
         with checked_fasta(
@@ -94,6 +95,7 @@ def predict_contacts(
                 "long_sequences": long_sequences,
                 "input": records.identity,
                 **({} if method == "head" else {"method": method}),
+                **({} if model.precision == "fp32" else {"precision": model.precision}),
             }
             schema = result_schema(contacts_columns(method), settings)
             parts = ResultParts(output, schema, "contact-map-parts")

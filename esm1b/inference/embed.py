@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ def embed(
     batch_tokens: int = 8192,
     device: Device = "auto",
     devices: int | str = 1,
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     part_seconds: float = 60.0,
 ) -> None:
     """Write the representations of every record of `fasta` to a Parquet file.
@@ -100,7 +101,7 @@ def embed(
                 "layers": embedder.layers,
                 "per_residue": per_residue,
                 "batch_tokens": batch_tokens,
-                "precision": precision,
+                "precision": models.each(attrgetter("precision"))[0],
             }
             schema = embedder.schema(settings)
             parts = ResultParts(output, schema, "embeddings")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm1b.alphabet import AMINO_ACIDS, FIRST_AMINO_ACID
+from esm1b.inference.cost import Cost
 
 _STATES: Final = len(AMINO_ACIDS)
 _AMINO_ACIDS: Final = np.arange(FIRST_AMINO_ACID, FIRST_AMINO_ACID + _STATES, dtype=np.uint8)
@@ -67,6 +68,28 @@ def average_product_correction(maps: NDArray[np.floating]) -> NDArray[np.floatin
     total = maps.sum(axis=(-1, -2), keepdims=True)
     corrected: NDArray[np.floating] = maps - rows * columns / np.where(total == 0, 1, total)
     return corrected
+
+
+def log_cost(logits: Logits, lengths: Sequence[int], ends: int, batch_tokens: int) -> None:
+    """Log what `coupling_scores` of sequences of these `lengths` takes, see `Cost.tell`.
+
+    Args:
+        logits: the model.
+        lengths: residues of each sequence.
+        ends: number of special tokens that the model adds to each.
+        batch_tokens: number of tokens that `logits` takes at once.
+    """
+    if not lengths:
+        return
+    sample = np.full(sorted(lengths)[len(lengths) // 2], FIRST_AMINO_ACID, dtype=np.uint8)
+    batch = [sample] * max(1, batch_tokens // len(sample))
+    tokens = sum(length * (length + ends) for length in lengths)
+    Cost(passes=_STATES * sum(lengths), tokens=_STATES * tokens).tell(
+        f"categorical Jacobian in {2e-6 * _STATES**2 * max(lengths) ** 2:,.0f} MB of memory",
+        batch,
+        len(batch) * (len(sample) + ends),
+        logits,
+    )
 
 
 def _rows(logits: Logits, residues: NDArray[np.uint8]) -> Iterator[NDArray[np.float64]]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esm1b.alphabet import (
-    AMINO_ACIDS,
     CLS,
     EOS,
     FIRST_AMINO_ACID,
@@ -23,8 +22,8 @@ from esm1b.alphabet import (
 )
 from esm1b.errors import UserError
 from esm1b.freed_memory import keep_freed_memory
-from esm1b.inference.cost import Cost
-from esm1b.inference.jacobian import coupling_scores
+from esm1b.inference.gain_of_bf16 import tell_gain_of_bf16
+from esm1b.inference.jacobian import coupling_scores, log_cost
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
 from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
@@ -34,16 +33,16 @@ from esm1b.versions import versions
 from esm1b.weights.model_directory import ModelDirectory
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 ContactMethod = Literal["head", "jacobian"]
 ProteinSequence = str | NDArray[np.uint8]
 """A text such as `MKT<mask>V`, or tokens uint8 `[length]` without special tokens around them."""
 
 BATCH_TOKENS: Final = {"cpu": 4_608, "cuda": 32_768, "mps": 8_192}
-"""Tokens of a forward pass over many variants of a sequence, by kind of device."""
+"""Tokens of a pass over many variants of a sequence, by kind of device."""
 
 _BATCH_TOKENS = 8192
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
 _RESIDUES_AND_MASK = [*range(FIRST_AMINO_ACID, FIRST_AMINO_ACID + len(RESIDUES)), MASK]
 _IS_RESIDUE_OR_MASK = np.isin(np.arange(256), _RESIDUES_AND_MASK)
 
@@ -62,6 +61,7 @@ class Model:
         append_eos: True if `<eos>` closes each sequence.
         longest_sequence: most residues of a sequence.
         contact_head: fitted contact head, or None.
+        precision: fp32 or bf16.
     """
 
     network: Encoder
@@ -70,6 +70,7 @@ class Model:
     longest_sequence: int
     contact_head: ContactHead | None
     directory: ModelDirectory
+    precision: Precision = "fp32"
 
     @property
     def shape(self) -> EncoderShape:
@@ -202,21 +203,8 @@ class Model:
 
     def log_jacobian_cost(self, lengths: Sequence[int]) -> None:
         """Log what the contacts of sequences or windows of these `lengths` take by "jacobian"."""
-        if not lengths:
-            return
-        states, ends = len(AMINO_ACIDS), 1 + self.append_eos
-        sample = np.full(sorted(lengths)[len(lengths) // 2], FIRST_AMINO_ACID, dtype=np.uint8)
-        batch = [sample] * max(1, BATCH_TOKENS[self.device] // len(sample))
-        memory = 2e-6 * states**2 * max(lengths) ** 2  # half a Jacobian, in float32
-        Cost(
-            passes=states * sum(lengths),
-            tokens=states * sum(length * (length + ends) for length in lengths),
-        ).tell(
-            f"categorical Jacobian in {memory:,.0f} MB of memory",
-            batch,
-            len(batch) * (len(sample) + ends),
-            self._logits_of_mutants,
-        )
+        batch_tokens = BATCH_TOKENS[self.device]
+        log_cost(self._logits_of_mutants, lengths, 1 + self.append_eos, batch_tokens)
 
     def fitted_contact_head(self) -> ContactHead:
         """Return the contact head, or raise a `UserError` if the model has no fitted one."""
@@ -310,11 +298,12 @@ class Model:
 
 
 def load_model(
-    path: Path | str, *, device: Device = "auto", precision: Precision = "fp32"
+    path: Path | str, *, device: Device = "auto", precision: Precision = "auto"
 ) -> Model:
     """Read a model directory of an ESM-1b, ESM-1v or ESM-2.
 
-    The device "auto" is CUDA where it is available. MPS, of Apple's processors, was never tried.
+    The device "auto" is CUDA where it is available, and the precision "auto" is fp32. MPS, of
+    Apple's processors, was never tried.
 
     Raises:
         UserError: a file is missing or damaged, or does not describe such a model.
@@ -335,6 +324,8 @@ def load_model(
     place, dtype = torch.device(device), _DTYPES[precision]
     if place.type == "cpu":
         keep_freed_memory()
+        if precision == "auto":
+            tell_gain_of_bf16()
     trained = directory.read()
     network, provenance = trained.encoder.to(place, dtype), trained.provenance
     return Model(
@@ -344,6 +335,7 @@ def load_model(
         longest_sequence=provenance.longest_sequence(network.shape),
         contact_head=trained.contact_head,
         directory=directory,
+        precision="bf16" if precision == "bf16" else "fp32",
     )
 
 

@@ -48,7 +48,7 @@ def score(
     window: Window = "optimal",
     batch_tokens: int | None = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     part_seconds: float = 60.0,
 ) -> None:
     """Write the likelihood of every record of `fasta` to a Parquet or CSV file.
@@ -110,7 +110,7 @@ def score(
                 "masked": not single_pass,
                 "window": window,
                 "batch_tokens": batch_tokens,
-                "precision": precision,
+                "precision": model.precision,
             }
             schema = result_schema(columns, settings)
             job = PassJob(

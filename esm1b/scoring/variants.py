@@ -32,7 +32,7 @@ def score_variant_table(
     window: Window = "optimal",
     batch_tokens: int | None = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     part_seconds: float = 60.0,
 ) -> None:
     """Score the variants of a table, or all single substitutions of a protein.
@@ -95,7 +95,7 @@ def score_variant_table(
             "convention": convention,
             "window": window,
             "batch_tokens": batch_tokens,
-            "precision": precision,
+            "precision": model.precision,
         }
 
         def finish(answers: Answers) -> None:

@@ -166,7 +166,7 @@ def values(
 
 def _piece(tokens: NDArray[np.uint8], start: int, terms: Terms) -> WeightedPass:
     positions = terms.positions - start
-    if (positions == positions[0]).all():  # one place is hidden, and np.unique is slow
+    if len(positions) == 1 or (positions == positions[0]).all():  # np.unique is slow
         positions, places = positions[:1], np.zeros(len(positions), dtype=np.int64)
     else:
         positions, places = np.unique(positions, return_inverse=True)

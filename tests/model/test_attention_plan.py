@@ -120,6 +120,22 @@ def test_some_tokens_attend_as_they_do_among_all(lengths: list[int], data: st.Da
     torch.testing.assert_close(gradients, wanted, rtol=1e-11, atol=1e-11)
 
 
+def test_gradients_in_bf16_are_those_of_float64_but_for_rounding() -> None:
+    packed = packed_of([3, 60, 64, 1])
+    plan = PaddedPlan.of(packed.lengths, CPU)
+    gradients = []
+    for dtype in (torch.float64, torch.bfloat16):
+        # the same numbers, which both can hold
+        given = [each.bfloat16().to(dtype).requires_grad_() for each in states(packed)]
+        context = plan.attend(*given)
+        assert context.dtype == dtype
+        gradients.append(torch.autograd.grad(context.sum(), given))
+    for expected, found in zip(*gradients, strict=True):
+        assert found.dtype == torch.bfloat16
+        # Attention is in float32: of what it returns only the last of 8 bits is lost.
+        torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
+
+
 @torch.no_grad()
 @pytest.mark.usefixtures("varlen_everywhere")
 @pytest.mark.parametrize("shape", SHAPES, ids=KINDS)

@@ -43,7 +43,7 @@ def evaluate_contacts(
     glycine: Glycine = "impute",
     seed: int = 0,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
 ) -> None:
     """Fit a contact regression on a model's attention and write its precision to `output`.
 
@@ -74,7 +74,7 @@ def evaluate_contacts(
         options: dict[str, Any] = {
             **{"regularisation": regularisation, "fit_proteins": fit_proteins, "glycine": glycine},
             **{"untrained": untrained, "jacobian": jacobian, "seed": seed},
-            **{"device": device, "precision": precision},
+            **{"device": device, "precision": model.precision},
         }
         inputs = describe_inputs(directory, model.directory, options, data=data)
         short_enough = fitting_length(everything, model.longest_sequence)
@@ -117,7 +117,7 @@ def evaluate_contacts(
             "longest_sequence": model.longest_sequence,
             "seed": seed,
             "device": model.device,
-            "precision": precision,
+            "precision": model.precision,
         }
         results, table = summarise_contacts(precisions, fits, rest, unit_of(proteins), seed)
         head = {

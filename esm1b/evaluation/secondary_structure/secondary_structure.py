@@ -59,7 +59,7 @@ def evaluate_secondary_structure(
     layer: int = -1,
     batch_tokens: int = 8192,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
 ) -> None:
     """Fit linear probes on frozen features and write their accuracy to `output`.
 
@@ -93,7 +93,7 @@ def evaluate_secondary_structure(
         options: dict[str, Any] = {
             **{"untrained": untrained, "seed": seed, "maximum_residues": maximum_residues},
             **{"layer": layer, "batch_tokens": batch_tokens},
-            **{"device": device, "precision": precision},
+            **{"device": device, "precision": model.precision},
         }
         inputs = describe_inputs(directory, model.directory, options, data=data)
         short_enough = fitting_length(everything, model.longest_sequence)
@@ -137,7 +137,7 @@ def evaluate_secondary_structure(
             "seed": seed,
             "batch_tokens": batch_tokens,
             "device": model.device,
-            "precision": precision,
+            "precision": model.precision,
         }
         results, table = summarise_structure(confusions, split.rest, unit_of(proteins), seed)
         pq.write_table(table, directory / "proteins.parquet")

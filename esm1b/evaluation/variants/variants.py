@@ -44,7 +44,7 @@ def evaluate_variants(
     seed: int = 0,
     batch_tokens: int | None = None,
     device: Device = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
 ) -> None:
     """Score the variants of assays and write how well the scores rank the measured effects.
 
@@ -79,16 +79,16 @@ def evaluate_variants(
     columns = Columns(
         variant=variant_column, score=score_column, compared=tuple(compare), offset=offset
     )
-    options: dict[str, Any] = {
-        **{"offset": offset, "variant_column": variant_column, "score_column": score_column},
-        **{"compare": list(compare), "convention": convention, "window": window},
-        **{"epistasis": epistasis, "untrained": untrained, "seed": seed},
-        **{"batch_tokens": batch_tokens, "device": device, "precision": precision},
-    }
     read = [path for path in (model_directory, data, wild_type, reference) if path is not None]
     with atomic_directory(output, "variant-effects", read) as directory:
         sources = find_assays(data, columns, wild_type=wild_type, reference=reference)
         model = load_model(model_directory, device=device, precision=precision)
+        options: dict[str, Any] = {
+            **{"offset": offset, "variant_column": variant_column, "score_column": score_column},
+            **{"compare": list(compare), "convention": convention, "window": window},
+            **{"epistasis": epistasis, "untrained": untrained, "seed": seed},
+            **{"batch_tokens": batch_tokens, "device": device, "precision": model.precision},
+        }
         inputs = describe_inputs(
             directory,
             model.directory,
@@ -148,7 +148,7 @@ def evaluate_variants(
             "seed": seed,
             "batch_tokens": batch_tokens,
             "device": model.device,
-            "precision": precision,
+            "precision": model.precision,
         }
         write_metrics(
             directory,
