@@ -134,7 +134,7 @@ def real_tokens(folder: Path) -> Path | None:
 @pytest.fixture(scope="module")
 def single(runs: Runs) -> Run:
     """The run in one process, with a checkpoint of every update."""
-    return runs.start(SINGLE, checkpoint_interval=1)
+    return runs.start(SINGLE, milestone_interval=1)  # those are waited for, each
 
 
 def checkpoint(run: Run, update: int) -> Path:
