@@ -88,6 +88,7 @@ class FakeModel:
     shape: EncoderShape = SHAPE
     longest_sequence: int = SHAPE.maximum_tokens - 2
     device: str = "cpu"
+    precision: str = "fp32"
 
     def layer_numbers(self, layers: Sequence[int]) -> list[int]:
         return [layer % (self.shape.layers + 1) for layer in layers]
