@@ -89,6 +89,7 @@ class FakeModel:
     shape: EncoderShape = SHAPE
     longest_sequence: int = SHAPE.maximum_tokens - 2
     device: str = "cpu"
+    precision: str = "fp32"
 
     @property
     def directory(self) -> ModelDirectory:

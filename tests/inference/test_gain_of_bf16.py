@@ -27,10 +27,10 @@ def test_commands_tell_it_where_no_precision_is_stated(
     model = write_model(tmp_path / "model")
     fasta = tmp_path / "one.fasta"
     fasta.write_text(">a\nMKTV\n")
-    commands: tuple[list[str | Path], ...] = (
+    commands: list[list[str | Path]] = [
         ["fill-mask", model, "MK<mask>V", "--device", "cpu"],
         ["score", model, fasta, "--output", tmp_path / "out.csv", "--device", "cpu"],
-    )
+    ]
     for command in commands:
         assert run_command(*command) == 0
         told = capsys.readouterr().err
