@@ -134,7 +134,7 @@ def variants(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
 ) -> None:
-    r"""Measure how well scores of mutations rank measured effects, as ProteinGym does.
+    r"""Measure how well scores rank the effects of mutations, as in ProteinGym.
 
     Input:
         data: table of variants and measured effects, one assay or several (CSV, TSV, Parquet or
@@ -148,7 +148,7 @@ def variants(
     Measurement:
         epistasis: `evaluation.variants.epistasis`
         untrained: `evaluation.untrained`
-        seed: random seed of the double mutants, the untrained networks and the bootstrap
+        seed: random seed of double mutants, untrained networks and bootstrap
 
     Example:
         esm1b evaluate variants model BLAT_ECOLX_Ranganathan2015.csv --wild-type BLAT_ECOLX.fasta \

@@ -44,7 +44,7 @@ def embed(
     long_sequences: LongSequences = "error",
     batch_tokens: int = 8192,
     device: Device = "auto",
-    devices: int | str = 1,
+    devices: str = "1",
     precision: Precision = "auto",
     part_seconds: float = 60.0,
 ) -> None:

@@ -194,6 +194,7 @@ class Trainer:
         self.updates = newest.updates
         self._skips.skipped = newest.skipped
         on_first(lambda: set_newer_aside(self._directory, than=newest.updates), self._place)
+        self._saver.remove_old()  # a kill may have come before it
         return True
 
     def _agreed_updates(

@@ -56,7 +56,7 @@ def test_a_dead_process_loses_only_what_was_under_way(
     with monkeypatch.context() as context:
         context.setattr(result_file.ResultParts, "write", killing)
         with pytest.raises(ChildProcessError, match=r"^worker [01] died: SIGKILL, .* memory"):
-            embed(model, fasta, output, per_residue=True, devices=2, **CHUNKED)
+            embed(model, fasta, output, per_residue=True, devices="2", **CHUNKED)
     assert multiprocessing.active_children() == []
     assert len(written) >= 3
     embed(model, fasta, output, per_residue=True, **CHUNKED)

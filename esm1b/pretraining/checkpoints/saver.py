@@ -122,8 +122,15 @@ class Saver:
         with self._counting_failures(updates):
             self.seconds = max(save.commit(), self.seconds or 0.0) or None
             self._failures = 0
-            if self.place.rank == 0:  # deleting gigabytes takes seconds
-                self._removing = [in_thread(self._remove_old)]
+            self.remove_old()
+
+    def remove_old(self) -> None:
+        """Let a thread remove the checkpoints that are not kept: gigabytes take it seconds.
+
+        Call it when the newest is known to be whole.
+        """
+        if self.place.rank == 0:
+            self._removing = [in_thread(self._remove_old)]
 
     @contextmanager
     def settled(self) -> Iterator[None]:
