@@ -80,7 +80,7 @@ Window = Annotated[
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
-    _hardware(help="device; auto: CUDA if there is a GPU; mps: Apple GPU, untested"),
+    _hardware(help="device; auto: CUDA if found; mps is untested"),
 ]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"],

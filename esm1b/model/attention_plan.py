@@ -155,9 +155,9 @@ class PaddedPlan:
 def _attend_in_float32(
     query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None
 ) -> Tensor:
-    # PyTorch's backward pass in bf16 is slow on CPUs: with the forward pass 2.3 to 6 x the time of
-    # this one on AVX-512 (heads of 16 to 64, 128 to 1,024 tokens), 3 x on AMX. Products written out
-    # in bf16 take 1.6 to 3.7 x; without gradients there is no difference.
+    # PyTorch's backward pass in bf16 is slow on CPUs: with the forward pass 1.9 to 6 x the time of
+    # this one on AVX-512 (heads of 16 to 64, 128 to 1,024 tokens), alone 3.3 x on AMX. Products
+    # written out in bf16 take 1.6 to 3.7 x. Without gradients there is no difference.
     context = functional.scaled_dot_product_attention(
         query.float(), key.float(), value.float(), key_mask
     )
