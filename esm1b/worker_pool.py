@@ -1,6 +1,5 @@
 """Processes that share out work and never outlive or stall the one that started them."""
 
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -17,8 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import pyarrow as pa
 
-LARGEST_KEPT: Final = 32 << 20
-"""Allocations of more bytes go back to the system when freed; the most that glibc accepts."""
+from esm1b.freed_memory import LARGEST_KEPT, keep_freed_memory
 
 State = TypeVar("State")
 Task = TypeVar("Task")
@@ -30,9 +28,7 @@ _TASKS_AHEAD: Final = 2
 _WINDOW: Final = 4
 # Ctrl-C in a terminal, and what a scheduler sends, reach all processes of a job.
 _SIGNALS_OF_JOBS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-# mallopt of glibc (its malloc.h): the sizes from which memory comes from and returns to the system
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 4 * LARGEST_KEPT
 
 
 @contextmanager
@@ -191,7 +187,8 @@ def _work(connection: Connection, build: Callable[[int], Any], number: int) -> N
     for number_of_signal in _SIGNALS_OF_JOBS:  # the process that started this one deals with them
         signal.signal(number_of_signal, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _keep_freed_memory()
+    pa.set_memory_pool(pa.system_memory_pool())  # that of the C library
+    keep_freed_memory(_KEPT_BYTES)
     gc.freeze()  # what was imported stays, so the collector need not look at it again
     tasks: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
     # a thread takes tasks, or both processes could wait for each other, each with much to send
@@ -228,18 +225,3 @@ def _end_with_parent() -> None:
     assert parent is not None  # true of a worker
     parent.join()
     os._exit(1)
-
-
-def _keep_freed_memory() -> None:
-    """Have Arrow use the C library's memory, and glibc keep for the next task what a task frees.
-
-    By default both return arrays of megabytes to the system and get them again page by page, which
-    takes a quarter of the time of such work.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        return
-    mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)
-    mallopt(_M_TRIM_THRESHOLD, 4 * LARGEST_KEPT)

@@ -37,6 +37,6 @@ def test_freed_memory_is_used_again_without_new_pages() -> None:
         bytearray(b"1") * (3 << 20)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    keep_freed_memory()
+    keep_freed_memory(256 << 20)
     faults_of_three_megabytes()
     assert faults_of_three_megabytes() < 100  # of 768 pages

@@ -21,7 +21,7 @@ from esm1b.alphabet import (
     merge_rare_residues,
 )
 from esm1b.errors import UserError
-from esm1b.freed_memory import keep_freed_memory
+from esm1b.freed_memory import LARGEST_KEPT, keep_freed_memory
 from esm1b.inference.gain_of_bf16 import tell_gain_of_bf16
 from esm1b.inference.jacobian import coupling_scores, log_cost
 from esm1b.inference.long_sequences import LongSequences, groups_by_length, windows_of
@@ -323,7 +323,7 @@ def load_model(
         device = "cuda" if is_there["cuda"] else "cpu"
     place, dtype = torch.device(device), _DTYPES[precision]
     if place.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(8 * LARGEST_KEPT)
         if precision == "auto":
             tell_gain_of_bf16()
     trained = directory.read()

@@ -15,8 +15,8 @@ from esm1b.corpus.records.table import Rows, drop_duplicate_ids, sort_rows
 from esm1b.corpus.sharding.inputs import SharedBlock
 from esm1b.corpus.sharding.parquet_shard import ShardFacts, write_parquet
 from esm1b.corpus.sharding.spill import read_interval, write_run
+from esm1b.freed_memory import LARGEST_KEPT
 from esm1b.sequences.formats import RawBlock
-from esm1b.worker_pool import LARGEST_KEPT
 
 # Bytes of one run, and of what is read back at once: a worker takes some 250 MB for either, and the
 # text is in one array, which must not be too large for the allocator to keep.
