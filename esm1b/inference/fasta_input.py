@@ -21,8 +21,8 @@ from esm1b.inference.long_sequences import LongSequences, windows_of
 from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.input_file import STANDARD_INPUT, InputFile
 from esm1b.sequences.record import (
-    NUCLEOTIDES,
     clean,
+    count_nucleotides,
     drop_reason,
     fault,
     nucleotide_warning,
@@ -127,7 +127,7 @@ def _check(path: Path, name: str, longest: int, long_sequences: LongSequences) -
             for index, sequence in enumerate(map(clean, block.sequences)):
                 if residues < _RESIDUES_SEEN:
                     residues += len(sequence)
-                    nucleotides += len(sequence) - len(sequence.translate(None, NUCLEOTIDES))
+                    nucleotides += count_nucleotides(sequence)
                 if drop_reason(sequence) is None and len(sequence) <= longest:
                     continue
                 place = f"{name}: record {count + index + 1} ({block.headers[index].id})"

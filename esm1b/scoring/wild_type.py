@@ -6,7 +6,7 @@ from itertools import chain
 from esm1b.errors import UserError
 from esm1b.sequences.fasta import read_fasta_blocks
 from esm1b.sequences.input_file import InputFile
-from esm1b.sequences.record import NUCLEOTIDES, clean, drop_reason, fault, nucleotide_warning
+from esm1b.sequences.record import clean, count_nucleotides, drop_reason, fault, nucleotide_warning
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def read_wild_type(fasta: str) -> tuple[str, str]:
         raise UserError(f"{file.name}: {count} records; expected one, the wild type")
     (header,) = first.headers
     sequence = checked_sequence(f"{file.name}: record 1 ({header.id})", first.sequences[0])
-    nucleotides = sum(map(sequence.count, NUCLEOTIDES.decode()))
+    nucleotides = count_nucleotides(sequence.encode())
     if warning := nucleotide_warning(nucleotides, len(sequence)):
         _log.warning("%s: %s", file.name, warning)
     return header.id, sequence

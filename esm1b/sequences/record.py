@@ -101,6 +101,11 @@ def fault(cleaned: bytes) -> str:
     return f"{shown} at position {position + 1} of the sequence; expected the letters A to Z"
 
 
+def count_nucleotides(sequence: bytes) -> int:
+    """Return how many characters of a sequence are among `NUCLEOTIDES`."""
+    return len(sequence) - len(sequence.translate(None, NUCLEOTIDES))
+
+
 def nucleotide_warning(nucleotides: int, residues: int) -> str | None:
     """Return a warning where nearly all `residues` are among `NUCLEOTIDES`; else, or of few, None.
 
