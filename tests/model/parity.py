@@ -1,6 +1,5 @@
 """The same weights in fair-esm, in transformers and here, and how far their results lie apart."""
 
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import EsmForMaskedLM
 
+from benchmarks.embedding import fair_esm_arguments
 from esm1b.alphabet import MASK, PAD
 from esm1b.model.encoder import Encoder
 from esm1b.model.layers import ContactHead
@@ -214,17 +214,7 @@ def fair_esm(encoder: Encoder, head: ContactHead) -> Any:
 def _fair_esm_network(shape: EncoderShape) -> Any:
     if shape.is_rotary:
         return ESM2(num_layers=shape.layers, embed_dim=shape.width, attention_heads=shape.heads)
-    arguments = Namespace(
-        arch="roberta_large",
-        layers=shape.layers,
-        embed_dim=shape.width,
-        ffn_embed_dim=shape.feed_forward,
-        attention_heads=shape.heads,
-        max_positions=shape.maximum_tokens,
-        emb_layer_norm_before=shape.layer_norm_before,
-        token_dropout=True,
-        logit_bias=True,
-    )
+    arguments = fair_esm_arguments(shape)
     return ProteinBertModel(arguments, Alphabet.from_architecture("roberta_large"))
 
 
